@@ -1,0 +1,193 @@
+"""Every error of mmembed. Branches end in Error, leaves say what happened.
+
+MmembedError
+├── EncoderError
+│   ├── UnknownEncoder        no such preset, family or model; names the nearest and what is installed
+│   ├── DuplicateEncoder      two installed packages register one family
+│   ├── EncoderLoadError      the weights or the tokenizer are not there, or not what the name promises
+│   ├── MissingDependency     an optional package is not installed; gives the pip line
+│   ├── UnsupportedModality   a text encoder was handed a picture, or the other way round
+│   └── InvalidEmbedding      an encoder returned NaN, a wrong shape, or rows that are not unit length
+├── InputError                one input is bad; in an index it becomes a Failure and the rest goes on
+│   ├── UnreadableImage
+│   ├── ImageTooLarge
+│   ├── UnreadableDocument
+│   ├── UnreadableSource      a path, folder or manifest that cannot be read
+│   └── InvalidQuery          a search that asks for nothing, or for what the collection cannot answer
+├── StoreError
+│   ├── StoreUnavailable      not reachable, gone half-way, or held by another process
+│   ├── StoreFull             no room on the disk for the next batch
+│   ├── CollectionNotFound
+│   ├── CollectionNotOurs     no contract: it is read, never written to
+│   └── CollectionMismatch    the vectors were made by another encoder
+└── SettingsError             an option that makes no sense
+
+Each says in one sentence what was asked, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CollectionMismatch",
+    "CollectionNotFound",
+    "CollectionNotOurs",
+    "DuplicateEncoder",
+    "EncoderError",
+    "EncoderLoadError",
+    "ImageTooLarge",
+    "InputError",
+    "InvalidEmbedding",
+    "InvalidQuery",
+    "MissingDependency",
+    "MmembedError",
+    "SettingsError",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "UnknownEncoder",
+    "UnreadableDocument",
+    "UnreadableImage",
+    "UnreadableSource",
+    "UnsupportedModality",
+]
+
+
+class MmembedError(Exception):
+    """Root of the tree. `str(error)` is one line that can be shown to a user as it is."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class EncoderError(MmembedError):
+    """Something about an encoder: its name, its weights or what it returned."""
+
+
+class UnknownEncoder(EncoderError):
+    """No encoder of that name; `known` are the names that would have worked."""
+
+    def __init__(self, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        self.name = name
+        self.known = sorted(known)
+        nearest = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(repr(n) for n in nearest)}? " if nearest else ""
+        super().__init__(f"no encoder {name!r}: {meant}{hint or 'known are ' + ', '.join(self.known)}")
+
+
+class DuplicateEncoder(EncoderError):
+    """Two distributions register the same family: which one runs would be chance."""
+
+    def __init__(self, family: str, distributions: Iterable[str]) -> None:
+        super().__init__(
+            f"encoder family {family!r} is registered by {' and by '.join(sorted(distributions))}: "
+            f"uninstall one of them"
+        )
+
+
+class EncoderLoadError(EncoderError):
+    """The encoder was found but cannot be loaded as its name promises."""
+
+
+class MissingDependency(EncoderError):
+    """A package that this encoder needs is not installed."""
+
+    def __init__(self, what: str, package: str, install: str) -> None:
+        super().__init__(f"{what} needs the package {package!r}, which is not installed: pip install '{install}'")
+
+
+class UnsupportedModality(EncoderError):
+    """The encoder has no tower for this kind of input."""
+
+    def __init__(self, encoder: str, modality: str, supported: Iterable[str]) -> None:
+        super().__init__(
+            f"encoder {encoder!r} cannot encode {modality}, only {' and '.join(sorted(supported))}: "
+            f"`mmembed encoders` lists those that can"
+        )
+
+
+class InvalidEmbedding(EncoderError):
+    """What came out of an encoder cannot be stored: wrong shape, not finite or not of norm 1."""
+
+
+class InputError(MmembedError):
+    """One input is bad. In an index it becomes a Failure; the rest is finished."""
+
+
+class UnreadableImage(InputError):
+    """The file is not a picture, or a broken one."""
+
+
+class ImageTooLarge(InputError):
+    """More pixels than `max_pixels`: refused before its pixels are decoded."""
+
+    def __init__(self, uri: str, width: int, height: int, max_pixels: int) -> None:
+        super().__init__(
+            f"{uri}: {width} x {height} pixels are more than the {max_pixels:,} allowed: "
+            f"shrink the picture or raise --max-pixels"
+        )
+
+
+class UnreadableDocument(InputError):
+    """The document cannot be opened, is encrypted, or holds no text."""
+
+
+class UnreadableSource(InputError):
+    """A path, folder or manifest that was named cannot be read."""
+
+
+class InvalidQuery(InputError):
+    """The search asks for nothing, or for something this collection cannot answer."""
+
+
+class StoreError(MmembedError):
+    """Something about Qdrant or the collections in it."""
+
+
+class StoreUnavailable(StoreError):
+    """Not reachable, gone half-way through, or held by another process."""
+
+
+class StoreFull(StoreError):
+    """Not enough free disk for the next batch; everything stored before it is safe."""
+
+
+class CollectionNotFound(StoreError):
+    """No such collection in this store."""
+
+    def __init__(self, collection: str, existing: Iterable[str], store: str) -> None:
+        names = sorted(existing)
+        nearest = difflib.get_close_matches(collection, names, n=1)
+        if nearest:
+            advice = f"did you mean {nearest[0]!r}?"
+        elif names:
+            advice = f"there are {', '.join(names)}"
+        else:
+            advice = "it holds none yet: `mmembed index images FOLDER` or `mmembed index documents FOLDER` makes one"
+        super().__init__(f"no collection {collection!r} in {store}: {advice}")
+
+
+class CollectionNotOurs(StoreError):
+    """The collection carries no contract: it is somebody else's and is only read."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(
+            f"collection {collection!r} was not made by mmembed (it carries no contract), so nothing is written "
+            f"to it: choose another --collection"
+        )
+
+
+class CollectionMismatch(StoreError):
+    """Vectors of two encoders cannot be compared: their scores would be noise."""
+
+    def __init__(self, collection: str, vector: str, *, stored: str, given: str, advice: str = "") -> None:
+        super().__init__(
+            f"vector {vector!r} of collection {collection!r} was made by {stored}, not by {given}, and their "
+            f"scores would be noise: {advice or 'use the first, or another collection'}"
+        )
+
+
+class SettingsError(MmembedError):
+    """An option, environment variable or combination of them that makes no sense."""

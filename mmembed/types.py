@@ -1,0 +1,293 @@
+"""The nouns of mmembed: two protocols (Encoder, Store) and the frozen dataclasses between them.
+
+Dense arrays are `(n, dim)` float32 with rows of norm 1 from the encoder's mouth to the
+store's door. Batches only. Nothing is guessed: an image is an image because the caller says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from qdrant_client.models import Filter
+
+Role: TypeAlias = Literal["query", "document"]
+Modality: TypeAlias = Literal["image", "text"]
+Kind: TypeAlias = Literal["dense", "sparse", "multi"]
+Distance: TypeAlias = Literal["cosine", "dot"]
+IndexType: TypeAlias = Literal["keyword", "integer", "float", "bool", "datetime"]
+
+Payload: TypeAlias = dict[str, Any]
+DenseArray: TypeAlias = npt.NDArray[np.float32]
+"""`(n, dim)` float32, rows of norm 1. A single dense vector is `(dim,)`, a multivector `(tokens, dim)`."""
+
+Pixels: TypeAlias = npt.NDArray[np.float32]
+"""One picture as its model wants it, `(3, image_size, image_size)`, normalised."""
+
+
+class SparseVector(NamedTuple):
+    """Non-zero coordinates of one sparse vector: unique indices, values in the same order."""
+
+    indices: npt.NDArray[np.uint32]  # (nnz,)
+    values: npt.NDArray[np.float32]  # (nnz,)
+
+
+Vector: TypeAlias = DenseArray | SparseVector
+"""One stored vector: `(dim,)` dense, `(windows, dim)` multi, or sparse."""
+
+Embeddings: TypeAlias = DenseArray | list[SparseVector] | list[DenseArray]
+"""What a batch of n inputs becomes: `(n, dim)` dense, n sparse vectors, or n multivectors `(tokens_i, dim)`."""
+
+
+# --- encoders -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How an encoder is run, as opposed to which: never part of its name or fingerprint."""
+
+    device: str | None = None  # "cpu", "cuda", "cuda:1", "mps"; None: the best there is
+    dtype: str | None = None  # "float32", "bfloat16", "float16"; None: float32 on a CPU
+    batch_size: int | None = None  # inputs a forward pass; None: the encoder's own choice
+    trust_remote_code: bool = False  # run Python from a model's repository
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The model card as data."""
+
+    name: str  # what a collection stores: "open_clip:ViT-B-32/laion2b_s34b_b79k"
+    kind: Kind
+    dim: int | None  # None for sparse
+    modalities: frozenset[Modality]
+    fingerprint: str  # equal if and only if vectors are comparable
+    distance: Distance = "cosine"
+    matryoshka_dims: tuple[int, ...] = ()
+    context_length: int | None = None  # tokens, special ones included; None: no limit
+    image_size: int | None = None  # pixels a side
+    revision: str | None = None
+    licence: str | None = None
+
+
+class Encoder(Protocol):
+    """Texts and pictures to vectors. `mmembed.load_encoder(name)` gives one."""
+
+    spec: EncoderSpec
+    dtype: str  # of the weights at work, "float32" where there are none
+    batch_size: int
+    logit_scale: float | None  # the multiplier itself, not its logarithm; None: no probabilities
+    logit_bias: float | None  # not None: independent sigmoids (SigLIP) instead of a softmax (CLIP)
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
+        """n strings -> n embeddings, in order; longer texts are truncated to `context_length` tokens."""
+        ...
+
+    def encode_image(self, images: Sequence[Image]) -> Embeddings:
+        """n upright RGB pictures -> n embeddings, in order. Raises UnsupportedModality without an image tower."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of one text as this encoder reads it, special ones included, nothing truncated."""
+        ...
+
+
+@runtime_checkable
+class PixelEncoder(Protocol):
+    """An image encoder whose preprocessing can run in the decoding threads, beside the forward pass.
+
+    `encode_image(images)` equals `encode_pixels([preprocess_image(i) for i in images])`.
+    """
+
+    def preprocess_image(self, image: Image) -> Pixels:
+        """One upright RGB picture -> `(3, image_size, image_size)`; called from several threads at once."""
+        ...
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
+        """n preprocessed pictures -> `(n, dim)`."""
+        ...
+
+
+# --- what goes in -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to index: a picture or a document at a `uri` (an absolute path, or what a manifest calls it)."""
+
+    uri: str
+    modality: Modality
+    path: Path | None = None  # where its bytes are
+    caption: str | None = None
+    payload: Payload = field(default_factory=dict)
+    source: str | None = None  # the manifest that named it
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One input that could not be indexed, and why, in one sentence."""
+
+    uri: str
+    error: str
+
+
+# --- collections --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VectorContract:
+    """What a collection remembers about one of its vectors."""
+
+    encoder: str  # a name that load_encoder takes
+    fingerprint: str
+    modality: Modality  # of what was encoded: "image" for pictures, "text" for captions and passages
+    kind: Kind
+    dim: int | None
+    distance: Distance = "cosine"
+    dtype: str = "float32"  # in which the encoder ran
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What makes a collection ours: its kind and the encoder of each of its named vectors."""
+
+    kind: Literal["images", "documents"]
+    vectors: Mapping[str, VectorContract]
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    id: str  # a UUID
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+    payload: Payload = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One ranking: the nearest to `query` by the vector `vector_name`. Several legs are fused."""
+
+    vector_name: str  # "" is the unnamed vector of a collection that is not ours
+    query: Vector
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Hit:
+    id: str
+    score: float  # comparable only within one search
+    payload: Payload
+    vector_name: str | None = None  # None where several rankings were fused
+    probability: float | None = None  # where the encoder has a scale
+    collection: str = ""
+
+
+class Store(Protocol):
+    """One Qdrant, many collections. Every method's first argument is the collection's name.
+
+    Raises StoreUnavailable when Qdrant is gone, CollectionNotFound for a name it does not know,
+    and CollectionNotOurs where a write would touch a collection without a contract.
+    """
+
+    url: str  # what open_store was given
+    folder: Path | None  # where thumbnails lie beside the vectors; None: nowhere
+
+    def create(
+        self,
+        collection: str,
+        contract: Contract,
+        *,
+        indexes: Mapping[str, IndexType],
+        shards: int | None = None,
+        replicas: int | None = None,
+    ) -> None:
+        """Make a collection with its payload indexes (they must exist before vectors); refuses an existing one."""
+        ...
+
+    def contract(self, collection: str) -> Contract | None:
+        """What the collection remembers; None: it is not ours."""
+        ...
+
+    def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
+        """A further named vector on a collection of ours, empty at first, and its line in the contract."""
+        ...
+
+    def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
+        """Further payload indexes; those that exist are left as they are."""
+        ...
+
+    def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        """Write whole points, replacing those of the same id. On return they are stored."""
+        ...
+
+    def query(
+        self,
+        collection: str,
+        legs: Sequence[Leg],
+        *,
+        limit: int,
+        offset: int = 0,
+        filter: Filter | None = None,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        depth: int = 100,
+        rrf_k: int = 60,
+    ) -> list[Hit]:
+        """Best hits first. Several legs: each gives `depth` candidates, fused by weighted RRF (Qdrant's own)."""
+        ...
+
+    def retrieve(
+        self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
+    ) -> list[Point]:
+        """Those of the ids that exist, in the order asked."""
+        ...
+
+    def scroll(
+        self,
+        collection: str,
+        *,
+        filter: Filter | None = None,
+        vectors: Sequence[str] | bool = False,
+        payload: Sequence[str] | bool = True,
+        batch_size: int = 256,
+    ) -> Iterator[Point]:
+        """Every point that passes the filter, in the order of ids, a batch at a time in memory."""
+        ...
+
+    def update_vectors(self, collection: str, points: Sequence[Point]) -> None:
+        """Replace the named vectors that each point carries; its other vectors and payload stay."""
+        ...
+
+    def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
+        """Merge `payload` into each point's; keys that are not named stay."""
+        ...
+
+    def count(self, collection: str, *, filter: Filter | None = None) -> int: ...
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        """Remove points; unknown ids are no error."""
+        ...
+
+    def delete_where(self, collection: str, filter: Filter) -> None:
+        """Remove every point that passes the filter."""
+        ...
+
+    def drop(self, collection: str) -> None:
+        """Remove a collection of ours and everything in it."""
+        ...
+
+    def collections(self) -> list[str]:
+        """Names, sorted."""
+        ...
+
+    def optimize(self, collection: str) -> None:
+        """Build the search graph now; a server does so by itself."""
+        ...
+
+    def close(self) -> None: ...
