@@ -14,10 +14,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import parse_qsl, quote
 
 from mmembed.errors import (
+    CollectionMismatch,
     DuplicateEncoder,
     EncoderError,
     EncoderLoadError,
@@ -26,9 +28,17 @@ from mmembed.errors import (
     UnknownEncoder,
 )
 from mmembed.presets import PRESETS
-from mmembed.types import Encoder, LoadOptions
+from mmembed.types import Encoder, LoadOptions, VectorContract
 
-__all__ = ["ENTRY_POINT_GROUP", "EncoderName", "families", "load_encoder", "parse_name"]
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "EncoderName",
+    "check_fingerprint",
+    "families",
+    "load_encoder",
+    "load_remembered",
+    "parse_name",
+]
 
 ENTRY_POINT_GROUP = "mmembed.encoders"
 
@@ -103,13 +113,45 @@ def load_encoder(
     parsed = parse_name(name)
     installed = families()
     if parsed.family not in installed:
-        raise UnknownEncoder(
-            name, {*installed, *PRESETS}, hint=f"installed families are {', '.join(installed) or 'none'}"
-        )
+        known = installed if parsed.model else {*installed, *PRESETS}
+        hint = f"installed families are {', '.join(installed) or 'none'}"
+        raise UnknownEncoder(parsed.family if parsed.model else name, known, hint=hint)
     load = _load_function(installed[parsed.family])
     _check_options(parsed, load)
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
     return load(parsed, run, **parsed.options)
+
+
+def load_remembered(
+    collection: str, vector: str, contract: VectorContract, *, run: LoadOptions | None = None
+) -> Encoder:
+    """The encoder that made `vector` of `collection`, loaded once and kept.
+
+    Raises CollectionMismatch if what its name loads today has another fingerprint.
+    """
+    encoder = _load_once(contract.encoder, run or LoadOptions())
+    check_fingerprint(collection, vector, contract, encoder)
+    return encoder
+
+
+def check_fingerprint(collection: str, vector: str, contract: VectorContract, encoder: Encoder) -> None:
+    """Raise CollectionMismatch unless `encoder` makes vectors comparable with the stored ones."""
+    if encoder.spec.fingerprint == contract.fingerprint:
+        return
+    same_name = encoder.spec.name == contract.encoder
+    given = f"today's {encoder.spec.name} (its weights or configuration changed)" if same_name else encoder.spec.name
+    raise CollectionMismatch(collection, vector, stored=contract.encoder, given=given)
+
+
+@lru_cache(maxsize=8)
+def _load_once(name: str, run: LoadOptions) -> Encoder:
+    return load_encoder(
+        name,
+        device=run.device,
+        dtype=run.dtype,
+        batch_size=run.batch_size,
+        trust_remote_code=run.trust_remote_code,
+    )
 
 
 def _load_function(point: EntryPoint) -> Callable[..., Encoder]:

@@ -1,0 +1,75 @@
+"""`fake`: deterministic and weightless, for tests and documentation. Equal words or pictures, equal vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from mmembed.errors import EncoderLoadError
+from mmembed.loading import fingerprint
+from mmembed.registry import EncoderName
+from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
+from mmembed.vectors import l2_normalize
+
+_SIDE = 8
+
+
+class FakeEncoder:
+    """Texts by the words they share, pictures by their 8 x 8 thumbnail; text and picture do not meet."""
+
+    dtype = "float32"
+    logit_scale: float | None = 10.0
+    logit_bias: float | None = None
+
+    def __init__(self, name: EncoderName, run: LoadOptions, *, dim: int) -> None:
+        self.batch_size = run.batch_size or 32
+        self._projection = np.random.default_rng(0).standard_normal((3 * _SIDE * _SIDE, dim)).astype(np.float32)
+        self.spec = EncoderSpec(
+            name=str(name),
+            kind="dense",
+            dim=dim,
+            modalities=frozenset({"image", "text"}),
+            fingerprint=fingerprint({"fake": dim, "model": name.model}),
+            context_length=64,
+            image_size=_SIDE,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+        dim = self._projection.shape[1]
+        if not texts:
+            return np.zeros((0, dim), dtype=np.float32)
+        return l2_normalize(np.stack([self._words(text) for text in texts]))
+
+    def preprocess_image(self, image: Image.Image) -> Pixels:
+        small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+        pixels = np.asarray(small, dtype=np.float32) / 255 - 0.5  # (8, 8, 3)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
+        if not pixels:
+            return np.zeros((0, self._projection.shape[1]), dtype=np.float32)
+        flat = np.stack(pixels).reshape(len(pixels), -1)
+        return l2_normalize(flat @ self._projection + 1e-3)  # mid grey has no direction without the offset
+
+    def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
+        return self.encode_pixels([self.preprocess_image(image) for image in images])
+
+    def _words(self, text: str) -> DenseArray:
+        words = ["", *text.lower().split()[:64]]  # the empty word gives an empty text a direction
+        seeds = [int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest()) for word in words]
+        dim = self._projection.shape[1]
+        total = sum(np.random.default_rng(seed).standard_normal(dim) for seed in seeds)
+        return np.asarray(total, dtype=np.float32)
+
+
+def load(name: EncoderName, run: LoadOptions, *, dim: str = "32") -> FakeEncoder:
+    """`fake`, or `fake:ANY?dim=64`: another word after the colon is another, incompatible encoder."""
+    if not dim.isdigit() or int(dim) < 1:
+        raise EncoderLoadError(f"encoder {str(name)!r}: dim must be a whole number above 0, not {dim!r}")
+    return FakeEncoder(name, run, dim=int(dim))

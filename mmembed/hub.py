@@ -1,0 +1,143 @@
+"""Checkpoints: models of the Hugging Face hub, and local folders laid out like one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmembed.errors import EncoderLoadError, MmembedError, SettingsError
+from mmembed.loading import pick_device, pick_dtype
+from mmembed.presets import preset_of_model
+from mmembed.registry import EncoderName
+from mmembed.types import LoadOptions
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+__all__ = ["Checkpoint", "find_checkpoint", "load_config", "load_weights"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files come from: `model` is what every `from_pretrained` takes, with `revision`."""
+
+    model: str  # a hub id, or the absolute path of a folder
+    revision: str | None  # None for a folder
+    local: bool
+
+    def folder(self, marker: str = "config.json") -> Path:
+        """The folder of its files, in the hub's cache or local, which holds `marker`. Only after it was loaded."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.local:
+            found: object = str(Path(self.model) / marker)
+        else:
+            found = try_to_load_from_cache(self.model, marker, revision=self.revision)
+        if not isinstance(found, str) or not Path(found).is_file():
+            raise EncoderLoadError(f"{self.model} has no {marker}, which tells how to load it: name another model")
+        return Path(found).parent
+
+    def weight_files(self, marker: str = "config.json") -> list[Path]:
+        """What loading it reads: its .safetensors, or where there are none its pytorch_model*.bin.
+
+        A sentence-transformers model keeps them in the folders that modules.json names.
+        """
+        root = self.folder(marker)
+        listing = root / "modules.json"
+        parts = [""] if not listing.is_file() else [part["path"] for part in json.loads(listing.read_text())]
+        found: list[Path] = []
+        for part in dict.fromkeys(parts):
+            folder = root / part
+            found += sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+        return found
+
+    @contextmanager
+    def loading(self, advice: str = "") -> Iterator[None]:
+        """Translate what transformers, sentence-transformers and the hub raise while loading to EncoderLoadError.
+
+        Args:
+            advice: what else to do where the model is neither cached nor reachable.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except MmembedError:
+            raise
+        except (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, SafetensorError) as exc:
+            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".:")
+            if "trust_remote_code" in str(exc):
+                todo = f"{self.model} runs Python of its own repository: read it, then pass --trust-remote-code"
+            elif self.local:
+                todo = f"folder {self.model} cannot be loaded ({reason}): it must hold config, tokenizer and weights"
+            elif isinstance(exc, OSError):
+                todo = (
+                    f"{self.model} is neither in the Hugging Face cache nor could it be fetched from the hub "
+                    f"({reason}): check name and network, or name a local folder with its files{advice}"
+                )
+            else:
+                todo = f"{self.model} cannot be loaded ({type(exc).__name__}: {reason}): name another model or revision"
+            raise EncoderLoadError(todo) from exc
+
+
+def find_checkpoint(name: EncoderName, *, revision: str | None, example: str) -> Checkpoint:
+    """The checkpoint that `name.model` names: a folder if there is one, otherwise a hub id.
+
+    A known hub id is pinned to its preset's revision. Raises EncoderLoadError for a path that is not there.
+    """
+    if not name.model:
+        raise EncoderLoadError(f"encoder {str(name)!r} names no model: write {name.family}:MODEL, such as {example}")
+    path = Path(name.model).expanduser()
+    if path.is_dir():
+        if revision:
+            raise SettingsError(f"a folder such as {path} has no revision: leave ?revision={revision} away")
+        return Checkpoint(str(path.resolve()), None, local=True)
+    if name.model.startswith((".", "/", "~")):
+        raise EncoderLoadError(f"encoder {str(name)!r} names a folder that is not there: check the path")
+    preset = preset_of_model(name.model)
+    return Checkpoint(name.model, revision or (preset.revision if preset else None), local=False)
+
+
+def load_config(checkpoint: Checkpoint, model_types: Sequence[str], example: str, run: LoadOptions) -> PretrainedConfig:
+    """The config.json of `checkpoint`. Raises EncoderLoadError unless its model_type is one of `model_types`."""
+    from transformers import AutoConfig
+
+    with checkpoint.loading():
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            checkpoint.model, revision=checkpoint.revision or "main", trust_remote_code=run.trust_remote_code
+        )
+    if config.model_type not in model_types:
+        raise EncoderLoadError(
+            f"{checkpoint.model} is a {config.model_type!r} model, not {' or '.join(map(repr, model_types))} "
+            f"as in {example}: load it with the family it belongs to, or with sentence:"
+        )
+    return config
+
+
+def load_weights(checkpoint: Checkpoint, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
+    """The model of `checkpoint` on its device, in `on_gpu` there unless `run` says otherwise.
+
+    Raises EncoderLoadError where weights are missing: transformers would fill them in at random.
+    """
+    from transformers import AutoModel
+
+    device = pick_device(run.device)
+    with checkpoint.loading():
+        model, report = AutoModel.from_pretrained(
+            checkpoint.model,
+            revision=checkpoint.revision or "main",
+            trust_remote_code=run.trust_remote_code,
+            dtype=pick_dtype(run.dtype, device, on_gpu=on_gpu),
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise EncoderLoadError(
+            f"{checkpoint.model} lacks {len(missing)} of its weights ({missing[0]} is one) and would run on random "
+            f"ones: download it again"
+        )
+    placed: PreTrainedModel = model.to(device).eval()
+    return placed

@@ -1,0 +1,148 @@
+"""Names, presets, plugins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmembed.errors import (
+    CollectionMismatch,
+    DuplicateEncoder,
+    EncoderError,
+    EncoderLoadError,
+    MissingDependency,
+    UnknownEncoder,
+)
+from mmembed.presets import PRESETS
+from mmembed.registry import EncoderName, families, load_encoder, load_remembered, parse_name
+from mmembed.types import VectorContract
+
+
+def install_plugin(site: Path, package: str, family: str, code: str) -> None:
+    """Lay a distribution out as pip would, so that the real importlib.metadata finds it."""
+    module = package.replace("-", "_")
+    (site / f"{module}.py").write_text(code)
+    dist = site / f"{module}-1.0.dist-info"
+    dist.mkdir()
+    (dist / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (dist / "entry_points.txt").write_text(f"[mmembed.encoders]\n{family} = {module}:load\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("tiny", ("tiny", "", {})),
+        ("open_clip:ViT-B-32/openai", ("open_clip", "ViT-B-32/openai", {})),
+        ("open_clip:ViT-B-32@C:/a b/x.pt", ("open_clip", "ViT-B-32@C:/a b/x.pt", {})),
+        ("openai:text-embedding-3-large?dim=256", ("openai", "text-embedding-3-large", {"dim": "256"})),
+        ("x:m?b=2&a=1", ("x", "m", {"a": "1", "b": "2"})),
+    ],
+)
+def test_names_are_taken_apart(name: str, parts: tuple[str, str, dict[str, str]]) -> None:
+    """family:model?option=value, and back to the same text with the options sorted."""
+    parsed = parse_name(name)
+    assert (parsed.family, parsed.model, dict(parsed.options)) == parts
+    assert parse_name(str(parsed)) == parsed
+
+
+def test_options_survive_special_characters() -> None:
+    """A tokenizer's folder with spaces and ampersands comes back as it was."""
+    name = EncoderName("open_clip", "m", {"tokenizer": "/a b/c&d=e%20"})
+    assert parse_name(str(name)) == name
+
+
+def test_presets_expand_and_keep_options() -> None:
+    """A preset stands for its full name; what the user adds comes along."""
+    assert str(parse_name("minilm")) == "sentence:sentence-transformers/all-MiniLM-L6-v2"
+    assert parse_name("minilm?dim=128").options == {"dim": "128"}
+    for name, preset in PRESETS.items():
+        assert parse_name(name).family in families(), name
+        assert preset.licence, name
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    """A typing error is answered with what was probably meant."""
+    with pytest.raises(UnknownEncoder, match="did you mean 'tiny'"):
+        load_encoder("tinny")
+    with pytest.raises(UnknownEncoder, match="did you mean 'open_clip'"):
+        load_encoder("openclip:ViT-B-32/openai")
+    for name in ("", "?a=1", ":x", "tiny?dim="):
+        with pytest.raises(UnknownEncoder):
+            load_encoder(name)
+
+
+def test_unknown_options_list_the_known() -> None:
+    """An option that the family does not have is refused with those it has."""
+    with pytest.raises(EncoderError, match="option 'dims': family 'fake' has the options dim"):
+        load_encoder("fake?dims=3")
+    with pytest.raises(EncoderError, match="family 'tiny' has no options"):
+        load_encoder("tiny?dim=3")
+
+
+def test_listing_imports_no_plugin(tmp_path: Path) -> None:
+    """A plugin that raises at import is listed; asking for it says whose fault it is; the others work."""
+    install_plugin(tmp_path, "mmembed-broken", "broken", "raise RuntimeError('boom')")
+    code = (
+        "from mmembed.registry import families, load_encoder\n"
+        "assert 'broken' in families()\n"
+        "print(load_encoder('fake').spec.name)\n"
+        "try: load_encoder('broken:x')\n"
+        "except Exception as e: print(type(e).__name__, e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert done.stdout.splitlines() == [
+        "fake",
+        "EncoderLoadError the plugin 'mmembed-broken' of encoder family 'broken' is broken "
+        "(RuntimeError: boom): update or uninstall it",
+    ]
+
+
+def test_a_plugin_is_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package adds a family, with its options, without touching mmembed."""
+    code = (
+        "from mmembed.encoders.fake import FakeEncoder\n"
+        "def load(name, run, *, size='8'):\n"
+        "    return FakeEncoder(name, run, dim=int(size))\n"
+    )
+    install_plugin(tmp_path, "mmembed-stranger", "stranger", code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_encoder("stranger:any?size=5").spec.dim == 5
+
+
+def test_a_plugin_that_lacks_a_package_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The missing module is named, with the line that installs the plugin whole."""
+    install_plugin(tmp_path, "mmembed-needy", "needy", "import no_such_module_anywhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependency, match=r"'no_such_module_anywhere'.*pip install 'mmembed-needy'"):
+        load_encoder("needy:x")
+
+
+def test_two_packages_cannot_share_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of two would run would be chance, so both are named."""
+    for package in ("one-plugin", "two-plugin"):
+        install_plugin(tmp_path, package, "same", "def load(name, run): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DuplicateEncoder, match="one-plugin and two-plugin"):
+        families()
+
+
+def test_a_remembered_encoder_must_have_the_same_fingerprint() -> None:
+    """A collection's encoder is loaded once by name, and refused if its weights are others today."""
+    fake = load_encoder("fake")
+    contract = VectorContract("fake", fake.spec.fingerprint, "image", "dense", 32)
+    assert load_remembered("c", "image", contract) is load_remembered("c", "image", contract)
+    other = VectorContract("fake", "0" * 16, "image", "dense", 32)
+    with pytest.raises(CollectionMismatch, match="its weights or configuration changed"):
+        load_remembered("c", "image", other)
+
+
+def test_models_without_a_model_name_take_none() -> None:
+    """`tiny:large` is not a bigger tiny."""
+    for name in ("tiny:large", "bm25:v2"):
+        with pytest.raises(EncoderLoadError, match="takes no model name"):
+            load_encoder(name)
