@@ -1,3 +1,93 @@
-"""Multimodal search for Qdrant."""
+"""Multimodal search for Qdrant: pictures and documents in, four kinds of search out.
+
+`import mmembed` loads neither torch nor Qdrant: each name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmembed.errors import MmembedError
+    from mmembed.ingest import IngestReport, ingest_documents, ingest_images
+    from mmembed.registry import families, load_encoder
+    from mmembed.search import search
+    from mmembed.stores import open_store
+    from mmembed.types import (
+        Contract,
+        Encoder,
+        EncoderSpec,
+        Failure,
+        Hit,
+        Item,
+        Leg,
+        LoadOptions,
+        PixelEncoder,
+        Point,
+        SparseVector,
+        Store,
+        VectorContract,
+    )
+
+_HOME = {
+    "Contract": "types",
+    "Encoder": "types",
+    "EncoderSpec": "types",
+    "Failure": "types",
+    "Hit": "types",
+    "IngestReport": "ingest",
+    "Item": "types",
+    "Leg": "types",
+    "LoadOptions": "types",
+    "MmembedError": "errors",
+    "PixelEncoder": "types",
+    "Point": "types",
+    "SparseVector": "types",
+    "Store": "types",
+    "VectorContract": "types",
+    "families": "registry",
+    "ingest_documents": "ingest",
+    "ingest_images": "ingest",
+    "load_encoder": "registry",
+    "open_store": "stores",
+    "search": "search",
+}
+
+__all__ = [
+    "Contract",
+    "Encoder",
+    "EncoderSpec",
+    "Failure",
+    "Hit",
+    "IngestReport",
+    "Item",
+    "Leg",
+    "LoadOptions",
+    "MmembedError",
+    "PixelEncoder",
+    "Point",
+    "SparseVector",
+    "Store",
+    "VectorContract",
+    "families",
+    "ingest_documents",
+    "ingest_images",
+    "load_encoder",
+    "open_store",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mmembed' has no attribute {name!r}")
+    value = getattr(import_module(f"mmembed.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -124,6 +124,7 @@ class Item:
     uri: str
     modality: Modality
     path: Path | None = None  # where its bytes are
+    content: bytes | None = None  # or the bytes themselves: a picture inside a document
     caption: str | None = None
     payload: Payload = field(default_factory=dict)
     source: str | None = None  # the manifest that named it
@@ -178,6 +179,10 @@ class Leg:
     weight: float = 1.0
 
 
+Ranking: TypeAlias = Leg | tuple[Leg, ...]
+"""A leg, or several that are fused into one ranking first: what is then fused counts each ranking alike."""
+
+
 @dataclass(frozen=True)
 class Hit:
     id: str
@@ -229,7 +234,7 @@ class Store(Protocol):
     def query(
         self,
         collection: str,
-        legs: Sequence[Leg],
+        rankings: Sequence[Ranking],
         *,
         limit: int,
         offset: int = 0,
@@ -239,7 +244,7 @@ class Store(Protocol):
         depth: int = 100,
         rrf_k: int = 60,
     ) -> list[Hit]:
-        """Best hits first. Several legs: each gives `depth` candidates, fused by weighted RRF (Qdrant's own)."""
+        """Best hits first. Several rankings: each gives `depth` candidates, fused by weighted RRF (Qdrant's own)."""
         ...
 
     def retrieve(

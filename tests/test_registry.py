@@ -127,7 +127,7 @@ def test_two_packages_cannot_share_a_family(tmp_path: Path, monkeypatch: pytest.
     for package in ("one-plugin", "two-plugin"):
         install_plugin(tmp_path, package, "same", "def load(name, run): ...")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DuplicateEncoder, match="one-plugin and two-plugin"):
+    with pytest.raises(DuplicateEncoder, match="one-plugin and by two-plugin"):
         families()
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mmembed.errors import EncoderLoadError
+from mmembed.images import to_rgb
 from mmembed.loading import pick_device, pick_dtype
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
@@ -86,7 +87,7 @@ class ImageTextEncoder:
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
         """One upright picture -> `(3, image_size, image_size)`, what is transparent shown on white; thread-safe."""
-        return self._towers.preprocess(_on_white(image))
+        return self._towers.preprocess(to_rgb(image))
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
         """n preprocessed pictures -> `(n, dim)`."""
@@ -127,16 +128,6 @@ def checked_probe(towers: Towers, *, name: str, vocabulary: int, last: int | Non
             f"token {last}: give the tokenizer that the model was trained with"
         )
     return ids
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB, before any resizing: interpolating palette numbers or hidden colours gives colours that are not there."""
-    if image.mode == "RGB":
-        return image
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _characters(text: str) -> str:

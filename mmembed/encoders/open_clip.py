@@ -106,6 +106,14 @@ def _build_model(name: EncoderName, recipe: Recipe) -> Any:
             **options,
         )
     except Exception as exc:  # unpickling, a foreign state dict and a text tower's hub each raise their own
+        if isinstance(exc, AssertionError) and recipe.strict_sizes:  # position embeddings that cannot be stretched
+            _refuse_resized(name, recipe, open_clip.create_model(recipe.architecture, pretrained_text=False))
+        text_tower = open_clip.get_model_config(recipe.architecture)["text_cfg"].get("hf_model_name")
+        if isinstance(exc, OSError) and text_tower:
+            raise EncoderLoadError(
+                f"encoder {str(name)!r}: the configuration of its text tower, {text_tower} on the hub, is not there "
+                f"({first_line(exc)}): load this encoder once with a network"
+            ) from exc
         raise EncoderLoadError(f"encoder {str(name)!r}: {recipe.weights} {_why_not(exc)}") from exc
     if recipe.strict_sizes:
         _refuse_resized(name, recipe, model)
@@ -177,7 +185,8 @@ def _spec(name: EncoderName, recipe: Recipe, towers: _Towers) -> EncoderSpec:
         last = towers.tokenizer.tokenizer.eos_token_id
     elif text.get("pool_type") == "eos":
         last = text.get("eos_id")
-    probe = checked_probe(towers, name=str(name), vocabulary=int(model.vocab_size), last=last)  # type: ignore[arg-type]
+    vocabulary = int(getattr(model, "vocab_size", text.get("vocab_size", 49408)))  # CoCa's does not say
+    probe = checked_probe(towers, name=str(name), vocabulary=vocabulary, last=last)
     size = towers.preprocessing.size
     ingredients = {
         "weights": weights_checksum([recipe.weights]),

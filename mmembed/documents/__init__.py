@@ -1,0 +1,62 @@
+"""Documents: text, Markdown, HTML, PDF and DOCX -> sections under their headings -> passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from mmembed.documents.parts import Document, EmbeddedPicture, Section
+from mmembed.documents.passages import Passage, cut_passages, windows
+from mmembed.errors import UnreadableDocument
+
+__all__ = [
+    "DOCUMENT_SUFFIXES",
+    "Document",
+    "EmbeddedPicture",
+    "Passage",
+    "Section",
+    "cut_passages",
+    "read_document",
+    "windows",
+]
+
+_READERS = {  # suffix -> module of this package, imported with its library when the first such file is read
+    ".txt": "plain",
+    ".text": "plain",
+    ".rst": "plain",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".pdf": "pdf",
+    ".docx": "docx",
+}
+
+DOCUMENT_SUFFIXES = frozenset(_READERS)
+
+
+def read_document(path: Path, *, uri: str, pictures: bool = True) -> Document:
+    """One file -> its text in sections, and the pictures in it with their alt texts as captions.
+
+    The format is that of the suffix. Pictures are those embedded and those that Markdown and
+    HTML name on this machine; those on the web are left out, those that are not there are in
+    `problems`. Text files are UTF-8, or UTF-16 and UTF-32 with a byte order mark, or else what
+    `mmembed.documents.plain.decode` says.
+
+    Raises:
+        UnreadableDocument: another format, not there, broken, encrypted, too large, or without text.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        supported = ", ".join(sorted(DOCUMENT_SUFFIXES))
+        raise UnreadableDocument(f"{uri}: {path.suffix or 'no suffix'} is not among the documents read: {supported}")
+    read: Callable[[Path, str, bool], Document] = import_module(f"mmembed.documents.{reader}").read
+    try:
+        document = read(path, uri, pictures)
+    except OSError as exc:
+        raise UnreadableDocument(f"{uri}: cannot be read ({exc.strerror or exc})") from exc
+    if not document.sections:
+        advice = "run OCR over it first, if it was scanned" if reader == "pdf" else "it is empty"
+        raise UnreadableDocument(f"{uri}: holds no text: {advice}")
+    return document

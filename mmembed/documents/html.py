@@ -1,0 +1,51 @@
+"""HTML: the main text of a page, found by trafilatura; of a page that is little else, all of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import trafilatura
+from lxml import etree
+
+from mmembed.documents.parts import Document, EmbeddedPicture, Section, collapse, distinct
+from mmembed.documents.plain import decode, read_bytes
+from mmembed.documents.tree import parse, read_pictures, read_sections
+from mmembed.types import Failure
+
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)|<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", re.IGNORECASE)
+_MAIN_TEXT = 250  # characters: less than this and trafilatura has found a stub, or nothing
+
+
+def read(path: Path, uri: str, pictures: bool) -> Document:
+    """Boilerplate (menus, footers, advertisements) is left out of the text, not of the pictures."""
+    content = read_bytes(path, uri)
+    charset = _CHARSET.search(content[:2048])
+    declared = (charset[1] or charset[2]).decode("ascii") if charset else None
+    html = decode(content, uri, declared=declared)
+    tree = parse(html)
+    if tree is None:
+        return Document(uri, None, ())
+    sections = _main_sections(html) or read_sections(tree)
+    found = list(read_pictures(tree, path, uri)) if pictures else []
+    return Document(
+        uri,
+        collapse(tree.findtext(".//title") or "") or next((s.headings[0] for s in sections if s.headings), None),
+        sections,
+        distinct(p for p in found if isinstance(p, EmbeddedPicture)),
+        tuple(p for p in found if isinstance(p, Failure)),
+    )
+
+
+def _main_sections(html: str) -> tuple[Section, ...]:
+    """What trafilatura takes for the page's own text, with its headings; () where it is next to nothing."""
+    main = trafilatura.extract(
+        html, output_format="html", include_formatting=True, include_tables=True, include_comments=False
+    )
+    if not main:
+        return ()
+    tree = etree.fromstring(main)
+    for code in tree.iterfind(".//p/pre"):  # trafilatura has one element for lines of code and a word of it
+        code.tag = "code"
+    sections = read_sections(tree)
+    return sections if sum(len(section.text) for section in sections) >= _MAIN_TEXT else ()

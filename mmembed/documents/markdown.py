@@ -1,0 +1,39 @@
+"""Markdown (CommonMark with tables), rendered to HTML and read from there, embedded HTML and all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from mmembed.documents.parts import Document, EmbeddedPicture, distinct
+from mmembed.documents.plain import read_text
+from mmembed.documents.tree import parse, read_pictures, read_sections
+from mmembed.types import Failure
+
+# YAML between --- (Jekyll) or TOML between +++ (Hugo), at the very beginning
+_FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)??\1[ \t]*(?:\n|\Z)", re.DOTALL)
+_TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+?)[ \t]*$", re.MULTILINE)
+
+
+def read(path: Path, uri: str, pictures: bool) -> Document:
+    """Addresses of links, markup and comments are left out, their text and code blocks are kept.
+
+    The title is that of the front matter, or else the first heading of the first level.
+    """
+    text = read_text(path, uri)
+    front = _FRONT_MATTER.match(text)
+    named = _TITLE.search(front[2] or "") if front else None
+    tree = parse(MarkdownIt("commonmark").enable("table").render(text[front.end() :] if front else text))
+    if tree is None:
+        return Document(uri, None, ())
+    found = list(read_pictures(tree, path, uri)) if pictures else []
+    heading = tree.find(".//h1")
+    return Document(
+        uri,
+        (named[1].strip("\"'") if named else "") or (heading.text_content().strip() if heading is not None else None),
+        read_sections(tree),
+        distinct(p for p in found if isinstance(p, EmbeddedPicture)),
+        tuple(p for p in found if isinstance(p, Failure)),
+    )

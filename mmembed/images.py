@@ -1,0 +1,274 @@
+"""Pictures: any file that a camera or a browser makes -> upright RGB, many at a time and in order."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageFile
+
+from mmembed.errors import ImageTooLarge, InputError, SettingsError, UnreadableImage
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "Picture",
+    "load_image",
+    "load_in_order",
+    "read_picture",
+    "thumbnail_webp",
+    "to_rgb",
+]
+
+MAX_PIXELS = 128_000_000
+"""Pillow holds 4 bytes a pixel and two copies while it turns a picture: 1 GB at this limit, 1.5 GB with
+transparency, for each thread that decodes."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm"}
+    | {".png", ".pnm", ".ppm", ".qoi", ".tif", ".tiff", ".webp"}
+)
+
+# Pillow opens forty formats, some through Ghostscript or parsers that nobody fuzzes. No other is ever tried.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
+
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_warning_filters = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded picture and what its file says about it."""
+
+    image: Image.Image  # upright RGB, without metadata
+    width: int  # of the upright picture
+    height: int
+    taken_at: str | None  # ISO 8601, with an offset where the camera wrote one
+    format: str  # "JPEG", "PNG", ...
+
+
+def load_image(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A file or its bytes -> upright RGB picture. See `read_picture`."""
+    return read_picture(source, uri=uri, max_pixels=max_pixels).image
+
+
+def read_picture(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A file or its bytes -> upright RGB picture with what EXIF says.
+
+    EXIF orientation is applied, transparency is laid on white, greys of more than 8 bits are
+    scaled and not clipped, of an animation the first frame is taken, ICC profiles are ignored.
+
+    Raises:
+        ImageTooLarge: more than `max_pixels`; no pixel has been decoded.
+        UnreadableImage: not there, not a picture, or a broken one.
+    """
+    with ExitStack() as stack:
+        image = _open(source, uri, max_pixels, stack)
+        try:
+            with _without_bomb_warning(image.width * image.height):
+                image.load()
+            exif = _exif(image)  # after load(): TIFF turns itself and drops the tag
+            rgb = to_rgb(image)
+        except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
+            raise UnreadableImage(f"{uri}: broken {image.format} picture ({_reason(exc)})") from exc
+        turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+        upright = rgb if turn is None else rgb.transpose(turn)
+        if upright is image:
+            upright = image.copy()
+        upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
+        return Picture(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
+
+
+def _open(source: Path | bytes, uri: str, max_pixels: int, stack: ExitStack) -> ImageFile.ImageFile:
+    """Parse the header. Image.open would do, but for the pixel limit of the whole interpreter that it enforces."""
+    stream: IO[bytes]
+    try:
+        stream = stack.enter_context(io.BytesIO(source) if isinstance(source, bytes) else source.open("rb"))
+        head = stream.read(32)
+    except OSError as exc:
+        raise UnreadableImage(f"{uri}: cannot be read ({exc.strerror or exc})") from exc
+    if not head:
+        raise UnreadableImage(f"{uri}: the file is empty")
+    if size := _webp_size(head):  # Pillow's parser of WebP already allocates the canvas
+        _check_size(uri, size, max_pixels)
+    Image.init()
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN[name]
+        try:
+            if accepts is not None and accepts(head[:16]) is not True:  # a string: known, but not compiled in
+                continue
+            stream.seek(0)
+            image = factory(stream, uri)
+        except Exception as exc:  # as above
+            raise UnreadableImage(f"{uri}: broken {name} picture ({_reason(exc)})") from exc
+        stack.enter_context(image)
+        _check_size(uri, image.size, max_pixels)
+        return image
+    raise UnreadableImage(f"{uri}: not a picture in any of the formats {', '.join(_FORMATS)}")
+
+
+def _check_size(uri: str, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ImageTooLarge(uri, *size, max_pixels)
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height from the first 32 bytes of a WebP file, None for any other (RFC 9649, 2.4 to 2.7)."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+@contextmanager
+def _without_bomb_warning(pixels: int) -> Generator[None, None, None]:
+    """Pillow warns of large TIFFs only while decoding; our own limit has been checked by then.
+
+    Filters belong to the whole interpreter, so they are touched for such pictures only, one at a time.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is None or pixels <= limit:
+        yield
+        return
+    with _warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    try:
+        return image.getexif()
+    except Exception:  # damaged metadata, sound pixels: the picture counts as upright and undated
+        return Image.Exif()
+
+
+def _taken_at(exif: Image.Exif) -> str | None:
+    """EXIF DateTimeOriginal in ISO 8601; None where it is missing or not a date (cameras write zeros)."""
+    try:
+        tags = exif.get_ifd(ExifTags.IFD.Exif)
+    except Exception:  # as above
+        return None
+    written = str(tags.get(ExifTags.Base.DateTimeOriginal, "")).strip(" \0")
+    offset = str(tags.get(ExifTags.Base.OffsetTimeOriginal, "")).strip(" \0")
+    try:
+        moment = datetime.strptime(written, "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    return moment.isoformat() + (offset if re.fullmatch(r"[+-]\d\d:\d\d|Z", offset) else "")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB. Before resizing: palettes, bits and transparency do not interpolate."""
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        rgb = Image.fromarray(((grey + np.uint32(128)) // 257).astype(np.uint8)).convert("RGB")
+        clear = image.info.get("transparency")  # in a 16-bit PNG, the one grey that is see-through
+        if isinstance(clear, int):
+            rgb.paste("white", mask=Image.fromarray(grey == clear))
+        return rgb
+    if image.mode in ("I", "F"):
+        whites = (65535,) if image.mode == "I" else (1, 255, 65535)
+        return Image.fromarray(_scaled(np.asarray(image), whites=whites)).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.has_transparency_data:
+        pixels = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(pixels, mask=pixels)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scaled(values: npt.NDArray[Any], *, whites: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Grey values `(height, width)` -> uint8, not clipped.
+
+    White is the first of `whites` that no value exceeds. Where there is none, or values are negative,
+    the least value becomes black and the greatest white. Infinities count as these, not-a-number as black.
+    """
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    white = next((w for w in whites if low >= 0 and high <= w), None)
+    black, span = (low, (high - low) or 1.0) if white is None else (0.0, float(white))
+    grey = np.nan_to_num(values.astype(np.float64), copy=False, nan=black, posinf=high, neginf=low)
+    grey -= black
+    grey *= 255 / span
+    return np.rint(grey, out=grey).astype(np.uint8)
+
+
+def _reason(exc: Exception) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__
+
+
+def thumbnail_webp(image: Image.Image, *, side: int = 256) -> bytes:
+    """An RGB picture -> WebP of at most `side` x `side` pixels, same proportions, never enlarged."""
+    scale = min(1.0, side / max(image.size))
+    if scale < 1:
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=80, method=1)  # method 4, the default, takes three times as long
+    return out.getvalue()
+
+
+def load_in_order(
+    jobs: Iterable[T], load: Callable[[T], R], *, workers: int, ahead: int
+) -> Generator[tuple[T, R | InputError], None, None]:
+    """Run `load` on every job in `workers` threads and yield `(job, result)` in the order of the jobs.
+
+    Jobs are pulled lazily; at most `ahead` are being loaded or wait to be yielded. An InputError
+    is yielded in place of its result, any other exception is raised. Closing the generator
+    cancels what has not begun and waits for what has.
+    """
+    if workers < 1 or ahead < 1:
+        raise SettingsError(f"loading needs at least one worker and one job ahead, not {workers} and {ahead}")
+    return _load_in_order(iter(jobs), load, workers, ahead)
+
+
+def _load_in_order(
+    jobs: Iterator[T], load: Callable[[T], R], workers: int, ahead: int
+) -> Generator[tuple[T, R | InputError], None, None]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmembed-load")
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    try:
+        while True:
+            waiting.extend((job, pool.submit(load, job)) for job in islice(jobs, ahead - len(waiting)))
+            if not waiting:
+                return
+            job, future = waiting.popleft()
+            result: R | InputError
+            try:
+                result = future.result()
+            except InputError as exc:
+                result = exc
+            yield job, result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

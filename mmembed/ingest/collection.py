@@ -1,0 +1,103 @@
+"""The collection an index run writes to: made or checked before the first vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from mmembed.errors import CollectionMismatch, CollectionNotOurs, StoreError
+from mmembed.ingest.plan import RESERVED_INDEXES
+from mmembed.registry import check_fingerprint
+from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, Store, VectorContract
+
+__all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
+
+_MAX_INDEXES = 64
+_MAX_KEYWORD = 256  # longer strings are texts, not keywords
+
+
+def vector_contract(encoder: Encoder, modality: Modality, *, kind: Kind | None = None) -> VectorContract:
+    """What a collection will remember of a vector made by `encoder`."""
+    spec = encoder.spec
+    return VectorContract(
+        encoder=spec.name,
+        fingerprint=spec.fingerprint,
+        modality=modality,
+        kind=kind or spec.kind,
+        dim=spec.dim,
+        distance=spec.distance,
+        dtype=encoder.dtype,
+    )
+
+
+def prepare_collection(
+    store: Store,
+    collection: str,
+    kind: Literal["images", "documents"],
+    encoders: Mapping[str, tuple[Encoder, VectorContract]],
+    *,
+    indexes: Mapping[str, IndexType] | None = None,
+    shards: int | None = None,
+    replicas: int | None = None,
+) -> None:
+    """Create the collection, or check that it was made by these encoders and add the vectors it lacks.
+
+    Raises CollectionNotOurs, CollectionMismatch, or StoreError for a collection of the other kind.
+    """
+    if collection not in store.collections():
+        contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})
+        store.create(
+            collection, contract, indexes={**RESERVED_INDEXES, **(indexes or {})}, shards=shards, replicas=replicas
+        )
+        return
+    remembered = store.contract(collection)
+    if remembered is None:
+        raise CollectionNotOurs(collection)
+    if remembered.kind != kind:
+        raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another --collection")
+    for name, (encoder, vector) in encoders.items():
+        stored = remembered.vectors.get(name)
+        if stored is None:
+            store.add_vector(collection, name, vector)
+            continue
+        try:
+            check_fingerprint(collection, name, stored, encoder)
+        except CollectionMismatch as exc:
+            advice = f"index with --encoder '{stored.encoder}', or into another --collection"
+            raise CollectionMismatch(
+                collection, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
+            ) from exc
+
+
+class PayloadIndexes:
+    """Indexes for the payload keys of the user's items, made before the first vector that carries them.
+
+    A key that is filtered on without an index silently loses hits once the search graph is built.
+    """
+
+    def __init__(self, store: Store, collection: str) -> None:
+        self._store = store
+        self._collection = collection
+        self._seen: set[str] = set(RESERVED_INDEXES)
+
+    def cover(self, payloads: Iterable[Payload]) -> None:
+        wanted: dict[str, IndexType] = {}
+        for payload in payloads:
+            for key, value in payload.items():
+                if key not in self._seen and len(self._seen) < _MAX_INDEXES and (kind := _index_type(value)):
+                    wanted[key] = kind
+                    self._seen.add(key)
+        if wanted:
+            self._store.add_indexes(self._collection, wanted)
+
+
+def _index_type(value: Any) -> IndexType | None:
+    if isinstance(value, list):
+        return _index_type(value[0]) if value else None
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "float"
+    return "keyword" if isinstance(value, str) and len(value) <= _MAX_KEYWORD else None

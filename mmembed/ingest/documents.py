@@ -1,0 +1,431 @@
+"""Documents in: scan, skip unchanged, read and cut into passages, encode, upsert; their pictures on the way."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from qdrant_client import models
+
+from mmembed.documents import (
+    DOCUMENT_SUFFIXES,
+    Document,
+    EmbeddedPicture,
+    Passage,
+    cut_passages,
+    read_document,
+    windows,
+)
+from mmembed.errors import InputError, StoreError, UnsupportedModality
+from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order
+from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
+from mmembed.ingest.images import ImageTarget, write_pictures
+from mmembed.ingest.plan import Planned, batched, note_manifests, plan, point_id, remove_gone
+from mmembed.ingest.report import IngestReport, drain
+from mmembed.ingest.thumbnails import remove_thumbnails
+from mmembed.registry import load_encoder, load_remembered
+from mmembed.sources import scan
+from mmembed.types import Encoder, Failure, IndexType, Item, LoadOptions, Payload, Point, Store, Vector
+from mmembed.vectors import check_embeddings
+
+__all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "document_steps", "ingest_documents"]
+
+MAX_TOKENS = 256
+OVERLAP_TOKENS = 32
+_PASSAGES_A_BATCH = 128
+_PASSAGES_AN_UPSERT = 256
+_INDEXES: dict[str, IndexType] = {"passage": "integer", "page": "integer", "headings": "keyword"}
+
+
+def ingest_documents(
+    store: Store,
+    collection: str,
+    sources: Sequence[str | Path],
+    *,
+    encoder: Encoder,
+    cross_encoder: Encoder | None = None,
+    pictures_into: str | None = "images",
+    sync: bool = False,
+    exclude: Sequence[str] = (),
+    workers: int | None = None,
+    shards: int | None = None,
+    replicas: int | None = None,
+    run: LoadOptions | None = None,
+) -> IngestReport:
+    """Index text, Markdown, HTML, PDF and DOCX, cut into passages of at most 256 tokens, into `collection`.
+
+    Every passage gets the vectors `text` (by `encoder`), `bm25` and `cross` (a multivector over
+    windows of the passage, by the text tower of `cross_encoder`: pictures find it).
+
+    Args:
+        cross_encoder: an image-text encoder; None: that of the collection `pictures_into`, else tiny.
+        pictures_into: the collection for pictures inside documents, with their alt text as caption;
+            None leaves them out.
+        sync: also remove documents that are gone from the disk or from their manifest.
+        run: device, dtype and batch size of encoders that are loaded here.
+
+    Raises:
+        CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad document is no
+        exception but a Failure in the report.
+    """
+    return drain(
+        document_steps(
+            store,
+            collection,
+            sources,
+            encoder=encoder,
+            cross_encoder=cross_encoder,
+            pictures_into=pictures_into,
+            sync=sync,
+            exclude=exclude,
+            workers=workers,
+            shards=shards,
+            replicas=replicas,
+            run=run,
+        )
+    )
+
+
+def document_steps(
+    store: Store,
+    collection: str,
+    sources: Sequence[str | Path],
+    *,
+    encoder: Encoder,
+    cross_encoder: Encoder | None = None,
+    pictures_into: str | None = "images",
+    sync: bool = False,
+    exclude: Sequence[str] = (),
+    workers: int | None = None,
+    shards: int | None = None,
+    replicas: int | None = None,
+    run: LoadOptions | None = None,
+) -> Generator[IngestReport, None, IngestReport]:
+    """`ingest_documents`, a batch at a time: yields the growing report after each, and returns it."""
+    started = time.perf_counter()
+    report = IngestReport(pictures=IngestReport() if pictures_into else None)
+    target = _DocumentTarget(
+        store, collection, encoder, cross_encoder, pictures_into, shards=shards, replicas=replicas, run=run
+    )
+    manifests: dict[str, set[str]] = {}
+    items = note_manifests(scan(sources, modality="text", suffixes=DOCUMENT_SUFFIXES, exclude=exclude), manifests)
+    for _ in _write_documents(target, items, report, workers=workers):
+        report.seconds = time.perf_counter() - started
+        yield report
+    if sync:
+        roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
+        gone = remove_gone(store, collection, roots, manifests, modality="text")
+        report.removed = len(gone)
+        target.forget_pictures_of([uri for _, uri in gone])
+    if report.embedded or report.moved or report.copied or report.removed:
+        store.optimize(collection)
+        if target.images is not None:
+            store.optimize(target.images.collection)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+class _DocumentTarget:
+    """A collection of passages, the encoders that write to it, and where the pictures go."""
+
+    def __init__(
+        self,
+        store: Store,
+        collection: str,
+        encoder: Encoder,
+        cross_encoder: Encoder | None,
+        pictures_into: str | None,
+        *,
+        shards: int | None,
+        replicas: int | None,
+        run: LoadOptions | None,
+    ) -> None:
+        if "text" not in encoder.spec.modalities:
+            raise UnsupportedModality(encoder.spec.name, "text", encoder.spec.modalities)
+        if encoder.spec.kind != "dense":
+            raise StoreError(
+                f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors; the vector 'text' needs dense ones"
+            )
+        self.store = store
+        self.collection = collection
+        self.encoder = encoder
+        self.bm25 = load_encoder("bm25")
+        picture_encoder = _encoder_of_images(store, pictures_into or "images", run)
+        self.cross = cross_encoder or picture_encoder or load_encoder("tiny")
+        self.images: ImageTarget | None = None
+        if pictures_into is not None:
+            self.images = ImageTarget(
+                store, pictures_into, picture_encoder or self.cross, run=run, default_caption_encoder=encoder
+            )
+        self.indexes = PayloadIndexes(store, collection)
+        prepare_collection(
+            store,
+            collection,
+            "documents",
+            {
+                "text": (encoder, vector_contract(encoder, "text")),
+                "bm25": (self.bm25, vector_contract(self.bm25, "text")),
+                "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
+            },
+            indexes=_INDEXES,
+            shards=shards,
+            replicas=replicas,
+        )
+
+    def cut(self, document: Document) -> list[Passage]:
+        limit = min(MAX_TOKENS, self.encoder.spec.context_length or MAX_TOKENS)
+        overlap = min(OVERLAP_TOKENS, limit // 8)
+        return cut_passages(document, count_tokens=self.encoder.count_tokens, max_tokens=limit, overlap=overlap)
+
+    def encode(self, texts: Sequence[str]) -> list[dict[str, Vector]]:
+        """n passages -> their `text`, `bm25` and `cross` vectors."""
+        dense = self.encoder.encode_text(texts, role="document")
+        assert isinstance(dense, np.ndarray)  # checked at the door: kind is dense
+        check_embeddings(dense, n=len(texts), dim=self.encoder.spec.dim, encoder=self.encoder.spec.name)
+        words = self.bm25.encode_text(texts, role="document")
+        limit = self.cross.spec.context_length or MAX_TOKENS
+        pieces = [windows(text, count_tokens=self.cross.count_tokens, max_tokens=limit) for text in texts]
+        flat = self.cross.encode_text([piece for some in pieces for piece in some], role="document")
+        ends = np.cumsum([len(some) for some in pieces])
+        multi = np.split(np.asarray(flat), ends[:-1])
+        return [{"text": row, "bm25": word, "cross": rows} for row, word, rows in zip(dense, words, multi, strict=True)]
+
+    def forget_pictures_of(self, uris: Sequence[str]) -> None:
+        """Remove the pictures that only stood inside these documents."""
+        if self.images is None:
+            return
+        for some in batched(uris, _PASSAGES_A_BATCH):
+            condition = models.FieldCondition(key="document", match=models.MatchAny(any=list(some)))
+            inside = [
+                point.id
+                for point in self.store.scroll(
+                    self.images.collection, filter=models.Filter(must=[condition]), payload=["uri", "document"]
+                )
+                if str(point.payload["uri"]).startswith(f"{point.payload['document']}#")
+            ]
+            self.store.delete(self.images.collection, inside)
+            remove_thumbnails(self.store, self.images.collection, inside)
+
+
+def _encoder_of_images(store: Store, collection: str, run: LoadOptions | None) -> Encoder | None:
+    """The encoder that the collection of pictures remembers, if there is one of ours."""
+    contract = store.contract(collection) if collection in store.collections() else None
+    if contract is None or "image" not in contract.vectors:
+        return None
+    return load_remembered(collection, "image", contract.vectors["image"], run=run)
+
+
+@dataclass
+class _Read:
+    """One document after its turn in the pool."""
+
+    planned: Planned
+    document: Document | None  # None where only the payload is new
+    passages: list[Passage]
+
+
+def _write_documents(
+    target: _DocumentTarget, items: Iterable[Item | Failure], report: IngestReport, *, workers: int | None
+) -> Iterator[IngestReport]:
+    workers = workers or min(4, os.cpu_count() or 1)
+    seen_pictures: set[str] = set()
+
+    def read(planned: Planned) -> _Read:
+        if planned.action == "refresh" or planned.item.path is None:
+            return _Read(planned, None, [])
+        document = read_document(planned.item.path, uri=planned.item.uri, pictures=target.images is not None)
+        return _Read(planned, document, target.cut(document) if planned.action == "read" else [])
+
+    def work() -> Iterator[Planned]:
+        required = ["bm25", "cross", "text"]
+        for planned in plan(target.store, target.collection, items, modality="text", vectors=required):
+            if isinstance(planned, Failure):
+                report.failures.append(planned)
+            elif planned.action == "unchanged":
+                report.unchanged += 1
+                _finish_move(target, planned)
+                linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("pictures", ())]
+                _write_pictures_of(target, linked, seen_pictures, report)
+            else:
+                yield planned
+
+    pending: list[_Read] = []
+    for planned, loaded in load_in_order(work(), read, workers=workers, ahead=2 * workers):
+        if isinstance(loaded, InputError):
+            report.failures.append(Failure(planned.item.uri, str(loaded)))
+            continue
+        pending.append(loaded)
+        if sum(len(ready.passages) for ready in pending) >= _PASSAGES_A_BATCH or len(pending) >= _PASSAGES_A_BATCH:
+            _store_batch(target, pending, seen_pictures, report)
+            pending = []
+            yield report
+    if pending:
+        _store_batch(target, pending, seen_pictures, report)
+    yield report
+
+
+def _store_batch(target: _DocumentTarget, batch: Sequence[_Read], seen: set[str], report: IngestReport) -> None:
+    """Store pictures, then passages, the first passage of each document last: it says that all are there."""
+    # 1. pictures, before the passages that say that they are done
+    for ready in batch:
+        if ready.document is not None:
+            report.failures.extend(ready.document.problems)
+            _write_pictures_of(target, _picture_items(ready), seen, report)
+    # 2. documents whose passages need no encoding
+    fresh: list[_Read] = []
+    for ready in batch:
+        if ready.planned.action == "refresh":
+            _refresh(target, ready.planned)
+            report.unchanged += 1
+        elif ready.planned.action == "reuse":
+            again = _reuse(target, ready, report)
+            fresh.extend(again)
+        else:
+            fresh.append(ready)
+    # 3. the others
+    points: list[Point] = []
+    target.indexes.cover(ready.planned.item.payload for ready in fresh)
+    for ready in fresh:
+        _drop_passages_from(target, ready.planned, len(ready.passages))
+        points.extend(reversed(_points_of(ready)))
+    for some in batched(points, _PASSAGES_AN_UPSERT):
+        vectors = target.encode([str(point.payload.pop("embedded_text")) for point in some])
+        target.store.upsert(target.collection, [replace(p, vectors=v) for p, v in zip(some, vectors, strict=True)])
+    report.embedded += len(fresh)
+
+
+def _points_of(ready: _Read) -> list[Point]:
+    """A document's points, still without vectors; `embedded_text` is taken off again before they are stored."""
+    planned, document = ready.planned, ready.document
+    assert document is not None
+    shared = {
+        **planned.payload(),
+        "title": document.title or planned.item.path.stem if planned.item.path else document.title,
+        "passages": len(ready.passages),
+        "vectors": ["bm25", "cross", "text"],
+    }
+    points = []
+    for passage in ready.passages:
+        own: Payload = {"passage": passage.number, "text": passage.body, "headings": list(passage.headings)}
+        if passage.page is not None:
+            own["page"] = passage.page
+        if passage.number == 0:
+            own["pictures"] = [p.uri for p in _readable(document) if p.path is not None]
+        id = point_id("text", planned.item.uri, passage.number)
+        points.append(Point(id, {}, {**shared, **own, "embedded_text": passage.text}))
+    return points
+
+
+def _uri_is(uri: str) -> models.FieldCondition:
+    return models.FieldCondition(key="uri", match=models.MatchValue(value=uri))
+
+
+def _drop_passages_from(target: _DocumentTarget, planned: Planned, number: int) -> None:
+    """Remove what an earlier, longer version of the document left behind."""
+    if planned.stored is None:
+        return
+    beyond = models.FieldCondition(key="passage", range=models.Range(gte=number))
+    target.store.delete_where(target.collection, models.Filter(must=[_uri_is(planned.item.uri), beyond]))
+
+
+def _refresh(target: _DocumentTarget, planned: Planned) -> None:
+    """The same text under a new date or with a new payload: no passage is encoded again."""
+    payload = {**planned.item.payload, **planned.payload()}
+    for key in ("passage", "page", "text", "headings", "title"):
+        payload.pop(key, None)
+    ids = [
+        point.id
+        for point in target.store.scroll(
+            target.collection, filter=models.Filter(must=[_uri_is(planned.item.uri)]), payload=False
+        )
+    ]
+    head = point_id("text", planned.item.uri, 0)
+    target.store.set_payload(target.collection, [id for id in ids if id != head], payload)
+    target.store.set_payload(target.collection, [head], payload)
+
+
+def _reuse(target: _DocumentTarget, ready: _Read, report: IngestReport) -> list[_Read]:
+    """Take over the passages of a document with the same contents; gives what must be encoded after all."""
+    planned, store = ready.planned, target.store
+    heads = store.retrieve(target.collection, [planned.donor] if planned.donor else [])
+    if not heads or ready.document is None:
+        assert ready.document is not None
+        return [replace(ready, passages=target.cut(ready.document))]
+    old_uri = str(heads[0].payload["uri"])
+    count = int(heads[0].payload["passages"])
+    donated = store.scroll(target.collection, filter=models.Filter(must=[_uri_is(old_uri)]), vectors=True)
+    own = planned.payload()
+    own["pictures"] = [p.uri for p in _readable(ready.document) if p.path is not None]
+    title = ready.document.title or (planned.item.path.stem if planned.item.path else None)
+    moved_from = {"moved_from": old_uri} if planned.moved else {}
+    points = {}
+    for point in donated:
+        number = int(point.payload["passage"])
+        kept = {key: point.payload[key] for key in ("passage", "passages", "text", "headings", "vectors")}
+        page = {"page": point.payload["page"]} if "page" in point.payload else {}
+        payload = {**own, **kept, **page, "title": title, **moved_from}
+        points[number] = Point(point_id("text", planned.item.uri, number), point.vectors, payload)
+    if sorted(points) != list(range(count)):  # the donor was being written when something stopped it
+        return [replace(ready, passages=target.cut(ready.document))]
+    _drop_passages_from(target, planned, count)
+    for some in batched([points[number] for number in range(count - 1, -1, -1)], _PASSAGES_AN_UPSERT):
+        store.upsert(target.collection, some)
+    if planned.moved:
+        _forget_old_place(target, planned.item.uri, old_uri)
+        report.moved += 1
+    else:
+        report.copied += 1
+    return []
+
+
+def _finish_move(target: _DocumentTarget, planned: Planned) -> None:
+    """Forget the old place of a move that was cut short after its new place was stored."""
+    old = (planned.stored or {}).get("moved_from")
+    if old:
+        _forget_old_place(target, planned.item.uri, str(old))
+
+
+def _forget_old_place(target: _DocumentTarget, uri: str, old_uri: str) -> None:
+    target.store.delete_where(target.collection, models.Filter(must=[_uri_is(old_uri)]))
+    target.forget_pictures_of([old_uri])
+    target.store.set_payload(target.collection, [point_id("text", uri, 0)], {"moved_from": None})
+
+
+def _picture_items(ready: _Read) -> list[Item]:
+    assert ready.document is not None
+    inside: Payload = {"document": ready.planned.item.uri}
+    return [
+        Item(
+            picture.uri,
+            "image",
+            picture.path,
+            picture.content,
+            caption=picture.caption,
+            payload=inside | ({"page": picture.page} if picture.page is not None else {}),
+        )
+        for picture in _readable(ready.document)
+    ]
+
+
+def _readable(document: Document) -> list[EmbeddedPicture]:
+    """The pictures but for drawings (SVG, EMF), which are not made of pixels."""
+    return [
+        picture
+        for picture in document.pictures
+        if picture.path is None or picture.path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def _write_pictures_of(target: _DocumentTarget, items: Sequence[Item], seen: set[str], report: IngestReport) -> None:
+    """Index pictures that were not met before in this run: where two documents show one, the first captions it."""
+    if target.images is None or report.pictures is None:
+        return
+    new = [item for item in {item.uri: item for item in reversed(items)}.values() if item.uri not in seen]
+    seen.update(item.uri for item in new)
+    if new:
+        for _ in write_pictures(target.images, reversed(new), report.pictures, max_pixels=MAX_PIXELS):
+            pass

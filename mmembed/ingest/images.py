@@ -1,0 +1,362 @@
+"""Pictures in: scan, skip unchanged, load (threads, bounded, in order), batch, encode, upsert."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmembed.errors import InputError, StoreError, UnsupportedModality
+from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order, read_picture, thumbnail_webp
+from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
+from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone
+from mmembed.ingest.report import IngestReport, drain
+from mmembed.ingest.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
+from mmembed.registry import load_encoder, load_remembered
+from mmembed.sources import scan
+from mmembed.types import (
+    DenseArray,
+    Embeddings,
+    Encoder,
+    Failure,
+    Item,
+    LoadOptions,
+    Payload,
+    PixelEncoder,
+    Pixels,
+    Point,
+    Store,
+    Vector,
+)
+from mmembed.vectors import check_embeddings
+
+__all__ = ["image_steps", "ingest_images", "write_pictures"]
+
+_FROM_PICTURE = ("width", "height", "format", "taken_at")
+
+
+def ingest_images(
+    store: Store,
+    collection: str,
+    sources: Sequence[str | Path],
+    *,
+    encoder: Encoder,
+    caption_encoder: Encoder | None = None,
+    sync: bool = False,
+    exclude: Sequence[str] = (),
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    shards: int | None = None,
+    replicas: int | None = None,
+    run: LoadOptions | None = None,
+) -> IngestReport:
+    """Index the pictures of folders, files, globs and manifests into `collection`.
+
+    Doing it twice changes nothing; killed at any moment and run again, it ends in the same state.
+
+    Args:
+        encoder: makes the vector `image`; must be the one that the collection remembers.
+        caption_encoder: makes the vector `caption` where an item has one; None: the one that the
+            collection remembers, else minilm, loaded when the first caption appears.
+        sync: also remove the points of files that are gone from the disk or from their manifest.
+        workers: decoding threads; None: one a core, at most 8.
+        max_pixels: larger pictures become failures.
+        shards, replicas: of the collection, where it is created in a cluster.
+        run: device and dtype of a caption encoder that is loaded here.
+
+    Raises:
+        CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad picture is no
+        exception but a Failure in the report.
+    """
+    return drain(
+        image_steps(
+            store,
+            collection,
+            sources,
+            encoder=encoder,
+            caption_encoder=caption_encoder,
+            sync=sync,
+            exclude=exclude,
+            workers=workers,
+            max_pixels=max_pixels,
+            shards=shards,
+            replicas=replicas,
+            run=run,
+        )
+    )
+
+
+def image_steps(
+    store: Store,
+    collection: str,
+    sources: Sequence[str | Path],
+    *,
+    encoder: Encoder,
+    caption_encoder: Encoder | None = None,
+    sync: bool = False,
+    exclude: Sequence[str] = (),
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    shards: int | None = None,
+    replicas: int | None = None,
+    run: LoadOptions | None = None,
+) -> Generator[IngestReport, None, IngestReport]:
+    """`ingest_images`, a batch at a time: yields the growing report after each, and returns it."""
+    started = time.perf_counter()
+    report = IngestReport()
+    target = ImageTarget(store, collection, encoder, caption_encoder, shards=shards, replicas=replicas, run=run)
+    manifests: dict[str, set[str]] = {}
+    items = note_manifests(scan(sources, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude), manifests)
+    for _ in write_pictures(target, items, report, workers=workers, max_pixels=max_pixels):
+        report.seconds = time.perf_counter() - started
+        yield report
+    if sync:
+        roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
+        gone = remove_gone(store, collection, roots, manifests, modality="image")
+        remove_thumbnails(store, collection, [id for id, _ in gone])
+        report.removed = len(gone)
+    if report.embedded or report.moved or report.copied or report.removed:
+        store.optimize(collection)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+class ImageTarget:
+    """A collection of pictures and the encoders that write to it."""
+
+    def __init__(
+        self,
+        store: Store,
+        collection: str,
+        encoder: Encoder,
+        caption_encoder: Encoder | None = None,
+        *,
+        shards: int | None = None,
+        replicas: int | None = None,
+        run: LoadOptions | None = None,
+        default_caption_encoder: Encoder | None = None,
+    ) -> None:
+        if "image" not in encoder.spec.modalities:
+            raise UnsupportedModality(encoder.spec.name, "pictures", encoder.spec.modalities)
+        if encoder.spec.kind != "dense":
+            raise StoreError(
+                f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors; pictures need dense ones"
+            )
+        self.store = store
+        self.collection = collection
+        self.encoder = encoder
+        self._caption_encoder = caption_encoder
+        self._default_caption_encoder = default_caption_encoder
+        self._bm25: Encoder | None = None
+        self._run = run or LoadOptions()
+        self.indexes = PayloadIndexes(store, collection)
+        encoders = {"image": (encoder, vector_contract(encoder, "image"))}
+        prepare_collection(store, collection, "images", encoders, shards=shards, replicas=replicas)
+        if caption_encoder is not None:
+            self._caption_encoders()
+
+    def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
+        """n captions -> their `caption` and `caption_bm25` vectors."""
+        if not captions:
+            return []
+        dense, bm25 = self._caption_encoders()
+        rows = dense.encode_text(captions, role="document")
+        words = bm25.encode_text(captions, role="document")
+        return [{"caption": row, "caption_bm25": word} for row, word in zip(rows, words, strict=True)]
+
+    def _caption_encoders(self) -> tuple[Encoder, Encoder]:
+        if self._bm25 is None:
+            contract = self.store.contract(self.collection)
+            remembered = contract.vectors.get("caption") if contract else None
+            if self._caption_encoder is None and remembered is not None:
+                self._caption_encoder = load_remembered(self.collection, "caption", remembered, run=self._run)
+            elif self._caption_encoder is None:
+                self._caption_encoder = self._default_caption_encoder or load_encoder(
+                    "minilm", device=self._run.device, dtype=self._run.dtype
+                )
+            self._bm25 = load_encoder("bm25")
+            encoders = {
+                "image": (self.encoder, vector_contract(self.encoder, "image")),
+                "caption": (self._caption_encoder, vector_contract(self._caption_encoder, "text")),
+                "caption_bm25": (self._bm25, vector_contract(self._bm25, "text")),
+            }
+            prepare_collection(self.store, self.collection, "images", encoders)
+        assert self._caption_encoder is not None
+        return self._caption_encoder, self._bm25
+
+
+@dataclass(eq=False)
+class _Read:
+    """One file after its turn in the pool."""
+
+    planned: Planned
+    pixels: Pixels | Image.Image | None = None  # None where nothing had to be decoded
+    thumbnail: bytes | None = None
+    facts: Payload = field(default_factory=dict)  # width, height, format, taken_at
+
+
+def write_pictures(
+    target: ImageTarget,
+    items: Iterable[Item | Failure],
+    report: IngestReport,
+    *,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[IngestReport]:
+    """Plan, load, encode and store; yields `report` after each batch."""
+    workers = workers or min(8, os.cpu_count() or 1)
+    ahead = max(2 * workers, target.encoder.batch_size if isinstance(target.encoder, PixelEncoder) else 0)
+
+    def read(planned: Planned | Failure) -> _Read:
+        assert isinstance(planned, Planned)
+        return _read(target, planned, max_pixels) if planned.action == "read" else _Read(planned)
+
+    def work() -> Iterator[Planned]:
+        for planned in plan(target.store, target.collection, items, modality="image"):
+            if isinstance(planned, Failure):
+                report.failures.append(planned)
+            elif planned.action == "unchanged":
+                report.unchanged += 1
+                _finish_move(target, planned)
+            else:
+                yield planned
+
+    pending: list[_Read] = []
+    for planned, loaded in load_in_order(work(), read, workers=workers, ahead=ahead):
+        if isinstance(loaded, InputError):
+            report.failures.append(Failure(planned.item.uri, str(loaded)))
+            continue
+        pending.append(loaded)
+        if len(pending) >= target.encoder.batch_size:
+            _store_batch(target, pending, report, max_pixels)
+            pending = []
+            yield report
+    if pending:
+        _store_batch(target, pending, report, max_pixels)
+    yield report
+
+
+def _read(target: ImageTarget, planned: Planned, max_pixels: int) -> _Read:
+    """Decode one picture, in a thread of the pool."""
+    item = planned.item
+    source = item.path if item.path is not None else item.content or b""
+    picture = read_picture(source, uri=item.uri, max_pixels=max_pixels)
+    encoder = target.encoder
+    pixels = encoder.preprocess_image(picture.image) if isinstance(encoder, PixelEncoder) else picture.image
+    facts = {key: getattr(picture, key) for key in _FROM_PICTURE if getattr(picture, key) is not None}
+    thumbnail = thumbnail_webp(picture.image) if target.store.folder is not None else None
+    return _Read(planned, pixels, thumbnail, facts)
+
+
+def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, max_pixels: int) -> None:
+    """Encode what was read, take over what is reused, and write the points; only then forget what moved."""
+    store, collection = target.store, target.collection
+    donors = _stored_points(target, batch)
+    # 1. a donor that went away since the plan was made is no donor: read the file after all
+    for ready in [r for r in batch if r.pixels is None and not _has_donor(r, batch, donors)]:
+        batch.remove(ready)
+        try:
+            batch.append(_read(target, ready.planned, max_pixels))
+        except InputError as exc:
+            report.failures.append(Failure(ready.planned.item.uri, str(exc)))
+    # 2. encode
+    fresh = [r for r in batch if r.pixels is not None]
+    vectors = dict(zip((r.planned.id for r in fresh), _encode(target.encoder, fresh), strict=True))
+    facts = {r.planned.id: r.facts for r in fresh}
+    for ready in batch:
+        planned = ready.planned
+        if ready.pixels is None:
+            donor = _donor_id(planned)
+            if donor in donors:
+                vectors[planned.id] = np.asarray(donors[donor].vectors["image"], dtype=np.float32)
+                facts[planned.id] = {k: donors[donor].payload[k] for k in _FROM_PICTURE if k in donors[donor].payload}
+            else:
+                vectors[planned.id], facts[planned.id] = vectors[donor], facts[donor]
+    # 3. points
+    payloads = {r.planned.id: {**r.planned.payload(), **facts[r.planned.id]} for r in batch}
+    for ready in batch:
+        if ready.planned.moved:
+            payloads[ready.planned.id]["moved_from"] = ready.planned.donor
+    captioned = [id for id, payload in payloads.items() if payload.get("caption")]
+    captions = dict(zip(captioned, target.caption_vectors([payloads[id]["caption"] for id in captioned]), strict=True))
+    target.indexes.cover(r.planned.item.payload for r in batch)
+    for ready in batch:
+        _keep_thumbnail(target, ready)
+    points = [Point(id, {"image": vectors[id], **captions.get(id, {})}, payload) for id, payload in payloads.items()]
+    store.upsert(collection, points)
+    # 4. only now is what was moved forgotten at its old place
+    moved = {r.planned.id: r.planned.donor for r in batch if r.planned.moved and r.planned.donor}
+    if moved:
+        store.delete(collection, list(moved.values()))
+        store.set_payload(collection, list(moved), {"moved_from": None})
+        remove_thumbnails(store, collection, moved.values())
+    _count(batch, report)
+
+
+def _encode(encoder: Encoder, fresh: Sequence[_Read]) -> DenseArray:
+    pixels = [r.pixels for r in fresh]
+    vectors: Embeddings
+    if isinstance(encoder, PixelEncoder):
+        vectors = encoder.encode_pixels([p for p in pixels if isinstance(p, np.ndarray)])
+    else:
+        vectors = encoder.encode_image([p for p in pixels if isinstance(p, Image.Image)])
+    assert isinstance(vectors, np.ndarray)  # ImageTarget takes dense encoders only
+    return check_embeddings(vectors, n=len(fresh), dim=encoder.spec.dim, encoder=encoder.spec.name)
+
+
+def _donor_id(planned: Planned) -> str:
+    return planned.donor or planned.id
+
+
+def _stored_points(target: ImageTarget, batch: Sequence[_Read]) -> dict[str, Point]:
+    wanted = sorted({_donor_id(r.planned) for r in batch if r.pixels is None})
+    if not wanted:
+        return {}
+    found = target.store.retrieve(target.collection, wanted, vectors=["image"])
+    return {point.id: point for point in found if "image" in point.vectors}
+
+
+def _has_donor(ready: _Read, batch: Sequence[_Read], donors: dict[str, Point]) -> bool:
+    donor = _donor_id(ready.planned)
+    return donor in donors or any(r.planned.id == donor and r.pixels is not None for r in batch)
+
+
+def _keep_thumbnail(target: ImageTarget, ready: _Read) -> None:
+    path = thumbnail_path(target.store, target.collection, ready.planned.id)
+    if path is None:
+        return
+    if ready.thumbnail is not None:
+        write_thumbnail(path, ready.thumbnail)
+    elif ready.planned.donor is not None:
+        donated = thumbnail_path(target.store, target.collection, ready.planned.donor)
+        if donated is not None and donated.exists() and donated != path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(donated, path)
+
+
+def _finish_move(target: ImageTarget, planned: Planned) -> None:
+    """Forget the old place of a move that was cut short after its new place was stored."""
+    old = (planned.stored or {}).get("moved_from")
+    if old:
+        target.store.delete(target.collection, [old])
+        target.store.set_payload(target.collection, [planned.id], {"moved_from": None})
+        remove_thumbnails(target.store, target.collection, [old])
+
+
+def _count(batch: Sequence[_Read], report: IngestReport) -> None:
+    for ready in batch:
+        planned = ready.planned
+        if ready.pixels is not None:
+            report.embedded += 1
+        elif planned.moved:
+            report.moved += 1
+        elif planned.action == "reuse":
+            report.copied += 1
+        else:
+            report.unchanged += 1

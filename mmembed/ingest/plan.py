@@ -1,0 +1,255 @@
+"""Which files need work: unchanged ones are skipped by stat, then by hash; copies and moves keep their vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from qdrant_client import models
+
+from mmembed.errors import InputError
+from mmembed.sources import FileState, content_hash, file_state
+from mmembed.types import Failure, IndexType, Item, Modality, Payload, Store
+
+__all__ = [
+    "FROM_READING",
+    "RESERVED_INDEXES",
+    "Action",
+    "Planned",
+    "batched",
+    "is_gone",
+    "note_manifests",
+    "path_of",
+    "plan",
+    "point_id",
+    "remove_gone",
+]
+
+_NAMESPACE = uuid.UUID("6d6d656d-6265-5d00-8000-000000000001")
+_BATCH = 256
+_RECENT = 4096
+
+RESERVED_INDEXES: Mapping[str, IndexType] = {
+    "uri": "keyword",
+    "content_hash": "keyword",
+    "source": "keyword",
+    "document": "keyword",
+}
+
+FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
+"""Payload keys that are found anew each time a file is read."""
+
+Action = Literal["unchanged", "refresh", "reuse", "read"]
+T = TypeVar("T")
+
+
+def point_id(modality: Modality, uri: str, number: int | None = None) -> str:
+    """The UUID of what an item is: the same item always has the same id, so indexing twice changes nothing."""
+    suffix = "" if number is None else f"#{number}"
+    return str(uuid.uuid5(_NAMESPACE, f"{modality}:{uri}{suffix}"))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One file and what is to be done about it.
+
+    unchanged: nothing. refresh: same contents, new caption or payload. reuse: the contents of the
+    point `donor`, whose vectors are taken. read: decode and encode.
+    """
+
+    item: Item
+    id: str
+    action: Action
+    content_hash: str = ""
+    state: FileState | None = None
+    stored: Payload | None = None  # of the point that is there
+    donor: str | None = None  # id of the point with the same contents
+    moved: bool = False  # the donor's own file is gone
+
+    def payload(self) -> Payload:
+        """What every point of a file carries, beside what reading it adds."""
+        item, state = self.item, self.state
+        own: Payload = {"uri": item.uri, "content_hash": self.content_hash}
+        if state is not None:
+            own |= {"size": state.size, "mtime_ns": state.mtime_ns}
+        if item.source is not None:
+            own["source"] = item.source
+        # A manifest has the last word on a file; a bare folder has none, so what is known is kept.
+        known = dict(self.stored or {}) if item.source is None else {}
+        for key in FROM_READING:
+            known.pop(key, None)
+        if item.caption:
+            own["caption"] = item.caption
+        return {**known, **item.payload, **own}
+
+
+def plan(
+    store: Store,
+    collection: str,
+    items: Iterable[Item | Failure],
+    *,
+    modality: Modality,
+    vectors: Sequence[str] = (),
+) -> Iterator[Planned | Failure]:
+    """Items in, the same items out in the same order, each with what is to be done.
+
+    A stored file that lacks one of `vectors` is read again. Reads the store a batch at a time, so
+    memory does not grow with the number of files.
+    """
+    number = 0 if modality == "text" else None  # a document is known by its first passage
+    recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
+    for batch in batched(items, _BATCH):
+        ids = [point_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
+        stored = {point.id: point.payload for point in store.retrieve(collection, ids)}
+        looked = [
+            _look(i, point_id(modality, i.uri, number), stored, vectors) if isinstance(i, Item) else i for i in batch
+        ]
+        fresh = [p.content_hash for p in looked if isinstance(p, Planned) and p.action == "read"]
+        donors = _donors(store, collection, fresh, modality)
+        for entry in looked:
+            if isinstance(entry, Failure) or entry.action != "read":
+                yield entry
+                continue
+            planned = _with_donor(entry, donors.get(entry.content_hash, []), recent.get(entry.content_hash))
+            if planned.action == "read":
+                recent[entry.content_hash] = entry.id
+                if len(recent) > _RECENT:
+                    recent.popitem(last=False)
+            yield planned
+
+
+def _look(item: Item, id: str, stored: Mapping[str, Payload], vectors: Sequence[str]) -> Planned | Failure:
+    """Compare one file with its point, reading no more of it than is needed."""
+    old = stored.get(id)
+    whole = old is not None and set(vectors) <= set(old.get("vectors", []))
+    same_words = old is not None and _same_words(item, old)
+    try:
+        state = file_state(item.path) if item.path is not None else None
+        if old is not None and state is not None and whole and same_words and _same_state(state, old):
+            return Planned(item, id, "unchanged", old["content_hash"], state, old)
+        digest = _digest(item)
+    except (InputError, OSError) as exc:
+        return Failure(item.uri, _reason(exc))
+    if old is None or not whole or old.get("content_hash") != digest:
+        return Planned(item, id, "read", digest, state, old)
+    return Planned(item, id, "unchanged" if same_words and state is None else "refresh", digest, state, old)
+
+
+def _same_state(state: FileState, old: Payload) -> bool:
+    return bool(old.get("size") == state.size and old.get("mtime_ns") == state.mtime_ns)
+
+
+def _same_words(item: Item, old: Payload) -> bool:
+    """Whether a manifest or document says of the file what the point says; a bare folder says nothing."""
+    said = {**item.payload, **({"caption": item.caption} if item.caption else {})}
+    if item.source is not None:
+        said["source"] = item.source
+    return all(old.get(key) == value for key, value in said.items())
+
+
+def _digest(item: Item) -> str:
+    if item.path is not None:
+        return content_hash(item.path)
+    return hashlib.blake2b(item.content or b"", digest_size=16).hexdigest()
+
+
+def _donors(
+    store: Store, collection: str, hashes: Sequence[str], modality: Modality
+) -> dict[str, list[tuple[str, str]]]:
+    """content hash -> (id, path) of the stored points that have it."""
+    if not hashes:
+        return {}
+    found: dict[str, list[tuple[str, str]]] = {}
+    wanted = models.FieldCondition(key="content_hash", match=models.MatchAny(any=sorted(set(hashes))))
+    head = [models.FieldCondition(key="passage", match=models.MatchValue(value=0))] if modality == "text" else []
+    for point in store.scroll(
+        collection, filter=models.Filter(must=[wanted, *head]), payload=["uri", "content_hash", "document"]
+    ):
+        payload = point.payload
+        found.setdefault(payload["content_hash"], []).append((point.id, path_of(payload)))
+    return found
+
+
+def _with_donor(planned: Planned, same: Sequence[tuple[str, str]], recent: str | None) -> Planned:
+    others = [(id, is_gone(path)) for id, path in same if id != planned.id]
+    gone = [id for id, file_is_gone in others if file_is_gone]
+    if gone and planned.stored is None:
+        donor, moved = gone[0], True
+    elif others:
+        donor, moved = others[0][0], False
+    elif recent is not None:
+        donor, moved = recent, False
+    else:
+        return planned
+    return Planned(planned.item, planned.id, "reuse", planned.content_hash, planned.state, planned.stored, donor, moved)
+
+
+def path_of(payload: Payload) -> str:
+    """The file behind a point: its uri, or the document that the picture stands in."""
+    uri, document = str(payload["uri"]), payload.get("document")
+    return str(document) if document and uri.startswith(f"{document}#") else uri
+
+
+def is_gone(path: str) -> bool:
+    """True only if the file is certainly not there; a folder that cannot be looked into proves nothing."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def remove_gone(
+    store: Store, collection: str, roots: Sequence[Path], manifests: Mapping[str, set[str]], *, modality: Modality
+) -> list[tuple[str, str]]:
+    """Delete the points of files that are gone: under `roots`, or no longer in a manifest; gives (id, uri).
+
+    `manifests` maps each manifest that was read to the uris it names.
+    """
+    prefixes = tuple(str(root) for root in roots)
+    heads = None
+    if modality == "text":
+        heads = models.Filter(must=[models.FieldCondition(key="passage", match=models.MatchValue(value=0))])
+    gone = []
+    for point in store.scroll(collection, filter=heads, payload=["uri", "document", "source"]):
+        uri, source = str(point.payload["uri"]), point.payload.get("source")
+        dropped = source is not None and uri not in manifests.get(source, {uri})
+        if dropped or (_under(uri, prefixes) and is_gone(path_of(point.payload))):
+            gone.append((point.id, uri))
+    for some in batched(gone, _BATCH):
+        condition = models.FieldCondition(key="uri", match=models.MatchAny(any=[uri for _, uri in some]))
+        store.delete_where(collection, models.Filter(must=[condition]))
+    return gone
+
+
+def _under(uri: str, prefixes: Sequence[str]) -> bool:
+    return any(uri == prefix or uri.startswith((prefix.rstrip("/") + "/", prefix + "#")) for prefix in prefixes)
+
+
+def note_manifests(items: Iterable[Item | Failure], manifests: dict[str, set[str]]) -> Iterator[Item | Failure]:
+    """Pass items on, writing down which uris each manifest names."""
+    for item in items:
+        if isinstance(item, Item) and item.source is not None:
+            manifests.setdefault(item.source, set()).add(item.uri)
+        yield item
+
+
+def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Lists of n, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, n)):
+        yield batch
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"cannot be read: {exc.strerror}"
+    return str(exc)

@@ -1,0 +1,65 @@
+"""What an index run found, counted while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from mmembed.types import Failure
+
+__all__ = ["IngestReport", "drain"]
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+@dataclass
+class IngestReport:
+    """Counts of files: pictures, or whole documents however many passages each became."""
+
+    embedded: int = 0  # read, encoded and stored
+    unchanged: int = 0  # as they were: neither decoded nor encoded
+    moved: int = 0  # at another path than before; their vectors were kept
+    copied: int = 0  # same contents as another file, which is still there; its vectors were reused
+    removed: int = 0  # gone from the disk and, with sync, from the collection
+    failures: list[Failure] = field(default_factory=list)
+    seconds: float = 0.0
+    pictures: IngestReport | None = None  # of the pictures inside documents
+
+    @property
+    def done(self) -> int:
+        """Files dealt with so far, failures included."""
+        return self.embedded + self.unchanged + self.moved + self.copied + len(self.failures)
+
+    @property
+    def stored(self) -> int:
+        """Files that the collection holds after this run."""
+        return self.embedded + self.unchanged + self.moved + self.copied
+
+    def all_failures(self) -> list[Failure]:
+        return [*self.failures, *(self.pictures.all_failures() if self.pictures else [])]
+
+    def as_json(self) -> dict[str, Any]:
+        counts: dict[str, Any] = {
+            "embedded": self.embedded,
+            "unchanged": self.unchanged,
+            "moved": self.moved,
+            "copied": self.copied,
+            "removed": self.removed,
+            "failures": [{"uri": f.uri, "error": f.error} for f in self.failures],
+            "seconds": round(self.seconds, 3),
+        }
+        if self.pictures is not None:
+            counts["pictures"] = self.pictures.as_json()
+        return counts
+
+
+def drain(steps: Generator[Step, None, Result]) -> Result:
+    """Run a generator to its end and give what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result

@@ -1,0 +1,103 @@
+"""Where inputs come from: folders, files, patterns and manifests -> a lazy stream of items.
+
+One bad entry becomes a Failure in the stream and the rest goes on; only a root that cannot be
+read at all raises. The order is that of sorted names, the same on every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmembed.errors import UnreadableSource
+from mmembed.sources.folders import match, walk
+from mmembed.sources.manifests import MANIFEST_SUFFIXES, read_manifest
+from mmembed.sources.wanted import Wanted, is_remote, not_local, printable
+from mmembed.types import Failure, Item, Modality
+
+__all__ = ["MANIFEST_SUFFIXES", "FileState", "content_hash", "file_state", "scan"]
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells an unchanged file at no cost: where both are as they were, its content is taken to be."""
+
+    size: int  # bytes
+    mtime_ns: int
+
+
+def file_state(path: Path) -> FileState:
+    """Size and time of the last change. Raises UnreadableSource where there is no such file."""
+    try:
+        stat = path.stat()
+    except OSError as exc:
+        raise UnreadableSource(f"{printable(str(path))}: cannot be read ({exc.strerror})") from exc
+    return FileState(stat.st_size, stat.st_mtime_ns)
+
+
+def content_hash(path: Path) -> str:
+    """BLAKE2b of the content, 32 hexadecimal digits; the file is streamed. Raises UnreadableSource."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as exc:
+        raise UnreadableSource(f"{printable(str(path))}: cannot be read ({exc.strerror})") from exc
+
+
+def scan(
+    roots: Sequence[str | Path], *, modality: Modality, suffixes: frozenset[str], exclude: Sequence[str] = ()
+) -> Iterator[Item | Failure]:
+    """Every file of `suffixes` (lower case, with the dot) under `roots`, lazily.
+
+    A root is a folder (searched to the bottom), a file, a pattern such as "~/Pictures/**/*.jpg",
+    or a manifest: .jsonl or .csv with a column `uri` (relative to the manifest's folder), an
+    optional `caption`, an optional `payload` (a JSON object, merged), and other columns as payload.
+    Hidden files and folders are skipped, and what matches `exclude`: patterns for a name
+    ("*.tmp"), the end of a path ("drafts/*") or a whole path. Linked folders are followed,
+    but none is entered twice by way of a link.
+
+    Raises:
+        UnreadableSource: a root is not there (at once); a pattern matches nothing, or a
+            manifest is empty or has no `uri` (when its turn comes).
+    """
+    wanted = Wanted(modality, suffixes, tuple(exclude))
+    named = [os.fspath(root) for root in roots]
+    for root in named:
+        if not root.strip():
+            raise UnreadableSource("an empty path was given: name a folder, a file, a pattern or a manifest")
+        if not (is_remote(root) or os.path.lexists(_absolute(root)) or _is_pattern(root)):
+            raise UnreadableSource(f"{printable(root)}: no such file or folder")
+    return (found for root in named for found in _scan_root(root, wanted))
+
+
+def _scan_root(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
+    path = _absolute(root)
+    if is_remote(root):
+        yield not_local(root)
+    elif os.path.isdir(path):
+        yield from walk(path, wanted)
+    elif os.path.splitext(path)[1].lower() in MANIFEST_SUFFIXES and os.path.exists(path):
+        yield from read_manifest(path, wanted)
+    elif os.path.lexists(path):
+        if not wanted.excludes(path):
+            yield wanted.named(path)
+    elif _is_pattern(path):
+        found = match(path, wanted)
+        first = next(found, None)
+        if first is None:
+            raise UnreadableSource(f"{printable(root)}: matches no file of the kinds {wanted.kinds}")
+        yield first
+        yield from found
+    else:
+        raise UnreadableSource(f"{printable(root)}: was there when the scan began and is gone")
+
+
+def _absolute(root: str) -> str:
+    return os.path.abspath(os.path.expanduser(root))
+
+
+def _is_pattern(root: str) -> bool:
+    return any(character in root for character in "*?[")

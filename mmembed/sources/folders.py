@@ -1,0 +1,110 @@
+"""Folders and patterns -> the files in them, sorted, one folder's listing in memory at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from mmembed.sources.wanted import Wanted, bad_name
+from mmembed.types import Failure, Item
+
+
+def walk(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
+    """Every wanted file below `root`, an absolute path."""
+    if failure := bad_name(root):
+        yield failure
+        return
+    entered = [os.path.realpath(root)]
+    pending = [_entries(root, wanted)]
+    while pending:  # a stack and not recursion: trees may be deeper than Python's
+        entry = next(pending[-1], None)
+        if entry is None:
+            pending.pop()
+        elif isinstance(entry, Failure):
+            yield entry
+        elif os.path.isdir(entry.path):
+            if failure := bad_name(entry.path):
+                yield failure
+            elif not entry.is_symlink() or _leads_out(entry.path, entered):
+                pending.append(_entries(entry.path, wanted))
+        elif wanted.has_kind(entry.name):
+            yield wanted.item(entry.path)
+
+
+def match(pattern: str, wanted: Wanted) -> Iterator[Item | Failure]:
+    """Every wanted file that an absolute pattern matches; `**` is any number of folders.
+
+    Folders that match are searched to the bottom, unless `**` goes through them anyway.
+    """
+    parts = [part for part in pattern.split("/") if part]
+    for found in _match("/", parts, wanted):
+        if isinstance(found, Failure):
+            yield found
+        elif not os.path.isdir(found):
+            if wanted.has_kind(found):
+                yield wanted.item(found)
+        elif "**" not in parts:
+            yield from walk(found, wanted)
+
+
+def _match(folder: str, parts: list[str], wanted: Wanted) -> Iterator[str | Failure]:
+    head, *rest = parts
+    path = os.path.join(folder, head)
+    if head == "**":
+        while rest[:1] == ["**"]:
+            rest = rest[1:]
+        for below in _folders(folder, wanted):
+            yield from _match(below, rest or ["*"], wanted)
+    elif not any(character in head for character in "*?["):  # listing it could be forbidden where entering is not
+        if os.path.isdir(path) and rest:
+            yield from _match(path, rest, wanted)
+        elif os.path.lexists(path) and not rest and not wanted.excludes(path):
+            yield path
+    else:
+        for entry in _entries(folder, wanted):
+            if isinstance(entry, Failure):
+                yield entry
+            elif fnmatchcase(entry.name, head):
+                if not rest:
+                    yield entry.path
+                elif os.path.isdir(entry.path):
+                    yield from _match(entry.path, rest, wanted)
+
+
+def _folders(root: str, wanted: Wanted) -> Iterator[str]:
+    """`root` and all folders below it; links are not followed. One that cannot be read is still named."""
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        yield folder
+        below = [e.path for e in _entries(folder, wanted) if not isinstance(e, Failure) and _is_real_folder(e)]
+        pending.extend(reversed(below))
+
+
+def _entries(folder: str, wanted: Wanted) -> Iterator[os.DirEntry[str] | Failure]:
+    """What is in one folder, by name, without what is hidden or excluded."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as exc:
+        yield Failure(folder, f"{folder}: the folder cannot be read ({exc.strerror})")
+        return
+    yield from (e for e in entries if not e.name.startswith(".") and not wanted.excludes(e.path))
+
+
+def _is_real_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _leads_out(link: str, entered: list[str]) -> bool:
+    """Whether a linked folder lies outside of all that are walked anyway; if so, it is remembered as entered."""
+    target = os.path.realpath(link)
+    if any(_within(target, folder) for folder in entered) or _within(entered[0], target):
+        return False
+    entered.append(target)
+    return True
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,257 @@
+"""Documents in: passages, their three vectors, their pictures; once, twice, moved, shorter, gone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from qdrant_client import models
+
+from mmembed.demo import DOCUMENTS
+from mmembed.errors import CollectionMismatch
+from mmembed.ingest import IngestReport, ingest_documents
+from mmembed.ingest.documents import MAX_TOKENS
+from mmembed.ingest.plan import point_id
+from mmembed.registry import load_encoder
+from mmembed.stores import open_store
+from mmembed.types import Encoder, Point, Store
+
+
+@pytest.fixture(params=["edge", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"edge:{tmp_path / 'store.mm'}" if request.param == "edge" else ":memory:")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def fake() -> Encoder:
+    return load_encoder("fake")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A long document with headings, one with pictures, and a plain one."""
+    root = tmp_path / "texts"
+    root.mkdir()
+    chapters = [f"# Chapter {n}\n\n" + f"word{n} and more words of chapter {n}. " * 40 for n in range(5)]
+    (root / "long.md").write_text("\n\n".join(chapters))
+    Image.new("RGB", (40, 40), "red").save(root / "red.png")
+    Image.new("RGB", (40, 40), "blue").save(root / "blue.png")
+    (root / "shown.md").write_text("# Colours\n\nTwo walls.\n\n![a red wall](red.png)\n\n![the sea](blue.png)\n")
+    (root / "plain.txt").write_text("A short note about foxes.")
+    return root
+
+
+def ingest(store: Store, folder: Path, fake: Encoder, *, sync: bool = False, pictures: bool = True) -> IngestReport:
+    into = "images" if pictures else None
+    return ingest_documents(
+        store, "documents", [folder], encoder=fake, cross_encoder=fake, pictures_into=into, sync=sync
+    )
+
+
+def passages(store: Store, path: Path) -> list[Point]:
+    """The points of one document, first passage first."""
+    condition = models.FieldCondition(key="uri", match=models.MatchValue(value=str(path)))
+    found = store.scroll("documents", filter=models.Filter(must=[condition]), vectors=True)
+    return sorted(found, key=lambda point: int(point.payload["passage"]))
+
+
+def test_a_document_becomes_passages_with_three_vectors(store: Store, folder: Path, fake: Encoder) -> None:
+    """Each passage fits the encoder, knows its place, and has the vectors text, bm25 and cross."""
+    report = ingest(store, folder, fake)
+    assert (report.embedded, report.failures) == (3, [])
+    found = passages(store, folder / "long.md")
+    assert len(found) >= 5
+    for number, point in enumerate(found):
+        assert point.id == point_id("text", str(folder / "long.md"), number)
+        assert point.payload["passages"] == len(found)
+        assert point.payload["headings"]
+        assert fake.count_tokens(str(point.payload["text"])) <= MAX_TOKENS
+        assert set(point.vectors) == {"text", "bm25", "cross"}
+        cross = np.asarray(point.vectors["cross"])
+        assert cross.ndim == 2
+        np.testing.assert_allclose(np.linalg.norm(cross, axis=1), 1, atol=1e-5)
+        assert "embedded_text" not in point.payload
+    (note,) = passages(store, folder / "plain.txt")
+    expected = np.asarray(fake.encode_text(["A short note about foxes."], role="document"))[0]
+    np.testing.assert_allclose(note.vectors["text"], expected, atol=1e-6)
+
+
+def test_a_second_run_changes_nothing(store: Store, folder: Path, fake: Encoder) -> None:
+    """Unchanged documents and their pictures are neither read nor encoded again."""
+    ingest(store, folder, fake)
+    before = store.count("documents")
+    again = ingest(store, folder, fake)
+    assert (again.unchanged, again.embedded) == (3, 0)
+    assert again.pictures is not None
+    assert (again.pictures.unchanged, again.pictures.embedded) == (2, 0)
+    assert store.count("documents") == before
+
+
+def test_pictures_in_documents_are_found_by_their_alt_text(store: Store, folder: Path, fake: Encoder) -> None:
+    """They go to the images collection, with the alt text as caption and the document they stand in."""
+    report = ingest(store, folder, fake)
+    assert report.pictures is not None
+    assert report.pictures.embedded == 2
+    found = {Path(p.payload["uri"]).name: p for p in store.scroll("images", vectors=True)}
+    assert found["red.png"].payload["caption"] == "a red wall"
+    assert found["red.png"].payload["document"] == str(folder / "shown.md")
+    assert set(found["blue.png"].vectors) == {"image", "caption", "caption_bm25"}
+
+
+def test_pictures_can_be_left(store: Store, folder: Path, fake: Encoder) -> None:
+    """Without them no images collection is made."""
+    assert ingest(store, folder, fake, pictures=False).pictures is None
+    assert store.collections() == ["documents"]
+
+
+def test_a_shorter_version_leaves_no_old_passages(store: Store, folder: Path, fake: Encoder) -> None:
+    """After an edit the document has the passages of its new text only."""
+    ingest(store, folder, fake)
+    (folder / "long.md").write_text("# Chapter 0\n\nonly this")
+    assert ingest(store, folder, fake).embedded == 1
+    (only,) = passages(store, folder / "long.md")
+    assert only.payload["passages"] == 1
+    assert only.payload["text"] == "only this"
+
+
+def test_a_touched_document_is_not_encoded_again(store: Store, folder: Path, fake: Encoder) -> None:
+    """Same contents under a new date: only the date is written, on every passage."""
+    import os
+
+    ingest(store, folder, fake)
+    os.utime(folder / "long.md", ns=(5, 5))
+    assert ingest(store, folder, fake).unchanged == 3
+    found = passages(store, folder / "long.md")
+    assert {p.payload["mtime_ns"] for p in found} == {5}
+    assert [p.payload["passage"] for p in found] == list(range(len(found)))
+    assert found[1].payload["text"] != found[0].payload["text"]
+
+
+def test_a_moved_document_keeps_its_vectors(store: Store, folder: Path, fake: Encoder) -> None:
+    """Every passage moves, the old ones are gone; a copy is a document of its own."""
+    ingest(store, folder, fake)
+    before = passages(store, folder / "long.md")
+    (folder / "sub").mkdir()
+    (folder / "long.md").rename(folder / "sub" / "moved.md")
+    report = ingest(store, folder, fake)
+    assert (report.moved, report.embedded) == (1, 0)
+    assert passages(store, folder / "long.md") == []
+    after = passages(store, folder / "sub" / "moved.md")
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(np.asarray(old.vectors["text"]), np.asarray(new.vectors["text"]))
+        assert new.payload["text"] == old.payload["text"]
+    shutil.copyfile(folder / "sub" / "moved.md", folder / "copy.md")
+    report = ingest(store, folder, fake)
+    assert (report.copied, report.embedded, report.unchanged) == (1, 0, 3)
+    assert len(passages(store, folder / "copy.md")) == len(after)
+
+
+def test_sync_removes_documents_that_are_gone(store: Store, folder: Path, fake: Encoder) -> None:
+    """All passages of a document that was deleted go, and count as one."""
+    ingest(store, folder, fake)
+    (folder / "long.md").unlink()
+    assert ingest(store, folder, fake, sync=True).removed == 1
+    assert passages(store, folder / "long.md") == []
+    assert len(passages(store, folder / "plain.txt")) == 1
+
+
+def test_bad_documents_are_reported(store: Store, folder: Path, fake: Encoder) -> None:
+    """An empty file, binary junk called .txt and a PDF that is none fail alone."""
+    (folder / "empty.md").write_text("  \n")
+    (folder / "junk.txt").write_bytes(b"\x00\x01\x02" * 50)
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    report = ingest(store, folder, fake)
+    assert report.embedded == 3
+    assert sorted(Path(f.uri).name for f in report.failures) == ["broken.pdf", "empty.md", "junk.txt"]
+
+
+def test_another_text_encoder_is_refused(store: Store, folder: Path, fake: Encoder) -> None:
+    """Also for one vector of the three: another cross encoder is named."""
+    ingest(store, folder, fake, pictures=False)
+    with pytest.raises(CollectionMismatch, match="vector 'cross'"):
+        ingest_documents(
+            store, "documents", [folder], encoder=fake, cross_encoder=load_encoder("fake:b"), pictures_into=None
+        )
+
+
+def test_cross_defaults_to_the_encoder_of_the_pictures(store: Store, folder: Path, fake: Encoder) -> None:
+    """With an images collection there, its own encoder makes passages findable by picture; without one, tiny."""
+    ingest_documents(store, "first", [folder / "plain.txt"], encoder=fake, pictures_into=None)
+    contract = store.contract("first")
+    assert contract is not None
+    assert contract.vectors["cross"].encoder == "tiny"
+    ingest(store, folder, fake)
+    ingest_documents(store, "second", [folder / "plain.txt"], encoder=fake)
+    contract = store.contract("second")
+    assert contract is not None
+    assert contract.vectors["cross"].encoder == "fake"
+
+
+KILLED = """
+import sys, time
+from mmembed import ingest_documents, load_encoder, open_store
+from mmembed.stores.edge import EdgeStore
+
+fake = load_encoder("fake")
+store = open_store(sys.argv[1])
+upsert = EdgeStore.upsert
+def slow(self, collection, points):
+    for point in points:
+        upsert(self, collection, [point])
+        print("point", flush=True)
+        time.sleep(0.02)
+EdgeStore.upsert = slow
+ingest_documents(store, "documents", [sys.argv[2]], encoder=fake, cross_encoder=fake)
+"""
+
+
+@pytest.mark.parametrize("points", [1, 4, 7])
+def test_killed_within_a_document_it_ends_the_same(tmp_path: Path, folder: Path, fake: Encoder, points: int) -> None:
+    """A document counts as done only with its first passage, which is written last."""
+    url = f"edge:{tmp_path / 'killed.mm'}"
+    with subprocess.Popen([sys.executable, "-c", KILLED, url, str(folder)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        for _ in range(points):
+            assert child.stdout.readline() == b"point\n"
+        child.send_signal(signal.SIGKILL)
+    time.sleep(0.1)
+    store = open_store(url)
+    ingest(store, folder, fake)
+    killed = {p.id: p.payload["text"] for p in store.scroll("documents")}
+    pictures = store.count("images")
+    store.close()
+    whole = open_store(":memory:")
+    ingest(whole, folder, fake)
+    assert killed == {p.id: p.payload["text"] for p in whole.scroll("documents")}
+    assert pictures == whole.count("images")
+
+
+def test_the_documents_that_ship(store: Store) -> None:
+    """Markdown, HTML and text of ours become passages with the real text encoder."""
+    report = ingest_documents(store, "documents", [DOCUMENTS], encoder=load_encoder("minilm"))
+    assert (report.embedded, report.failures) == (8, [])
+    titles = {str(p.payload["title"]) for p in store.scroll("documents")}
+    assert {"Getting there", "The small kitchen", "Learning an instrument"} <= titles
+
+
+def test_lessons_mixed_with_pictures(store: Store, data: Path) -> None:
+    """A folder of real Markdown lessons: passages with headings, pictures with alt texts."""
+    lessons = data / "iot-lessons" / "2-farm" / "lessons" / "1-predict-plant-growth"
+    minilm = load_encoder("minilm")
+    report = ingest_documents(store, "documents", [lessons], encoder=minilm, cross_encoder=load_encoder("tiny"))
+    assert report.embedded >= 4
+    assert report.pictures is not None
+    assert report.pictures.embedded >= 1
+    assert any(p.payload.get("caption") for p in store.scroll("images"))
+    for point in store.scroll("documents"):
+        assert minilm.count_tokens(str(point.payload["text"])) <= 256
