@@ -12,7 +12,7 @@ from qdrant_client import models as m
 
 from mmembed.errors import CollectionMismatch, InvalidQuery, StoreError
 from mmembed.stores.contract import contract_from_json, contract_to_json, uses_idf, with_vector
-from mmembed.stores.filters import dump_filter, unindexed_fields
+from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.stores.points import batches, check_payload, check_points, check_search
 from mmembed.types import Contract, Leg, Point, SparseVector, Vector, VectorContract
 
@@ -209,3 +209,24 @@ def test_unindexed_fields() -> None:
     )
     assert unindexed_fields(dump_filter(unserved), indexes) == ["at", "n", "tag", "x"]
     assert unindexed_fields(dump_filter(None), indexes) == []
+
+
+def test_compound_filters() -> None:
+    """One value or one range of one field is simple; anything joined, negated or alternative is compound."""
+    value = m.FieldCondition(key="tag", match=m.MatchValue(value="a"))
+    number = m.FieldCondition(key="n", range=m.Range(gte=1))
+    several = m.FieldCondition(key="tag", match=m.MatchAny(any=["a", "b"]))
+    one = m.FieldCondition(key="tag", match=m.MatchAny(any=["a"]))
+    simple = [None, m.Filter(), m.Filter(must=value), m.Filter(should=[number]), m.Filter(must=[one])]
+    compound = [
+        m.Filter(must=[value, number]),
+        m.Filter(must=[several]),
+        m.Filter(must_not=[value]),
+        m.Filter(must=value, must_not=[number]),
+        m.Filter(should=[value, value]),
+        m.Filter(must=[m.Filter(must=[value])]),
+        m.Filter(min_should=m.MinShould(conditions=[value], min_count=1)),
+        m.Filter(must=[m.HasIdCondition(has_id=[SOME_ID])]),
+    ]
+    assert [is_compound(dump_filter(f)) for f in simple] == [False] * len(simple)
+    assert [is_compound(dump_filter(f)) for f in compound] == [True] * len(compound)

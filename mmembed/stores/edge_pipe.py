@@ -149,7 +149,11 @@ class ShardPipe:
         raise _ERRORS[reply.error](reply.value)
 
     def _lost(self) -> StoreUnavailable:
-        code = self._child.wait(_EXIT_SECONDS)
+        try:
+            code = self._child.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its end and hangs
+            self._child.kill()
+            code = self._child.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         if not self._gone:
             self._gone = (

@@ -15,6 +15,7 @@ from qdrant_client import QdrantClient, models
 from mmembed.errors import InvalidQuery
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.stores.points import (
+    Search,
     batches,
     canonical_ids,
     check_payload,
@@ -176,19 +177,24 @@ class QdrantStore:
             raise InvalidQuery(f"weights were asked of Qdrant at {self.url}, which is older than 1.17: leave them out")
         condition = dump_filter(filter)
         exact = exact or bool(unindexed_fields(condition, known.indexes))
-        acorn = models.SearchParams(acorn=models.AcornSearchParams(enable=True)) if is_compound(condition) else None
-
-        def ask(exactly: bool) -> list[models.ScoredPoint]:
-            params = models.SearchParams(exact=True) if exactly and not self._collections.local else None
-            arguments = query_arguments(search, filter, params)
-            page = partial(self._client.query_points, collection, limit=limit, offset=offset, with_payload=True)
-            return self._collections.ask(collection, partial(page, **arguments)).points
-
-        points = ask(exact)
+        points = self._nearest(collection, search, filter, exact=exact, acorn=is_compound(condition))
         if filter is not None and not exact and search.approximate and len(points) < limit:
-            points = ask(True)
+            points = self._nearest(collection, search, filter, exact=True, acorn=False)
         name = None if search.fused else search.legs[0].vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
+
+    def _nearest(
+        self, collection: str, search: Search, filter: models.Filter | None, *, exact: bool, acorn: bool
+    ) -> list[models.ScoredPoint]:
+        """Once. See filters.py for why it is exact, or with ACORN (servers since 1.16; older ones ignore it)."""
+        params = None
+        if exact:
+            params = models.SearchParams(exact=True)
+        elif acorn:
+            params = models.SearchParams(acorn=models.AcornSearchParams(enable=True))
+        arguments = query_arguments(search, filter, None if self._collections.local else params)
+        page = partial(self._client.query_points, collection, limit=search.limit, offset=search.offset)
+        return self._collections.ask(collection, partial(page, with_payload=True, **arguments)).points
 
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True

@@ -1,0 +1,153 @@
+"""The README tells the truth: its code runs and prints what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints_clip import OPEN_CLIP_SIGLIP, open_clip_folder
+from checkpoints_text import build_e5_mistral
+from markdown_it import MarkdownIt
+
+from mmembed import errors
+from mmembed.demo import DOCUMENTS, PICTOGRAMS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> list[tuple[str, str]]:
+    """(language, text) of each code block under a heading."""
+    blocks, inside = [], False
+    tokens = MarkdownIt().parse(README)
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        if token.type == "heading_open" and following is not None:
+            inside = following.content == title
+        if token.type == "fence" and inside:
+            blocks.append((token.info, token.content))
+    assert blocks, title
+    return blocks
+
+
+def assert_matches(expected: str, printed: str) -> None:
+    """Equal, but for `...` and for how much white space there is."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.OutputChecker().check_output(expected, printed, flags), f"expected:\n{expected}\nprinted:\n{printed}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `pictures` and `texts`, as the README has them, and what its Python made of them."""
+    root = tmp_path_factory.mktemp("readme")
+    shutil.copytree(PICTOGRAMS, root / "pictures")
+    shutil.copytree(DOCUMENTS, root / "texts")
+    # The garden's picture is named relative to the demo's own folders.
+    (root / "pictograms").symlink_to(root / "pictures")
+    return root
+
+
+def test_the_python_blocks_print_what_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block of Python, run after the one before, prints the block of text below it."""
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    blocks = section("In Python")
+    assert [language for language, _ in blocks] == ["python", "text"] * 2
+    for (_, code), (_, expected) in zip(blocks[::2], blocks[1::2], strict=True):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+        assert_matches(expected, printed.getvalue())
+
+
+def commands(title: str) -> list[tuple[str, str]]:
+    """(command, expected output) of the console blocks under a heading."""
+    text = "".join(content for language, content in section(title) if language == "console")
+    parts = re.split(r"^\$ (.+)\n", text, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def run(folder: Path, command: str, replaced: dict[str, str]) -> str:
+    words = [replaced.get(word, word) for word in shlex.split(command)]
+    assert words[0] == "mmembed"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmembed", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_shell_prints_what_it_says(folder: Path) -> None:
+    """Every command of "In the shell", after the Python above it."""
+    if not (folder / "demo.mm").exists():
+        pytest.skip("runs after the Python of the README, which was not selected")
+    for command, expected in commands("In the shell"):
+        assert_matches(expected, run(folder, command, {}))
+
+
+def test_real_models_run_on_small_checkpoints(folder: Path, tmp_path: Path) -> None:
+    """The commands for siglip2-b32 and e5-mistral, with checkpoints of their classes made here in their place."""
+    replaced = {
+        "siglip2-b32": f"open_clip:{open_clip_folder(tmp_path / 'siglip', OPEN_CLIP_SIGLIP)}",
+        "e5-mistral": f"e5-mistral:{build_e5_mistral(tmp_path / 'mistral')}",
+        "edge:demo.mm": f"edge:{tmp_path / 'real.mm'}",
+    }
+    for command, expected in commands("Real models"):
+        assert_matches(expected, run(folder, command, replaced))
+
+
+def test_a_real_server(folder: Path) -> None:
+    """The commands for a server, against the one that MMEMBED_TEST_QDRANT_URL names."""
+    url = os.environ.get("MMEMBED_TEST_QDRANT_URL")
+    if not url:
+        pytest.skip("MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server to test against")
+    from mmembed import open_store
+
+    store = open_store(url)
+    if "images" in store.collections():
+        pytest.skip(f"{url} has a collection 'images' that this test would write to")
+    try:
+        for command, expected in commands("A real server"):
+            assert_matches(expected, run(folder, command, {"http://localhost:6333": url}))
+    finally:
+        if "images" in store.collections():
+            store.drop("images")
+        store.close()
+
+
+def test_the_tree_names_what_is_there() -> None:
+    """Every module and folder of the annotated tree exists, and none of the package is left out."""
+    tree = section("How it works")[0][1]
+    drawn = set(re.findall(r"\b(\w+)(?:\.py|/)", tree)) - {"mmembed", "plugins", "bench"}
+    there = {p.stem for p in (ROOT / "mmembed").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert drawn == there - {"__init__", "__main__", "__pycache__"}
+
+
+def test_every_error_is_documented() -> None:
+    """The reference has a line for each error class."""
+    for name in errors.__all__:
+        assert f"- `{name}`:" in REFERENCE
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    """`make NAME` in the README is a target of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"make (\w+)(?= |\n|`)", "".join(text for _, text in section("Install"))))
+    assert named == {"demo", "test", "check"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
