@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from qdrant_client import models
 
-from mmembed.errors import InvalidQuery, UnsupportedModality
+from mmembed.errors import InvalidQuery, UnreadableImage, UnsupportedModality
 from mmembed.images import load_image, to_rgb
 from mmembed.registry import check_fingerprint, load_remembered
 from mmembed.types import (
@@ -76,7 +77,7 @@ def search(
 
     Args:
         weights: of the parts of a mixed query: {"text": 1, "image": 1, "minus": 0.5} by default.
-        minus: what the hits should not show: a str is a text; a Path, bytes or Image is a picture.
+        minus: what the hits should not show, one by one: a str is a text; a Path, bytes or Image is a picture.
         vector_name: search by this vector alone, instead of by the one the query calls for.
         encoder: one that is already loaded; it must be the one the collection remembers. A
             collection that is not ours remembers none: there it is required for text and pictures.
@@ -89,8 +90,10 @@ def search(
         CollectionMismatch: `encoder` is not the one that made the vectors.
         UnsupportedModality, CollectionNotFound, StoreUnavailable.
     """
+    if isinstance(minus, str | bytes):
+        raise InvalidQuery("minus is a list of what to subtract, not one text or picture: write minus=[...]")
     query = _Query(text, image, vector, id, tuple(minus), {**_WEIGHTS, **(weights or {})}, task)
-    _check(query, weights, limit=limit, offset=offset)
+    _check(query, filter, limit=limit, offset=offset, score_threshold=score_threshold)
     if collection not in store.collections():
         store.contract(collection)  # raises CollectionNotFound, with the names there are
     contract = store.contract(collection)
@@ -99,7 +102,10 @@ def search(
     )
     best_only = contract is not None and contract.kind == "documents" and not all_passages
     kept = filter if id is None else _without(store, collection, id, filter, whole_document=best_only)
-    hits = _fetch(store, collection, rankings, limit + offset, kept, score_threshold, exact=exact, best_only=best_only)
+    wanted = limit + offset
+    if wanted > _MAX_CANDIDATES:
+        wanted = min(wanted, store.count(collection)) or 1  # some stores make room for all that are asked for
+    hits = _fetch(store, collection, rankings, wanted, kept, score_threshold, exact=exact, best_only=best_only)
     if contract is not None and len(rankings) == 1 and isinstance(rankings[0], Leg):
         hits = _with_probabilities(hits, contract.vectors.get(rankings[0].vector_name), collection, query, encoder, run)
     return hits[offset : offset + limit]
@@ -124,7 +130,9 @@ class _Query:
         return self.image is not None or any(not isinstance(m, str) for m in self.minus)
 
 
-def _check(query: _Query, weights: Mapping[str, float] | None, *, limit: int, offset: int) -> None:
+def _check(
+    query: _Query, filter: models.Filter | None, *, limit: int, offset: int, score_threshold: float | None
+) -> None:
     """Raise InvalidQuery for a search that cannot be answered whatever the collection holds."""
     ways = [query.vector is not None, query.id is not None, query.encoded]
     if sum(ways) == 0:
@@ -133,13 +141,33 @@ def _check(query: _Query, weights: Mapping[str, float] | None, *, limit: int, of
         raise InvalidQuery("a vector, an id and words or pictures are three ways to ask: give one of them")
     if query.text is None and query.image is None and query.minus:
         raise InvalidQuery("there is only something to subtract: give a text or a picture to subtract it from")
-    unknown = set(weights or {}) - set(_WEIGHTS)
-    if unknown:
-        raise InvalidQuery(f"weights are of {', '.join(_WEIGHTS)}, not of {', '.join(sorted(unknown))}")
-    if query.text is not None and not query.text.strip():
-        raise InvalidQuery("the text to search for is empty")
+    _check_parts(query)
     if limit < 1 or offset < 0:
         raise InvalidQuery(f"limit must be at least 1 and offset at least 0, not {limit} and {offset}")
+    if score_threshold is not None and not math.isfinite(score_threshold):
+        raise InvalidQuery(f"the score threshold is {score_threshold}: give a number")
+    if filter is not None and not isinstance(filter, models.Filter):
+        raise InvalidQuery(f"a filter is a qdrant_client.models.Filter, not a {type(filter).__name__}")
+
+
+def _check_parts(query: _Query) -> None:
+    """The same, for each text, picture and weight."""
+    unknown = set(query.weights) - set(_WEIGHTS)
+    if unknown:
+        raise InvalidQuery(f"weights are of {', '.join(_WEIGHTS)}, not of {', '.join(sorted(unknown))}")
+    for name, weight in query.weights.items():
+        if not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InvalidQuery(f"the weight of {name} is {weight!r}: give a number")
+    texts = [part for part in (query.text, *query.minus) if isinstance(part, str)]
+    if any(not text.strip() for text in texts):
+        raise InvalidQuery("the text to search for, or to subtract, is empty")
+    pictures = [
+        *([query.image] if query.image is not None else []),
+        *(m for m in query.minus if not isinstance(m, str)),
+    ]
+    for picture in pictures:
+        if not isinstance(picture, Path | bytes | Image.Image):
+            raise InvalidQuery(f"a picture is a pathlib.Path, the bytes of one or a PIL image, not {picture!r:.80}")
 
 
 def _rankings(
@@ -161,7 +189,7 @@ def _rankings(
             + (": index it again with --cross-encoder to find its texts by picture" if name == "cross" else "")
         )
     if query.vector is not None:
-        return [Leg(name, np.asarray(query.vector, dtype=np.float32))]
+        return [Leg(name, _given_vector(query.vector, name, contract.vectors[name] if contract is not None else None))]
     if query.id is not None:
         return [_leg_of_point(store, collection, query.id, name)]
     made_by = _encoder_of(collection, name, contract, encoder, run)
@@ -177,6 +205,27 @@ def _rankings(
         return [first]
     captions = [_text_leg(collection, leg, contract, query.text, run) for leg in ("caption", "caption_bm25")]
     return [first, tuple(captions)]  # the captions count as one ranking, as much as the pictures
+
+
+def _given_vector(
+    vector: Sequence[float] | npt.NDArray[np.floating[Any]], name: str, contract: VectorContract | None
+) -> DenseArray:
+    """A vector as its user wrote it -> `(dim,)`, or `(windows, dim)` where the collection holds multivectors."""
+    try:
+        array = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as exc:
+        raise InvalidQuery(f"the vector to search with is not a list of numbers ({exc})") from exc
+    if not np.isfinite(array).all() or not array.any():
+        raise InvalidQuery("the vector to search with is empty, all zeros, or holds NaN or infinity")
+    if contract is None:
+        return array
+    if contract.kind == "sparse":
+        raise InvalidQuery(f"vector {name!r} is sparse, and a list of numbers is dense: ask with a text")
+    if contract.kind == "multi":
+        array = np.atleast_2d(array)
+    if array.ndim != (2 if contract.kind == "multi" else 1) or array.shape[-1] != contract.dim:
+        raise InvalidQuery(f"vector {name!r} has {contract.dim} dimensions, and the one to search with {array.shape}")
+    return array
 
 
 def _mostly_captioned(store: Store, collection: str, contract: Contract) -> bool:
@@ -242,7 +291,10 @@ def _encode_picture(encoder: Encoder, picture: ImageQuery) -> DenseArray:
     if "image" not in encoder.spec.modalities:
         raise UnsupportedModality(encoder.spec.name, "pictures", encoder.spec.modalities)
     if isinstance(picture, Image.Image):
-        picture = to_rgb(ImageOps.exif_transpose(picture))
+        try:
+            picture = to_rgb(ImageOps.exif_transpose(picture))
+        except (OSError, SyntaxError, ValueError) as exc:  # Pillow decodes a file's pixels only now
+            raise UnreadableImage(f"the picture to search with cannot be decoded ({exc})") from exc
     else:
         picture = load_image(picture, uri=str(picture) if isinstance(picture, Path) else "the picture to search with")
     return _row(encoder.encode_image([picture]))
@@ -290,26 +342,42 @@ def _fetch(
     exact: bool,
     best_only: bool,
 ) -> list[Hit]:
-    """At least `wanted` hits where there are that many; of a document its best passage, if `best_only`."""
-    candidates = wanted * 4 if best_only else wanted
+    """The `wanted` best hits, fewer where there are no more; of a document its best passage, if `best_only`.
+
+    Pages of one search neither overlap nor leave gaps. A fused score changes with the number of candidates that it
+    is fused from: that number grows in the same steps for everybody, and what deeper steps find comes after.
+    """
+    fused = len(rankings) > 1
+    limit, depth = (wanted * 4 if best_only else wanted + 1), _DEPTH
+    found: dict[str, Hit] = {}
     while True:
+        asked = min(limit, depth) if fused else limit
         hits = store.query(
             collection,
             rankings,
-            limit=candidates,
+            limit=asked,
             filter=filter,
             score_threshold=score_threshold,
             exact=exact,
-            depth=max(_DEPTH, candidates),
+            depth=depth,
         )
-        if not best_only:
-            return hits
-        best: dict[str, Hit] = {}
-        for hit in hits:
-            best.setdefault(str(hit.payload["uri"]), hit)
-        if len(best) >= wanted or len(hits) < candidates or candidates >= _MAX_CANDIDATES:
-            return list(best.values())
-        candidates *= 4
+        last = len(hits) < asked or asked >= max(_MAX_CANDIDATES, 4 * wanted)
+        for hit in _settled(hits, last=last):
+            found.setdefault(str(hit.payload["uri"]) if best_only else hit.id, hit)
+        if last or len(found) >= wanted:
+            return list(found.values())[:wanted]
+        if asked == depth:
+            depth *= 4
+        limit = max(4 * limit, depth)
+
+
+def _settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:
+    """Hits of one score in the order of their ids: Qdrant gives them in any, and cuts the list off among them.
+
+    Unless these are the `last`, those that share the lowest score are left for when all of them are there.
+    """
+    ordered = sorted(hits, key=lambda hit: (-hit.score, hit.id))
+    return ordered if last else [hit for hit in ordered if hit.score > ordered[-1].score]
 
 
 def _with_probabilities(
@@ -323,7 +391,7 @@ def _with_probabilities(
     """Add probabilities to scores between a text and pictures, the comparison that a scale was trained for.
 
     With a bias (SigLIP) each is an independent sigmoid; without one (CLIP) they are a softmax over
-    these hits and sum to 1.
+    the hits from the first to the last of this page: over all of these they sum to 1.
     """
     crosses = contract is not None and (contract.modality == "image") == (query.text is not None)
     one_sided = (query.text is None) != (query.image is None) and not query.minus

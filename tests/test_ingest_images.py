@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmembed.errors import CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource, UnsupportedModality
+from mmembed.errors import (
+    CollectionMismatch,
+    CollectionNotOurs,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    UnreadableSource,
+    UnsupportedModality,
+)
 from mmembed.ingest import IngestReport, ingest_images, thumbnail_path
 from mmembed.ingest.plan import point_id
 from mmembed.registry import load_encoder
@@ -359,3 +367,48 @@ def test_real_photographs(store: Store, data: Path) -> None:
     report = ingest_images(store, "images", [data / "clothing" / "hat"], encoder=load_encoder("tiny"))
     assert report.failures == []
     assert report.embedded == len(list((data / "clothing" / "hat").iterdir())) - report.copied
+
+
+def test_a_store_that_goes_away_half_way(folder: Path, tmp_path: Path, fake: Encoder) -> None:
+    """Its process killed during an index: one sentence, and the next run finishes with nothing lost."""
+    url = f"edge:{tmp_path / 'gone.mm'}"
+    store = open_store(url)
+
+    class Killing(CountingEncoder):
+        def encode_image(self, images):  # type: ignore[no-untyped-def]
+            if self.encoded == 4:
+                os.kill(store._pipe.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            return super().encode_image(images)
+
+    with pytest.raises(StoreUnavailable) as caught:
+        ingest_images(store, "images", [folder], encoder=Killing())
+    assert "\n" not in str(caught.value)
+    store.close()
+    again = open_store(url)
+    assert again.count("images") == 4
+    assert counts(ingest_images(again, "images", [folder], encoder=fake)) == (2, 4, 0, 0, 0, 0)
+    again.close()
+
+
+def test_a_full_disk_loses_nothing(folder: Path, tmp_path: Path, fake: Encoder) -> None:
+    """On a small file system: a sentence about the disk; what was stored is there, and with room it goes on."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=420m", "tmpfs", str(mount)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a small tmpfs cannot be mounted here: that takes root")
+    try:
+        store = open_store(f"edge:{mount / 's.mm'}")
+        ingest_images(store, "images", [folder / "deep"], encoder=fake)
+        ballast = mount / "ballast"
+        free = shutil.disk_usage(mount).free
+        with ballast.open("wb") as file:
+            file.write(b"\0" * (free - 2**20))
+        with pytest.raises(StoreFull, match="MiB"):
+            ingest_images(store, "images", [folder], encoder=fake)
+        assert store.count("images") == 2
+        ballast.unlink()
+        assert counts(ingest_images(store, "images", [folder], encoder=fake)) == (4, 2, 0, 0, 0, 0)
+        store.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)

@@ -1,7 +1,7 @@
 """The command line: results on stdout, everything else on stderr.
 
 Exit codes: 0 done; 1 an error, or nothing could be indexed; 2 usage; 3 an index finished with
-some failures.
+some failures; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +18,9 @@ from mmembed.cli import find, index, listing
 from mmembed.errors import MmembedError
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # click's own class or typer's copy, by version
 
 app = typer.Typer(
     name="mmembed",
@@ -61,18 +64,31 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        app()
+        code = app(prog_name="mmembed", standalone_mode=False)
     except MmembedError as exc:
         _fail(str(exc))
-    except KeyboardInterrupt:
-        typer.echo("interrupted: run the same command again to go on where it stopped", err=True)
-        sys.exit(130)
+    except _USAGE_ERROR as exc:
+        _fail_usage(exc)
+    except typer.Abort:
+        _fail("aborted")
     except Exception as exc:
         if os.environ.get("MMEMBED_DEBUG"):
             raise
         _fail(f"{type(exc).__name__}: {' '.join(str(exc).split())} (MMEMBED_DEBUG=1 shows where)")
+    if code == _INTERRUPTED:
+        typer.echo("interrupted: run the same command again to go on where it stopped", err=True)
+    sys.exit(code)
 
 
-def _fail(sentence: str) -> None:
+def _fail(sentence: str) -> NoReturn:
     typer.echo(f"error: {sentence}", err=True)
     sys.exit(1)
+
+
+def _fail_usage(exc: Any) -> NoReturn:
+    """One line, as for other errors; a command without any argument has already printed its help."""
+    if type(exc).__name__ != "NoArgsIsHelpError":
+        message = " ".join(exc.format_message().split()).rstrip(".")
+        command = exc.ctx.command_path if exc.ctx is not None else "mmembed"
+        typer.echo(f"error: {message} (`{command} --help` shows what there is)", err=True)
+    sys.exit(2)

@@ -53,28 +53,29 @@ def index_images(
     Exit code 3: finished, but some files failed.
     """
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
-    from mmembed.ingest import image_steps
+    from mmembed.ingest import ingest_images
     from mmembed.types import LoadOptions
 
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
     opened = o.open_asked_store(store, api_key, grpc)
     try:
         name = encoder or o.remembered_name(opened, collection, "image") or "tiny"
-        steps = image_steps(
-            opened,
-            collection,
-            paths,
-            encoder=o.load_asked_encoder(name, run),
-            caption_encoder=o.load_asked_encoder(caption_encoder, run) if caption_encoder else None,
-            sync=sync,
-            exclude=exclude or (),
-            workers=workers,
-            max_pixels=max_pixels or MAX_PIXELS,
-            shards=shards,
-            replicas=replicas,
-            run=run,
-        )
-        report = show_progress(steps, _counter(paths, "image", IMAGE_SUFFIXES, exclude), "pictures")
+        with show_progress(_counter(paths, "image", IMAGE_SUFFIXES, exclude), "pictures") as on_progress:
+            report = ingest_images(
+                opened,
+                collection,
+                paths,
+                encoder=o.load_asked_encoder(name, run),
+                caption_encoder=o.load_asked_encoder(caption_encoder, run) if caption_encoder else None,
+                sync=sync,
+                exclude=exclude or (),
+                workers=workers,
+                max_pixels=max_pixels or MAX_PIXELS,
+                shards=shards,
+                replicas=replicas,
+                run=run,
+                on_progress=on_progress,
+            )
     finally:
         opened.close()
     _finish(report, "pictures", as_json=json)
@@ -117,7 +118,7 @@ def index_documents(
     Exit code 3: finished, but some files failed.
     """
     from mmembed.documents import DOCUMENT_SUFFIXES
-    from mmembed.ingest import document_steps
+    from mmembed.ingest import ingest_documents
     from mmembed.types import LoadOptions
 
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
@@ -125,21 +126,22 @@ def index_documents(
     try:
         name = encoder or o.remembered_name(opened, collection, "text") or "minilm"
         cross = cross_encoder or o.remembered_name(opened, collection, "cross")
-        steps = document_steps(
-            opened,
-            collection,
-            paths,
-            encoder=o.load_asked_encoder(name, run),
-            cross_encoder=o.load_asked_encoder(cross, run) if cross else None,
-            pictures_into=images_collection if pictures else None,
-            sync=sync,
-            exclude=exclude or (),
-            workers=workers,
-            shards=shards,
-            replicas=replicas,
-            run=run,
-        )
-        report = show_progress(steps, _counter(paths, "text", DOCUMENT_SUFFIXES, exclude), "documents")
+        with show_progress(_counter(paths, "text", DOCUMENT_SUFFIXES, exclude), "documents") as on_progress:
+            report = ingest_documents(
+                opened,
+                collection,
+                paths,
+                encoder=o.load_asked_encoder(name, run),
+                cross_encoder=o.load_asked_encoder(cross, run) if cross else None,
+                pictures_into=images_collection if pictures else None,
+                sync=sync,
+                exclude=exclude or (),
+                workers=workers,
+                shards=shards,
+                replicas=replicas,
+                run=run,
+                on_progress=on_progress,
+            )
     finally:
         opened.close()
     _finish(report, "documents", as_json=json)

@@ -3,69 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mmembed.ingest import IngestReport
+
+    OnProgress: TypeAlias = Callable[[IngestReport], None]
 
 __all__ = ["show_progress"]
 
 _LINE_EVERY_SECONDS = 15.0
 
 
-def show_progress(
-    steps: Generator[IngestReport, None, IngestReport], count: Callable[[], int], what: str
-) -> IngestReport:
-    """Run an index to its end, showing how far it is."""
+@contextmanager
+def show_progress(count: Callable[[], int], what: str) -> Iterator[OnProgress]:
+    """Give an index something to report to; `count` tells how many files there are."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if console.is_terminal:
-        return _with_bar(steps, count(), what, console)
-    return _with_lines(steps, count, what, console)
+    if not console.is_terminal:
+        yield _lines(count, what, console)
+        return
 
-
-def _with_bar(
-    steps: Generator[IngestReport, None, IngestReport], total: int, what: str, console: object
-) -> IngestReport:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    assert isinstance(console, Console)
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total, rate="")
-        while True:
-            try:
-                report = next(steps)
-            except StopIteration as stop:
-                result: IngestReport = stop.value
-                return result
-            per_second = report.done / report.seconds if report.seconds else 0.0
-            progress.update(task, completed=report.done, rate=f"{per_second:,.1f}/s")
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=count(), rate="")
+        yield lambda report: bar.update(task, completed=report.done, rate=f"{_per_second(report):,.1f}/s")
 
 
-def _with_lines(
-    steps: Generator[IngestReport, None, IngestReport], count: Callable[[], int], what: str, console: object
-) -> IngestReport:
-    from rich.console import Console
+def _lines(count: Callable[[], int], what: str, console: Console) -> OnProgress:
+    """A line at most every fifteen seconds; short runs say nothing."""
+    said, total = time.monotonic(), -1
 
-    assert isinstance(console, Console)
-    said, total = time.monotonic(), None
-    while True:
-        try:
-            report = next(steps)
-        except StopIteration as stop:
-            result: IngestReport = stop.value
-            return result
+    def say(report: IngestReport) -> None:
+        nonlocal said, total
         if time.monotonic() - said < _LINE_EVERY_SECONDS:
-            continue
-        total = count() if total is None else total
-        per_second = report.done / report.seconds if report.seconds else 0.0
-        left = (total - report.done) / per_second if per_second else 0.0
-        console.print(
-            f"{what}: {report.done:,} of {total:,}, {per_second:,.1f} a second, {left:,.0f} s left", highlight=False
-        )
+            return
+        total = count() if total < 0 else total
+        left = (total - report.done) / max(_per_second(report), 1e-9)
+        line = f"{what}: {report.done:,} of {total:,}, {_per_second(report):,.1f} a second, {left:,.0f} s left"
+        console.print(line, highlight=False)
         said = time.monotonic()
+
+    return say
+
+
+def _per_second(report: IngestReport) -> float:
+    return report.done / report.seconds if report.seconds else 0.0

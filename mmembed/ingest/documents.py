@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 from qdrant_client import models
 
 from mmembed.documents import (
@@ -16,29 +16,21 @@ from mmembed.documents import (
     Document,
     EmbeddedPicture,
     Passage,
-    cut_passages,
     read_document,
-    windows,
 )
-from mmembed.errors import InputError, StoreError, UnsupportedModality
+from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order
-from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
-from mmembed.ingest.images import ImageTarget, write_pictures
-from mmembed.ingest.plan import Planned, batched, note_manifests, plan, point_id, remove_gone
-from mmembed.ingest.report import IngestReport, drain
-from mmembed.ingest.thumbnails import remove_thumbnails
-from mmembed.registry import load_encoder, load_remembered
+from mmembed.ingest.images import write_pictures
+from mmembed.ingest.plan import Planned, batched, note_manifests, plan, point_id, remove_gone, until_first_item
+from mmembed.ingest.report import IngestReport
+from mmembed.ingest.targets import DocumentTarget
 from mmembed.sources import scan
-from mmembed.types import Encoder, Failure, IndexType, Item, LoadOptions, Payload, Point, Store, Vector
-from mmembed.vectors import check_embeddings
+from mmembed.types import Encoder, Failure, Item, LoadOptions, Payload, Point, Store
 
-__all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "document_steps", "ingest_documents"]
+__all__ = ["ingest_documents"]
 
-MAX_TOKENS = 256
-OVERLAP_TOKENS = 32
 _PASSAGES_A_BATCH = 128
 _PASSAGES_AN_UPSERT = 256
-_INDEXES: dict[str, IndexType] = {"passage": "integer", "page": "integer", "headings": "keyword"}
 
 
 def ingest_documents(
@@ -55,6 +47,7 @@ def ingest_documents(
     shards: int | None = None,
     replicas: int | None = None,
     run: LoadOptions | None = None,
+    on_progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Index text, Markdown, HTML, PDF and DOCX, cut into passages of at most 256 tokens, into `collection`.
 
@@ -67,55 +60,27 @@ def ingest_documents(
             None leaves them out.
         sync: also remove documents that are gone from the disk or from their manifest.
         run: device, dtype and batch size of encoders that are loaded here.
+        on_progress: called with the growing report after each batch.
 
     Raises:
         CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad document is no
         exception but a Failure in the report.
     """
-    return drain(
-        document_steps(
-            store,
-            collection,
-            sources,
-            encoder=encoder,
-            cross_encoder=cross_encoder,
-            pictures_into=pictures_into,
-            sync=sync,
-            exclude=exclude,
-            workers=workers,
-            shards=shards,
-            replicas=replicas,
-            run=run,
-        )
-    )
-
-
-def document_steps(
-    store: Store,
-    collection: str,
-    sources: Sequence[str | Path],
-    *,
-    encoder: Encoder,
-    cross_encoder: Encoder | None = None,
-    pictures_into: str | None = "images",
-    sync: bool = False,
-    exclude: Sequence[str] = (),
-    workers: int | None = None,
-    shards: int | None = None,
-    replicas: int | None = None,
-    run: LoadOptions | None = None,
-) -> Generator[IngestReport, None, IngestReport]:
-    """`ingest_documents`, a batch at a time: yields the growing report after each, and returns it."""
     started = time.perf_counter()
     report = IngestReport(pictures=IngestReport() if pictures_into else None)
-    target = _DocumentTarget(
-        store, collection, encoder, cross_encoder, pictures_into, shards=shards, replicas=replicas, run=run
-    )
     manifests: dict[str, set[str]] = {}
     items = note_manifests(scan(sources, modality="text", suffixes=DOCUMENT_SUFFIXES, exclude=exclude), manifests)
-    for _ in _write_documents(target, items, report, workers=workers):
+    first = until_first_item(items)
+    if not any(isinstance(entry, Item) for entry in first) and collection not in store.collections():
+        report.failures.extend(entry for entry in first if isinstance(entry, Failure))
+        return report  # a collection without a document would only bind its name to this encoder
+    target = DocumentTarget(
+        store, collection, encoder, cross_encoder, pictures_into, shards=shards, replicas=replicas, run=run
+    )
+    for _ in _write_documents(target, chain(first, items), report, workers=workers):
         report.seconds = time.perf_counter() - started
-        yield report
+        if on_progress is not None:
+            on_progress(report)
     if sync:
         roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
         gone = remove_gone(store, collection, roots, manifests, modality="text")
@@ -129,96 +94,6 @@ def document_steps(
     return report
 
 
-class _DocumentTarget:
-    """A collection of passages, the encoders that write to it, and where the pictures go."""
-
-    def __init__(
-        self,
-        store: Store,
-        collection: str,
-        encoder: Encoder,
-        cross_encoder: Encoder | None,
-        pictures_into: str | None,
-        *,
-        shards: int | None,
-        replicas: int | None,
-        run: LoadOptions | None,
-    ) -> None:
-        if "text" not in encoder.spec.modalities:
-            raise UnsupportedModality(encoder.spec.name, "text", encoder.spec.modalities)
-        if encoder.spec.kind != "dense":
-            raise StoreError(
-                f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors; the vector 'text' needs dense ones"
-            )
-        self.store = store
-        self.collection = collection
-        self.encoder = encoder
-        self.bm25 = load_encoder("bm25")
-        picture_encoder = _encoder_of_images(store, pictures_into or "images", run)
-        self.cross = cross_encoder or picture_encoder or load_encoder("tiny")
-        self.images: ImageTarget | None = None
-        if pictures_into is not None:
-            self.images = ImageTarget(
-                store, pictures_into, picture_encoder or self.cross, run=run, default_caption_encoder=encoder
-            )
-        self.indexes = PayloadIndexes(store, collection)
-        prepare_collection(
-            store,
-            collection,
-            "documents",
-            {
-                "text": (encoder, vector_contract(encoder, "text")),
-                "bm25": (self.bm25, vector_contract(self.bm25, "text")),
-                "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
-            },
-            indexes=_INDEXES,
-            shards=shards,
-            replicas=replicas,
-        )
-
-    def cut(self, document: Document) -> list[Passage]:
-        limit = min(MAX_TOKENS, self.encoder.spec.context_length or MAX_TOKENS)
-        overlap = min(OVERLAP_TOKENS, limit // 8)
-        return cut_passages(document, count_tokens=self.encoder.count_tokens, max_tokens=limit, overlap=overlap)
-
-    def encode(self, texts: Sequence[str]) -> list[dict[str, Vector]]:
-        """n passages -> their `text`, `bm25` and `cross` vectors."""
-        dense = self.encoder.encode_text(texts, role="document")
-        assert isinstance(dense, np.ndarray)  # checked at the door: kind is dense
-        check_embeddings(dense, n=len(texts), dim=self.encoder.spec.dim, encoder=self.encoder.spec.name)
-        words = self.bm25.encode_text(texts, role="document")
-        limit = self.cross.spec.context_length or MAX_TOKENS
-        pieces = [windows(text, count_tokens=self.cross.count_tokens, max_tokens=limit) for text in texts]
-        flat = self.cross.encode_text([piece for some in pieces for piece in some], role="document")
-        ends = np.cumsum([len(some) for some in pieces])
-        multi = np.split(np.asarray(flat), ends[:-1])
-        return [{"text": row, "bm25": word, "cross": rows} for row, word, rows in zip(dense, words, multi, strict=True)]
-
-    def forget_pictures_of(self, uris: Sequence[str]) -> None:
-        """Remove the pictures that only stood inside these documents."""
-        if self.images is None:
-            return
-        for some in batched(uris, _PASSAGES_A_BATCH):
-            condition = models.FieldCondition(key="document", match=models.MatchAny(any=list(some)))
-            inside = [
-                point.id
-                for point in self.store.scroll(
-                    self.images.collection, filter=models.Filter(must=[condition]), payload=["uri", "document"]
-                )
-                if str(point.payload["uri"]).startswith(f"{point.payload['document']}#")
-            ]
-            self.store.delete(self.images.collection, inside)
-            remove_thumbnails(self.store, self.images.collection, inside)
-
-
-def _encoder_of_images(store: Store, collection: str, run: LoadOptions | None) -> Encoder | None:
-    """The encoder that the collection of pictures remembers, if there is one of ours."""
-    contract = store.contract(collection) if collection in store.collections() else None
-    if contract is None or "image" not in contract.vectors:
-        return None
-    return load_remembered(collection, "image", contract.vectors["image"], run=run)
-
-
 @dataclass
 class _Read:
     """One document after its turn in the pool."""
@@ -229,7 +104,7 @@ class _Read:
 
 
 def _write_documents(
-    target: _DocumentTarget, items: Iterable[Item | Failure], report: IngestReport, *, workers: int | None
+    target: DocumentTarget, items: Iterable[Item | Failure], report: IngestReport, *, workers: int | None
 ) -> Iterator[IngestReport]:
     workers = workers or min(4, os.cpu_count() or 1)
     seen_pictures: set[str] = set()
@@ -237,7 +112,7 @@ def _write_documents(
     def read(planned: Planned) -> _Read:
         if planned.action == "refresh" or planned.item.path is None:
             return _Read(planned, None, [])
-        document = read_document(planned.item.path, uri=planned.item.uri, pictures=target.images is not None)
+        document = read_document(planned.item.path, uri=planned.item.uri, pictures=target.pictures_into is not None)
         return _Read(planned, document, target.cut(document) if planned.action == "read" else [])
 
     def work() -> Iterator[Planned]:
@@ -268,7 +143,7 @@ def _write_documents(
     yield report
 
 
-def _store_batch(target: _DocumentTarget, batch: Sequence[_Read], seen: set[str], report: IngestReport) -> None:
+def _store_batch(target: DocumentTarget, batch: Sequence[_Read], seen: set[str], report: IngestReport) -> None:
     """Store pictures, then passages, the first passage of each document last: it says that all are there."""
     # 1. pictures, before the passages that say that they are done
     for ready in batch:
@@ -324,7 +199,7 @@ def _uri_is(uri: str) -> models.FieldCondition:
     return models.FieldCondition(key="uri", match=models.MatchValue(value=uri))
 
 
-def _drop_passages_from(target: _DocumentTarget, planned: Planned, number: int) -> None:
+def _drop_passages_from(target: DocumentTarget, planned: Planned, number: int) -> None:
     """Remove what an earlier, longer version of the document left behind."""
     if planned.stored is None:
         return
@@ -332,7 +207,7 @@ def _drop_passages_from(target: _DocumentTarget, planned: Planned, number: int) 
     target.store.delete_where(target.collection, models.Filter(must=[_uri_is(planned.item.uri), beyond]))
 
 
-def _refresh(target: _DocumentTarget, planned: Planned) -> None:
+def _refresh(target: DocumentTarget, planned: Planned) -> None:
     """The same text under a new date or with a new payload: no passage is encoded again."""
     payload = {**planned.item.payload, **planned.payload()}
     for key in ("passage", "page", "text", "headings", "title"):
@@ -348,7 +223,7 @@ def _refresh(target: _DocumentTarget, planned: Planned) -> None:
     target.store.set_payload(target.collection, [head], payload)
 
 
-def _reuse(target: _DocumentTarget, ready: _Read, report: IngestReport) -> list[_Read]:
+def _reuse(target: DocumentTarget, ready: _Read, report: IngestReport) -> list[_Read]:
     """Take over the passages of a document with the same contents; gives what must be encoded after all."""
     planned, store = ready.planned, target.store
     heads = store.retrieve(target.collection, [planned.donor] if planned.donor else [])
@@ -382,14 +257,14 @@ def _reuse(target: _DocumentTarget, ready: _Read, report: IngestReport) -> list[
     return []
 
 
-def _finish_move(target: _DocumentTarget, planned: Planned) -> None:
+def _finish_move(target: DocumentTarget, planned: Planned) -> None:
     """Forget the old place of a move that was cut short after its new place was stored."""
     old = (planned.stored or {}).get("moved_from")
     if old:
         _forget_old_place(target, planned.item.uri, str(old))
 
 
-def _forget_old_place(target: _DocumentTarget, uri: str, old_uri: str) -> None:
+def _forget_old_place(target: DocumentTarget, uri: str, old_uri: str) -> None:
     target.store.delete_where(target.collection, models.Filter(must=[_uri_is(old_uri)]))
     target.forget_pictures_of([old_uri])
     target.store.set_payload(target.collection, [point_id("text", uri, 0)], {"moved_from": None})
@@ -420,12 +295,13 @@ def _readable(document: Document) -> list[EmbeddedPicture]:
     ]
 
 
-def _write_pictures_of(target: _DocumentTarget, items: Sequence[Item], seen: set[str], report: IngestReport) -> None:
+def _write_pictures_of(target: DocumentTarget, items: Sequence[Item], seen: set[str], report: IngestReport) -> None:
     """Index pictures that were not met before in this run: where two documents show one, the first captions it."""
-    if target.images is None or report.pictures is None:
+    if target.pictures_into is None or report.pictures is None:
         return
     new = [item for item in {item.uri: item for item in reversed(items)}.values() if item.uri not in seen]
     seen.update(item.uri for item in new)
     if new:
-        for _ in write_pictures(target.images, reversed(new), report.pictures, max_pixels=MAX_PIXELS):
+        images = target.image_target(target.pictures_into)
+        for _ in write_pictures(images, reversed(new), report.pictures, max_pixels=MAX_PIXELS):
             pass

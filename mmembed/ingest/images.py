@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mmembed.errors import InputError, StoreError, UnsupportedModality
+from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order, read_picture, thumbnail_webp
-from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
-from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone
-from mmembed.ingest.report import IngestReport, drain
+from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, until_first_item
+from mmembed.ingest.report import IngestReport
+from mmembed.ingest.targets import ImageTarget
 from mmembed.ingest.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
-from mmembed.registry import load_encoder, load_remembered
 from mmembed.sources import scan
 from mmembed.types import (
     DenseArray,
@@ -32,11 +32,10 @@ from mmembed.types import (
     Pixels,
     Point,
     Store,
-    Vector,
 )
 from mmembed.vectors import check_embeddings
 
-__all__ = ["image_steps", "ingest_images", "write_pictures"]
+__all__ = ["ingest_images", "write_pictures"]
 
 _FROM_PICTURE = ("width", "height", "format", "taken_at")
 
@@ -55,6 +54,7 @@ def ingest_images(
     shards: int | None = None,
     replicas: int | None = None,
     run: LoadOptions | None = None,
+    on_progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Index the pictures of folders, files, globs and manifests into `collection`.
 
@@ -69,53 +69,25 @@ def ingest_images(
         max_pixels: larger pictures become failures.
         shards, replicas: of the collection, where it is created in a cluster.
         run: device and dtype of a caption encoder that is loaded here.
+        on_progress: called with the growing report after each batch.
 
     Raises:
         CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad picture is no
         exception but a Failure in the report.
     """
-    return drain(
-        image_steps(
-            store,
-            collection,
-            sources,
-            encoder=encoder,
-            caption_encoder=caption_encoder,
-            sync=sync,
-            exclude=exclude,
-            workers=workers,
-            max_pixels=max_pixels,
-            shards=shards,
-            replicas=replicas,
-            run=run,
-        )
-    )
-
-
-def image_steps(
-    store: Store,
-    collection: str,
-    sources: Sequence[str | Path],
-    *,
-    encoder: Encoder,
-    caption_encoder: Encoder | None = None,
-    sync: bool = False,
-    exclude: Sequence[str] = (),
-    workers: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-    shards: int | None = None,
-    replicas: int | None = None,
-    run: LoadOptions | None = None,
-) -> Generator[IngestReport, None, IngestReport]:
-    """`ingest_images`, a batch at a time: yields the growing report after each, and returns it."""
     started = time.perf_counter()
     report = IngestReport()
-    target = ImageTarget(store, collection, encoder, caption_encoder, shards=shards, replicas=replicas, run=run)
     manifests: dict[str, set[str]] = {}
     items = note_manifests(scan(sources, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude), manifests)
-    for _ in write_pictures(target, items, report, workers=workers, max_pixels=max_pixels):
+    first = until_first_item(items)
+    if not any(isinstance(entry, Item) for entry in first) and collection not in store.collections():
+        report.failures.extend(entry for entry in first if isinstance(entry, Failure))
+        return report  # a collection without a picture would only bind its name to this encoder
+    target = ImageTarget(store, collection, encoder, caption_encoder, shards=shards, replicas=replicas, run=run)
+    for _ in write_pictures(target, chain(first, items), report, workers=workers, max_pixels=max_pixels):
         report.seconds = time.perf_counter() - started
-        yield report
+        if on_progress is not None:
+            on_progress(report)
     if sync:
         roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
         gone = remove_gone(store, collection, roots, manifests, modality="image")
@@ -125,70 +97,6 @@ def image_steps(
         store.optimize(collection)
     report.seconds = time.perf_counter() - started
     return report
-
-
-class ImageTarget:
-    """A collection of pictures and the encoders that write to it."""
-
-    def __init__(
-        self,
-        store: Store,
-        collection: str,
-        encoder: Encoder,
-        caption_encoder: Encoder | None = None,
-        *,
-        shards: int | None = None,
-        replicas: int | None = None,
-        run: LoadOptions | None = None,
-        default_caption_encoder: Encoder | None = None,
-    ) -> None:
-        if "image" not in encoder.spec.modalities:
-            raise UnsupportedModality(encoder.spec.name, "pictures", encoder.spec.modalities)
-        if encoder.spec.kind != "dense":
-            raise StoreError(
-                f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors; pictures need dense ones"
-            )
-        self.store = store
-        self.collection = collection
-        self.encoder = encoder
-        self._caption_encoder = caption_encoder
-        self._default_caption_encoder = default_caption_encoder
-        self._bm25: Encoder | None = None
-        self._run = run or LoadOptions()
-        self.indexes = PayloadIndexes(store, collection)
-        encoders = {"image": (encoder, vector_contract(encoder, "image"))}
-        prepare_collection(store, collection, "images", encoders, shards=shards, replicas=replicas)
-        if caption_encoder is not None:
-            self._caption_encoders()
-
-    def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
-        """n captions -> their `caption` and `caption_bm25` vectors."""
-        if not captions:
-            return []
-        dense, bm25 = self._caption_encoders()
-        rows = dense.encode_text(captions, role="document")
-        words = bm25.encode_text(captions, role="document")
-        return [{"caption": row, "caption_bm25": word} for row, word in zip(rows, words, strict=True)]
-
-    def _caption_encoders(self) -> tuple[Encoder, Encoder]:
-        if self._bm25 is None:
-            contract = self.store.contract(self.collection)
-            remembered = contract.vectors.get("caption") if contract else None
-            if self._caption_encoder is None and remembered is not None:
-                self._caption_encoder = load_remembered(self.collection, "caption", remembered, run=self._run)
-            elif self._caption_encoder is None:
-                self._caption_encoder = self._default_caption_encoder or load_encoder(
-                    "minilm", device=self._run.device, dtype=self._run.dtype
-                )
-            self._bm25 = load_encoder("bm25")
-            encoders = {
-                "image": (self.encoder, vector_contract(self.encoder, "image")),
-                "caption": (self._caption_encoder, vector_contract(self._caption_encoder, "text")),
-                "caption_bm25": (self._bm25, vector_contract(self._bm25, "text")),
-            }
-            prepare_collection(self.store, self.collection, "images", encoders)
-        assert self._caption_encoder is not None
-        return self._caption_encoder, self._bm25
 
 
 @dataclass(eq=False)

@@ -29,6 +29,7 @@ __all__ = [
     "plan",
     "point_id",
     "remove_gone",
+    "until_first_item",
 ]
 
 _NAMESPACE = uuid.UUID("6d6d656d-6265-5d00-8000-000000000001")
@@ -240,6 +241,16 @@ def note_manifests(items: Iterable[Item | Failure], manifests: dict[str, set[str
         if isinstance(item, Item) and item.source is not None:
             manifests.setdefault(item.source, set()).add(item.uri)
         yield item
+
+
+def until_first_item(items: Iterator[Item | Failure]) -> list[Item | Failure]:
+    """Take entries up to the first that is not a Failure: no Item in the list means that there is none at all."""
+    taken: list[Item | Failure] = []
+    for entry in items:
+        taken.append(entry)
+        if isinstance(entry, Item):
+            break
+    return taken
 
 
 def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from mmembed.types import Failure
 
-__all__ = ["IngestReport", "drain"]
-
-Step = TypeVar("Step")
-Result = TypeVar("Result")
+__all__ = ["IngestReport"]
 
 
 @dataclass
@@ -53,13 +49,3 @@ class IngestReport:
         if self.pictures is not None:
             counts["pictures"] = self.pictures.as_json()
         return counts
-
-
-def drain(steps: Generator[Step, None, Result]) -> Result:
-    """Run a generator to its end and give what it returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result: Result = stop.value
-            return result

@@ -131,6 +131,8 @@ class QdrantStore:
 
     def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
         self._collections.ours(collection)
+        if not ids:  # the server refuses to change nothing
+            return
         payload = check_payload(payload, f"{len(ids)} points")
         self._collections.require_points(collection, canonical_ids(ids))
         chosen = models.PointIdsList(points=[point_id(each) for each in ids])
@@ -138,6 +140,8 @@ class QdrantStore:
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         self._collections.ours(collection)
+        if not ids:
+            return
         chosen = models.PointIdsList(points=[point_id(each) for each in ids])
         self._collections.write(collection, partial(self._client.delete, collection, chosen, wait=True))
 
