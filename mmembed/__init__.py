@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmembed.errors import MmembedError
     from mmembed.ingest import IngestReport, ingest_documents, ingest_images
     from mmembed.registry import families, load_encoder
-    from mmembed.search import search
+    from mmembed.retrieval import search
     from mmembed.stores import open_store
     from mmembed.types import (
         Contract,
@@ -53,7 +53,7 @@ _HOME = {
     "ingest_images": "ingest",
     "load_encoder": "registry",
     "open_store": "stores",
-    "search": "search",
+    "search": "retrieval",
 }
 
 __all__ = [

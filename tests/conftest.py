@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mmembed.types import Store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,3 +21,24 @@ def data() -> Path:
     if not folder:
         pytest.skip("MMEMBED_TEST_DATA is not set: it names the folder of real pictures and texts")
     return Path(folder)
+
+
+@pytest.fixture(params=["edge", "memory", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store of each kind; on a server, what a test makes is dropped after it."""
+    from mmembed.stores import open_store
+
+    url = {"edge": f"edge:{tmp_path / 'store.mm'}", "memory": ":memory:"}.get(request.param)
+    url = url or os.environ.get("MMEMBED_TEST_QDRANT_URL")
+    if not url:
+        pytest.skip("MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server to test against")
+    opened = open_store(url, api_key=os.environ.get("MMEMBED_QDRANT_API_KEY"))
+    before = set(opened.collections())
+    if before & {"images", "documents"}:
+        opened.close()
+        pytest.skip(f"{url} has collections that this test would write to: {', '.join(sorted(before))}")
+    yield opened
+    if request.param == "server":
+        for name in set(opened.collections()) - before:
+            opened.drop(name)
+    opened.close()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,11 @@ from qdrant_client import models
 from mmembed.demo import DOCUMENTS
 from mmembed.errors import CollectionMismatch
 from mmembed.ingest import IngestReport, ingest_documents
-from mmembed.ingest.targets import MAX_TOKENS
 from mmembed.ingest.plan import point_id
+from mmembed.ingest.targets import MAX_TOKENS
 from mmembed.registry import load_encoder
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Point, Store
-
-
-@pytest.fixture(params=["edge", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"edge:{tmp_path / 'store.mm'}" if request.param == "edge" else ":memory:")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

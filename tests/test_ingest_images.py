@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +51,6 @@ class CountingEncoder:
 
     def count_tokens(self, text: str) -> int:
         return self._fake.count_tokens(text)
-
-
-@pytest.fixture(params=["edge", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(f"edge:{tmp_path / 'store.mm'}" if request.param == "edge" else ":memory:")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

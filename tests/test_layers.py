@@ -14,7 +14,7 @@ FLOORS = [
     {"errors", "types", "vectors", "presets"},
     {"registry", "loading", "hub", "tokens", "instructions", "images", "documents", "sources"},
     {"encoders", "stores"},
-    {"ingest", "search"},
+    {"ingest", "retrieval"},
     {"demo"},
     {"cli"},
 ]

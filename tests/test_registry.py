@@ -97,8 +97,10 @@ def test_listing_imports_no_plugin(tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines() == [
         "fake",
-        "EncoderLoadError the plugin 'mmembed-broken' of encoder family 'broken' is broken "
-        "(RuntimeError: boom): update or uninstall it",
+        (
+            "EncoderLoadError the plugin 'mmembed-broken' of encoder family 'broken' is broken "
+            "(RuntimeError: boom): update or uninstall it"
+        ),
     ]
 
 

@@ -70,9 +70,10 @@ def test_it_finds_the_pictograms_it_ships_with(tiny: Encoder) -> None:
     rows = list(csv.DictReader((PICTOGRAMS / "pictograms.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 300
     pictures = [load_image(PICTOGRAMS / row["uri"], uri=row["uri"]) for row in rows]
-    scores = np.asarray(tiny.encode_text([r["label"] for r in rows], role="query")) @ np.asarray(
-        tiny.encode_image(pictures)
-    ).T
+    scores = (
+        np.asarray(tiny.encode_text([r["label"] for r in rows], role="query"))
+        @ np.asarray(tiny.encode_image(pictures)).T
+    )
     assert (scores.argmax(axis=1) == np.arange(300)).mean() >= 0.5
 
 
@@ -80,9 +81,9 @@ def test_figures_of_its_model_card(tiny: Encoder, data: Path) -> None:
     """All 1,905 Twemoji by their labels: hit_rate@1 0.468 and hit_rate@10 0.800, to a hundredth."""
     labels = json.loads((data / "twemoji" / "labels.json").read_text())
     pictures = [load_image(data / "twemoji" / name, uri=name) for name in labels]
-    scores = np.asarray(tiny.encode_text(list(labels.values()), role="query")) @ np.asarray(
-        tiny.encode_image(pictures)
-    ).T
+    scores = (
+        np.asarray(tiny.encode_text(list(labels.values()), role="query")) @ np.asarray(tiny.encode_image(pictures)).T
+    )
     own = scores[np.arange(len(scores)), np.arange(len(scores))]
     ranks = (scores > own[:, None]).sum(axis=1)
     assert (ranks < 1).mean() == pytest.approx(0.468, abs=0.01)

@@ -55,7 +55,7 @@ def search_command(
     wanted = o.parse_filter(filter)
     picture = o.existing_file(image) if image is not None else None
 
-    from mmembed.search import search
+    from mmembed.retrieval import search
     from mmembed.types import LoadOptions
 
     run = LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -20,7 +20,10 @@ def collections_command(
     """List the collections, what made their vectors, and how many points they hold."""
     opened = o.open_asked_store(store, api_key, grpc)
     try:
-        for name in opened.collections():
+        names = opened.collections()
+        if not names:
+            typer.echo(f"no collections in {opened.url}", err=True)
+        for name in names:
             contract, points = opened.contract(name), opened.count(name)
             vectors = {v: c.encoder for v, c in contract.vectors.items()} if contract else {}
             if json:
@@ -46,13 +49,17 @@ def delete_command(
     if bool(ids) == bool(filter):
         raise typer.BadParameter("give ids or --filter, one of the two", param_hint="ID")
     wanted = o.parse_filter(filter)
+    if wanted is not None and not wanted.model_dump(exclude_none=True, exclude_defaults=True):
+        raise typer.BadParameter(
+            f"an empty filter is every point: `mmembed drop {collection}` removes them all", param_hint="--filter"
+        )
 
     from mmembed.ingest import remove_thumbnails
 
     opened = o.open_asked_store(store, api_key, grpc)
     try:
         if wanted is None:
-            gone = [point.id for point in opened.retrieve(collection, ids or [], payload=False)]
+            gone = [point.id for point in opened.retrieve(collection, list(dict.fromkeys(ids or [])), payload=False)]
             opened.delete(collection, gone)
         else:
             gone = [point.id for point in opened.scroll(collection, filter=wanted, payload=False)]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmembed.demo.sheet import Section, write_sheet
-from mmembed.errors import CollectionMismatch
+from mmembed.errors import CollectionMismatch, SettingsError
 from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.registry import load_encoder
-from mmembed.search import search
+from mmembed.retrieval import search
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Hit, Store
 
@@ -27,7 +27,11 @@ def run_demo(output: Path, *, store: str | None = None) -> Iterator[str]:
 
     Args:
         store: what `open_store` takes; None: an Edge folder that is removed afterwards.
+
+    Raises SettingsError, before any work, where `output` is a folder or lies in none.
     """
+    if output.is_dir() or not output.parent.is_dir():
+        raise SettingsError(f"the contact sheet cannot be written to {output}: name a file in a folder that exists")
     with tempfile.TemporaryDirectory(prefix="mmembed-demo-") as folder:
         opened = open_store(store or f"edge:{folder}/demo.mm")
         try:
@@ -89,5 +93,8 @@ def _refused(store: Store) -> str:
 
 def _line(hit: Hit) -> str:
     probability = f" {hit.probability:6.1%}" if hit.probability is not None else ""
-    name = hit.payload.get("label") or f"{Path(hit.payload['uri']).name}: {' > '.join(hit.payload['headings'])}"
+    name = hit.payload.get("label")
+    if not name:
+        heading = " > ".join(hit.payload["headings"]) or hit.payload["title"]
+        name = f"{Path(hit.payload['uri']).name}: {heading}"
     return f"   {hit.score:7.4f}{probability}  {name}"

@@ -13,7 +13,8 @@ from mmembed.types import Hit
 __all__ = ["Section", "write_sheet"]
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; }
+:root { color-scheme: light dark; --line: #8884; --soft: #666; }
+@media (prefers-color-scheme: dark) { :root { --soft: #aaa; } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 h2 small { color: var(--soft); font-weight: normal; display: block; }
@@ -23,6 +24,7 @@ h2 small { color: var(--soft); font-weight: normal; display: block; }
 .grid { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
 .grid li, .list li { list-style: none; border: 1px solid var(--line); border-radius: 8px; padding: .75rem; }
 .grid li { text-align: center; } .grid img { width: 72px; height: 72px; }
+.list div { white-space: pre-line; overflow-wrap: anywhere; }
 .score { color: var(--soft); font-variant-numeric: tabular-nums; font-size: .85rem; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 """
@@ -53,7 +55,8 @@ def write_sheet(output: Path, sections: Sequence[Section], refusal: str) -> None
 <body>
 <h1>mmembed demo</h1>
 <p>Every hit below was computed in this run: pictograms encoded by <code>tiny</code>, passages by
-all-MiniLM-L6-v2 and BM25, searched in an embedded Qdrant Edge.</p>
+all-MiniLM-L6-v2 and BM25, searched by Qdrant. Beside each hit: its score and, where the encoder gives
+one, its probability among the hits shown.</p>
 {body}
 <section>
 <h2><small>wrong encoder</small>The same images, searched with another encoder</h2>
@@ -84,7 +87,7 @@ def _picture(hit: Hit) -> str:
     label = str(hit.payload.get("label", ""))
     probability = f", {hit.probability:.1%}" if hit.probability is not None else ""
     picture = _image(Path(hit.payload["uri"]), label)
-    return f'<li>{picture}<div>{escape(label)}</div><div class="score">{hit.score:.3f}{probability}</div></li>'
+    return f'<li>{picture}<div>{escape(label)}</div><div class="score">{hit.score:.4f}{probability}</div></li>'
 
 
 def _passage(hit: Hit) -> str:

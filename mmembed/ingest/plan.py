@@ -117,6 +117,8 @@ def plan(
             if isinstance(entry, Failure) or entry.action != "read":
                 yield entry
                 continue
+            if recent.get(entry.content_hash) == entry.id and _is_bare(entry.item):
+                continue  # named before in this run: by a folder and a pattern, or by a manifest that says more
             planned = _with_donor(entry, donors.get(entry.content_hash, []), recent.get(entry.content_hash))
             if planned.action == "read":
                 recent[entry.content_hash] = entry.id
@@ -152,6 +154,10 @@ def _same_words(item: Item, old: Payload) -> bool:
     if item.source is not None:
         said["source"] = item.source
     return all(old.get(key) == value for key, value in said.items())
+
+
+def _is_bare(item: Item) -> bool:
+    return item.source is None and not item.caption and not item.payload
 
 
 def _digest(item: Item) -> str:
