@@ -1,6 +1,6 @@
 """Qdrant Edge through its own process: median query time and time to reopen, as JSON lines.
 
-    python bench/edge.py [--points 50000] [--dim 768] [--queries 300]
+    python bench/edge.py [--points 50000] [--dim 768] [--queries 300] [--json OUT]
 
 Vectors are clustered, as those of pictures are: on uniform noise a search graph finds nothing.
 Targets at 50,000 x 768: query p50 below 2 ms, reopening below 1 s.
@@ -8,13 +8,12 @@ Targets at 50,000 x 768: query p50 below 2 ms, reopening below 1 s.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 import uuid
 
 import numpy as np
+from lines import Lines, arguments
 
 from mmembed.stores import open_store
 from mmembed.types import Contract, DenseArray, Leg, Point, VectorContract
@@ -32,16 +31,13 @@ def clustered(n: int, dim: int, *, seed: int) -> DenseArray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-def report(what: str, value: float, **more: object) -> None:
-    print(json.dumps({"what": what, "value": round(value, 4), **more}), flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = arguments(__doc__)
     parser.add_argument("--points", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, default=300)
     options = parser.parse_args()
+    lines = Lines("edge", options.json)
     contract = Contract("images", {"image": VectorContract("bench", "0", "image", "dense", options.dim)})
     vectors = clustered(options.points, options.dim, seed=1)
     queries = clustered(options.queries, options.dim, seed=2)
@@ -52,27 +48,29 @@ def main() -> None:
         for start in range(0, options.points, BATCH):
             rows = enumerate(vectors[start : start + BATCH], start)
             store.upsert("bench", [Point(str(uuid.UUID(int=n)), {"image": v}, {"n": n}) for n, v in rows])
-        report("upsert points a second", options.points / (time.perf_counter() - began))
+        lines.add("upsert", options.points / (time.perf_counter() - began), unit="points/s")
         began = time.perf_counter()
         store.optimize("bench")
-        report("optimize seconds", time.perf_counter() - began)
+        lines.add("optimize", time.perf_counter() - began, unit="s")
         store.close()
 
         began = time.perf_counter()
         store = open_store(f"edge:{folder}")
         store.query("bench", [Leg("image", queries[0])], limit=10)
-        report("reopen seconds", time.perf_counter() - began, includes="the first query")
+        lines.add("reopen and the first query", time.perf_counter() - began, unit="s", at_most=1)
 
         seconds, answers = [], []
         for query in queries:
             began = time.perf_counter()
             answers.append(store.query("bench", [Leg("image", query)], limit=10))
             seconds.append(time.perf_counter() - began)
-        report("query p50 ms", float(np.median(seconds)) * 1000, p95=round(float(np.quantile(seconds, 0.95)) * 1000, 4))
+        p95 = round(float(np.quantile(seconds, 0.95)) * 1000, 4)
+        lines.add("query p50", float(np.median(seconds)) * 1000, unit="ms", at_most=2, p95=p95)
         best = [set(np.argpartition(-(vectors @ query), 10)[:10].tolist()) for query in queries]
         found = sum(len({hit.payload["n"] for hit in hits} & b) for hits, b in zip(answers, best, strict=True))
-        report("recall@10", found / (10 * options.queries))
+        lines.add("recall@10 of the graph", found / (10 * options.queries), unit="share")
         store.close()
+    lines.exit()
 
 
 if __name__ == "__main__":

@@ -51,8 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("readme")
     shutil.copytree(PICTOGRAMS, root / "pictures")
     shutil.copytree(DOCUMENTS, root / "texts")
-    # The garden's picture is named relative to the demo's own folders.
-    (root / "pictograms").symlink_to(root / "pictures")
     return root
 
 

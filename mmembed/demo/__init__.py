@@ -19,7 +19,7 @@ __all__ = ["DOCUMENTS", "PICTOGRAMS", "run_demo"]
 PICTOGRAMS = Path(__file__).parent / "pictograms"
 DOCUMENTS = Path(__file__).parent / "documents"
 _CAT = PICTOGRAMS / "1f63f.png"
-_GUITAR = PICTOGRAMS / "1f3b8.png"
+_VIOLIN = PICTOGRAMS / "1f3bb.png"
 
 
 def run_demo(output: Path, *, store: str | None = None) -> Iterator[str]:
@@ -68,14 +68,14 @@ def _run(store: Store, output: Path) -> Iterator[str]:
 
 def _searches(store: Store, tiny: Encoder) -> Iterator[Section]:
     images, documents = "demo_images", "demo_documents"
-    for words in ("sad cat", "umbrella in the rain"):
+    for words in ("sad cat", "rain cloud"):
         yield Section("text to image", words, None, search(store, images, text=words, encoder=tiny, limit=6))
     found = search(store, images, image=_CAT, limit=6)
     yield Section("image to image", "pictograms like this one", _CAT, found)
     found = search(store, images, text="guitar", image=_CAT, minus=["sad"], limit=6)
     yield Section("text and image", "this cat, plus guitar, minus sad", _CAT, found)
-    found = search(store, documents, image=_GUITAR, limit=3)
-    yield Section("image to text", "passages about what this shows", _GUITAR, found)
+    found = search(store, documents, image=_VIOLIN, limit=3)
+    yield Section("image to text", "passages about what this shows", _VIOLIN, found)
     words = "how long does a cake stay in the oven?"
     found = search(store, documents, text=words, vector_name="text", limit=3)
     yield Section("text to text", words, None, found)

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mmembed.errors import CollectionMismatch, CollectionNotOurs, StoreError
-from mmembed.ingest.plan import RESERVED_INDEXES
+from mmembed.ingest.plan import INDEXES
 from mmembed.registry import check_fingerprint
 from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, Store, VectorContract
 
 __all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
 
+_MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
 _MAX_KEYWORD = 256  # longer strings are texts, not keywords
 
@@ -36,7 +37,6 @@ def prepare_collection(
     kind: Literal["images", "documents"],
     encoders: Mapping[str, tuple[Encoder, VectorContract]],
     *,
-    indexes: Mapping[str, IndexType] | None = None,
     shards: int | None = None,
     replicas: int | None = None,
 ) -> None:
@@ -46,9 +46,7 @@ def prepare_collection(
     """
     if collection not in store.collections():
         contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})
-        store.create(
-            collection, contract, indexes={**RESERVED_INDEXES, **(indexes or {})}, shards=shards, replicas=replicas
-        )
+        store.create(collection, contract, indexes=INDEXES[_MODALITY[kind]], shards=shards, replicas=replicas)
         return
     remembered = store.contract(collection)
     if remembered is None:
@@ -78,7 +76,7 @@ class PayloadIndexes:
     def __init__(self, store: Store, collection: str) -> None:
         self._store = store
         self._collection = collection
-        self._seen: set[str] = set(RESERVED_INDEXES)
+        self._seen = {*INDEXES["text"]}
 
     def cover(self, payloads: Iterable[Payload]) -> None:
         wanted: dict[str, IndexType] = {}

@@ -19,7 +19,7 @@ from mmembed.types import Failure, IndexType, Item, Modality, Payload, Store
 
 __all__ = [
     "FROM_READING",
-    "RESERVED_INDEXES",
+    "INDEXES",
     "Action",
     "Planned",
     "batched",
@@ -36,12 +36,17 @@ _NAMESPACE = uuid.UUID("6d6d656d-6265-5d00-8000-000000000001")
 _BATCH = 256
 _RECENT = 4096
 
-RESERVED_INDEXES: Mapping[str, IndexType] = {
-    "uri": "keyword",
-    "content_hash": "keyword",
-    "source": "keyword",
-    "document": "keyword",
+INDEXES: Mapping[Modality, Mapping[str, IndexType]] = {
+    "image": {"content_hash": "keyword"},
+    "text": {
+        "content_hash": "keyword",
+        "uri": "keyword",
+        "passage": "integer",
+        "page": "integer",
+        "headings": "keyword",
+    },
 }
+"""Payload indexes that indexing needs itself; each costs memory with every point, so there is none to spare."""
 
 FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
 """Payload keys that are found anew each time a file is read."""
@@ -232,8 +237,11 @@ def remove_gone(
         if dropped or (_under(uri, prefixes) and is_gone(path_of(point.payload))):
             gone.append((point.id, uri))
     for some in batched(gone, _BATCH):
-        condition = models.FieldCondition(key="uri", match=models.MatchAny(any=[uri for _, uri in some]))
-        store.delete_where(collection, models.Filter(must=[condition]))
+        if modality == "image":
+            store.delete(collection, [id for id, _ in some])
+        else:  # each uri is that of many passages
+            condition = models.FieldCondition(key="uri", match=models.MatchAny(any=[uri for _, uri in some]))
+            store.delete_where(collection, models.Filter(must=[condition]))
     return gone
 
 

@@ -13,7 +13,7 @@ from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector
 from mmembed.ingest.plan import batched
 from mmembed.ingest.thumbnails import remove_thumbnails
 from mmembed.registry import load_encoder, load_remembered
-from mmembed.types import Encoder, IndexType, LoadOptions, Store, Vector
+from mmembed.types import Encoder, LoadOptions, Store, Vector
 from mmembed.vectors import check_embeddings
 
 __all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget"]
@@ -21,7 +21,6 @@ __all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget"]
 MAX_TOKENS = 256
 OVERLAP_TOKENS = 32
 _URIS_A_FILTER = 128
-_INDEXES: dict[str, IndexType] = {"passage": "integer", "page": "integer", "headings": "keyword"}
 
 
 class ImageTarget:
@@ -134,7 +133,6 @@ class DocumentTarget:
                 "bm25": (self.bm25, vector_contract(self.bm25, "text")),
                 "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
             },
-            indexes=_INDEXES,
             shards=shards,
             replicas=replicas,
         )

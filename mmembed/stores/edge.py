@@ -37,7 +37,7 @@ class EdgeStore:
         self.url = url
         folder = Path(url.removeprefix("edge:")).expanduser().resolve()
         self.folder: Path | None = folder
-        command = shlex.join(sys.orig_argv)
+        command = shlex.join(sys.orig_argv).encode("utf-8", "backslashreplace").decode()  # an argument may be no text
         if open_pipe_to(folder):
             raise StoreUnavailable(
                 f"edge:{folder} is in use by this very process {os.getpid()} ({command}): share the store that "
