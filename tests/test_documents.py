@@ -510,3 +510,16 @@ def test_real_lessons(data: Path, minilm_tokens) -> None:
     assert sum(picture.caption is not None for picture in pictures.values()) > 240
     everything = "\n".join(passage.text for passages in cut for passage in passages)
     assert not re.search(r"!\[|\]\(|<!--|<img", everything)
+
+
+def test_the_page_that_ships_keeps_its_headings() -> None:
+    """A plain page without <article> or <main> is cut at its headings, like a Markdown file."""
+    from mmembed.demo import DOCUMENTS
+
+    document = read_document(DOCUMENTS / "travel.html", uri="travel.html")
+    assert [section.headings for section in document.sections] == [
+        ("Getting there", "By bicycle"),
+        ("Getting there", "By train"),
+        ("Getting there", "On the water"),
+        ("Getting there", "In the air"),
+    ]

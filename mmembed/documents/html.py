@@ -40,7 +40,12 @@ def read(path: Path, uri: str, pictures: bool) -> Document:
 def _main_sections(html: str) -> tuple[Section, ...]:
     """What trafilatura takes for the page's own text, with its headings; () where it is next to nothing."""
     main = trafilatura.extract(
-        html, output_format="html", include_formatting=True, include_tables=True, include_comments=False
+        html,
+        output_format="html",
+        include_formatting=True,
+        include_tables=True,
+        include_comments=False,
+        favor_recall=True,  # otherwise the headings of a page without <article> are lost
     )
     if not main:
         return ()
