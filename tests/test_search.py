@@ -421,13 +421,20 @@ def test_pictures_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
 # --- probabilities ------------------------------------------------------------------------------
 
 
-def test_a_scale_without_a_bias_is_a_softmax_over_the_hits(store: Store) -> None:
-    """CLIP's way: the probabilities of the hits sum to 1."""
-    hits = search(store, "images", text="river stone", limit=6, encoder=Scaled(25.0, None))
+def test_a_scale_without_a_bias_is_a_softmax_over_the_best(store: Store) -> None:
+    """CLIP's way: the probabilities of the 100 best sum to 1, and are the same however few hits are asked for."""
+    encoder = Scaled(25.0, None)
+    hits = search(store, "images", text="river stone", limit=100, encoder=encoder)
     logits = 25 * np.array([h.score for h in hits])
     expected = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose([h.probability for h in hits], expected, rtol=1e-6)
     assert sum(h.probability or 0 for h in hits) == pytest.approx(1)
+    some = search(store, "images", text="river stone", limit=2, offset=1, encoder=encoder)
+    assert [(h.id, h.probability) for h in some] == [(h.id, pytest.approx(h.probability, rel=1e-4)) for h in hits[1:3]]
+    (first,) = search(
+        store, "images", text="river stone", score_threshold=hits[1].score + 1e-4, limit=50, encoder=encoder
+    )
+    assert (first.id, first.probability) == (hits[0].id, pytest.approx(hits[0].probability, rel=1e-4))
 
 
 def test_a_bias_makes_each_probability_its_own(store: Store) -> None:
@@ -456,7 +463,7 @@ def test_no_scale_no_probability(store: Store) -> None:
         hits = search(store, collection, **how)
         assert hits
         assert all(h.probability is None for h in hits), how
-    assert sum(h.probability or 0 for h in search(store, "documents", image=picture, limit=4)) == pytest.approx(1)
+    assert sum(h.probability or 0 for h in search(store, "documents", image=picture, limit=100)) == pytest.approx(1)
 
 
 # --- pages, filters, documents ------------------------------------------------------------------

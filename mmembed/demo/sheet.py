@@ -56,7 +56,7 @@ def write_sheet(output: Path, sections: Sequence[Section], refusal: str) -> None
 <h1>mmembed demo</h1>
 <p>Every hit below was computed in this run: pictograms encoded by <code>tiny</code>, passages by
 all-MiniLM-L6-v2 and BM25, searched by Qdrant. Beside each hit: its score and, where the encoder gives
-one, its probability among the hits shown.</p>
+one, its probability among the 100 best.</p>
 {body}
 <section>
 <h2><small>wrong encoder</small>The same images, searched with another encoder</h2>

@@ -17,10 +17,17 @@ import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery
-from mmembed.retrieval.hits import MAX_CANDIDATES, fetch, with_probabilities, without_point
+from mmembed.retrieval.hits import (
+    COMPETITORS,
+    MAX_CANDIDATES,
+    fetch,
+    scale_of,
+    with_probabilities,
+    without_point,
+)
 from mmembed.retrieval.query import WEIGHTS, ImageQuery, Query, check_query
 from mmembed.retrieval.rankings import rankings_of
-from mmembed.types import Encoder, Hit, Leg, LoadOptions, Store
+from mmembed.types import Encoder, Hit, LoadOptions, Store
 
 __all__ = ["ImageQuery", "search"]
 
@@ -47,6 +54,9 @@ def search(
     run: LoadOptions | None = None,
 ) -> list[Hit]:
     """The `limit` best hits, best first.
+
+    Between a text and pictures each has a probability where the encoder has a scale: with SigLIP
+    its own, with CLIP a softmax over the 100 best hits (or all that were asked for, if more).
 
     Ask with `text`, `image`, both of them, `vector` or the `id` of a stored point. Of a document
     only the best passage is a hit, unless `all_passages`.
@@ -79,7 +89,12 @@ def search(
     wanted = limit + offset
     if wanted > MAX_CANDIDATES:
         wanted = min(wanted, store.count(collection)) or 1  # some stores make room for all that are asked for
-    hits = fetch(store, collection, rankings, wanted, kept, score_threshold, exact=exact, best_only=best_only)
-    if contract is not None and len(rankings) == 1 and isinstance(rankings[0], Leg):
-        hits = with_probabilities(hits, contract.vectors.get(rankings[0].vector_name), collection, query, encoder, run)
-    return hits[offset : offset + limit]
+    scale = scale_of(collection, contract, rankings, query, encoder, run)
+    if scale is None:
+        hits = fetch(store, collection, rankings, wanted, kept, score_threshold, exact=exact, best_only=best_only)
+        return hits[offset : offset + limit]
+    # A softmax over the hits shown alone would make a single hit certain, however poor.
+    among = wanted if scale.logit_bias is not None else max(wanted, COMPETITORS)
+    hits = fetch(store, collection, rankings, among, kept, None, exact=exact, best_only=best_only)
+    shown = with_probabilities(hits, scale)[offset : offset + limit]
+    return [hit for hit in shown if score_threshold is None or hit.score >= score_threshold]

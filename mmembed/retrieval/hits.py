@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from qdrant_client import models
 
 from mmembed.registry import load_remembered
 from mmembed.retrieval.query import Query
-from mmembed.types import Encoder, Hit, LoadOptions, Ranking, Store, VectorContract
+from mmembed.types import Contract, Encoder, Hit, Leg, LoadOptions, Ranking, Store
 
-__all__ = ["MAX_CANDIDATES", "fetch", "with_probabilities", "without_point"]
+__all__ = ["COMPETITORS", "MAX_CANDIDATES", "Scale", "fetch", "scale_of", "with_probabilities", "without_point"]
 
 _DEPTH = 100  # candidates of each ranking that is fused
+COMPETITORS = 100  # hits that a softmax is taken over, however few are asked for
 MAX_CANDIDATES = 4096  # how deep to look for enough different documents
 
 
@@ -79,29 +80,42 @@ def _settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:
     return ordered if last else [hit for hit in ordered if hit.score > ordered[-1].score]
 
 
-def with_probabilities(
-    hits: list[Hit],
-    contract: VectorContract | None,
+@dataclass(frozen=True)
+class Scale:
+    """What turns the cosines of an encoder into probabilities."""
+
+    logit_scale: float
+    logit_bias: float | None
+
+
+def scale_of(
     collection: str,
+    contract: Contract | None,
+    rankings: Sequence[Ranking],
     query: Query,
     encoder: Encoder | None,
     run: LoadOptions | None,
-) -> list[Hit]:
-    """Add probabilities to scores between a text and pictures, the comparison that a scale was trained for.
-
-    With a bias (SigLIP) each is an independent sigmoid; without one (CLIP) they are a softmax over
-    the hits from the first to the last of this page: over all of these they sum to 1.
-    """
-    crosses = contract is not None and (contract.modality == "image") == (query.text is not None)
+) -> Scale | None:
+    """The scale, where one text is compared with pictures or one picture with texts: what it was trained for."""
+    if contract is None or len(rankings) > 1 or not isinstance(rankings[0], Leg):
+        return None
+    name = rankings[0].vector_name
+    vector = contract.vectors[name]
+    crosses = (vector.modality == "image") == (query.text is not None)
     one_sided = (query.text is None) != (query.image is None) and not query.minus
-    if contract is None or not crosses or not one_sided or not hits:
-        return hits
-    encoder = encoder or load_remembered(collection, hits[0].vector_name or "", contract, run=run)
-    if encoder.logit_scale is None:
-        return hits
-    logits = encoder.logit_scale * np.array([hit.score for hit in hits], dtype=np.float64)
-    if encoder.logit_bias is not None:
-        probabilities = 1 / (1 + np.exp(-(logits + encoder.logit_bias)))
+    if not crosses or not one_sided:
+        return None
+    encoder = encoder or load_remembered(collection, name, vector, run=run)
+    return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
+
+
+def with_probabilities(hits: Sequence[Hit], scale: Scale) -> list[Hit]:
+    """With a bias (SigLIP) each is an independent sigmoid; without one (CLIP) a softmax over all these hits."""
+    if not hits:
+        return []
+    logits = scale.logit_scale * np.array([hit.score for hit in hits], dtype=np.float64)
+    if scale.logit_bias is not None:
+        probabilities = 1 / (1 + np.exp(-(logits + scale.logit_bias)))
     else:
         shares = np.exp(logits - logits.max())
         probabilities = shares / shares.sum()
