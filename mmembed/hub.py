@@ -48,7 +48,7 @@ class Checkpoint:
         """
         root = self.folder(marker)
         listing = root / "modules.json"
-        parts = [""] if not listing.is_file() else [part["path"] for part in json.loads(listing.read_text())]
+        parts = [""] if not listing.is_file() else [part["path"] for part in json.loads(listing.read_text("utf-8"))]
         found: list[Path] = []
         for part in dict.fromkeys(parts):
             folder = root / part

@@ -13,7 +13,7 @@ from mmembed.hub import Checkpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Tokens", "load_tokens"]
+__all__ = ["Tokens", "characters", "load_tokens"]
 
 _PROBE = "a"
 _PROBES = ("", " ", "two words", "Ünïcode 漢字 🙂", "line\nbreak", "long " * 1000)
@@ -31,14 +31,20 @@ class Tokens:
         """Token ids of each text, at most `limit` of them; what is cut off is text, never the frame."""
         if not texts:
             return []
-        whole = [text.encode("utf-8", "replace").decode() for text in texts]  # a lone surrogate is no character
-        bare = self.tokenizer(whole, add_special_tokens=False, verbose=False)["input_ids"]
+        bare = self.tokenizer([characters(text) for text in texts], add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
         room = None if limit is None else limit - len(self.before) - len(self.after)
         return [[*self.before, *ids[:room], *self.after] for ids in bare]
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """The tokens of some ids, for people to read."""
         return [str(self.tokenizer.convert_ids_to_tokens(i)) for i in ids]
+
+
+def characters(text: str) -> str:
+    """The text with "?" for each lone surrogate (as in a file name): those are no characters, and tokenizers raise."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def load_tokens(

@@ -136,6 +136,7 @@ class Failure:
 
     uri: str
     error: str
+    source: str | None = None  # the manifest that named it
 
 
 # --- collections --------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ class Store(Protocol):
         ...
 
     def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
-        """Merge `payload` into each point's; keys that are not named stay."""
+        """Merge `payload` into each point's: keys that are not named stay, those that are None go."""
         ...
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int: ...

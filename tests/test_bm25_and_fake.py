@@ -51,6 +51,16 @@ def test_bm25_of_nothing_is_empty() -> None:
     assert len(sparse.indices) == 0
 
 
+@pytest.mark.parametrize("name", ["bm25", "fake", "tiny"])
+def test_lone_surrogates_are_question_marks(name: str) -> None:
+    """A file name that is not UTF-8 has them; they are encoded and counted as "?" and nothing is raised."""
+    encoder = load_encoder(name, device="cpu")
+    odd, plain = (encoder.encode_text([text], role="document")[0] for text in ("a cat \udcff", "a cat ?"))
+    for one, other in zip(np.atleast_2d(odd), np.atleast_2d(plain), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert encoder.count_tokens("a cat \udcff") == encoder.count_tokens("a cat ?")
+
+
 def test_fake_is_the_same_everywhere() -> None:
     """The same words have the same vector in every process: these numbers are written down."""
     rows = np.asarray(load_encoder("fake?dim=4").encode_text(["red car", "car red", "blue"], role="query"))

@@ -188,6 +188,15 @@ text""",
     assert read_document(tmp_path / "a.md", uri="x", pictures=False).pictures == ()
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "//[x", "http://[a]b/c.png"])
+def test_addresses_that_are_none(address: str, tmp_path: Path) -> None:
+    """An address with a broken host is passed over: one typing error must not end an index of a thousand pages."""
+    (tmp_path / "[x].png").write_bytes(files.encoded(files.photo()))
+    document = read(tmp_path / "a.html", f'<p>text <img src="{address}"> <img src="[x].png"></p>')
+    assert [(p.path, p.uri) for p in document.pictures] == [(tmp_path / "[x].png", str(tmp_path / "[x].png"))]
+    assert document.problems == ()
+
+
 # --- HTML ---------------------------------------------------------------------------------------
 
 ARTICLE = """<html><head><title>Growing

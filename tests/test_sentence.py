@@ -15,6 +15,10 @@ import torch.nn.functional as F  # noqa: N812
 from checkpoints_text import TEXTS, build_bert, build_e5_mistral
 from PIL import Image
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, AutoTokenizer
 
 from mmembed.encoders import sentence
@@ -140,6 +144,15 @@ def test_minilm_counts_tokens(minilm: SentenceEncoder) -> None:
     assert np.array_equal(minilm.encode_text(["long " * 400], role="document"), before)
 
 
+def test_counting_leaves_the_tokenizer_as_it_is() -> None:
+    """Several threads count at once: a tokenizer whose truncation one of them then switched off would raise."""
+    minilm_folder()
+    encoder = load_encoder("minilm", device="cpu")
+    assert isinstance(encoder, SentenceEncoder)
+    assert encoder._counter.backend_tokenizer.truncation is None
+    assert encoder._counter.backend_tokenizer.padding is None
+
+
 def test_no_texts_and_odd_texts(minilm: SentenceEncoder) -> None:
     """No texts are no rows; a lone surrogate is read as a question mark."""
     assert minilm.encode_text([], role="query").shape == (0, 384)
@@ -253,6 +266,19 @@ def test_a_model_that_lost_its_closing_token_is_refused(tmp_path: Path) -> None:
     folder = build_e5_mistral(tmp_path / "e5")
     with pytest.raises(EncoderLoadError, match="load it as e5-mistral:"):
         load_encoder(f"sentence:{folder}", device="cpu")
+
+
+def test_static_model(tmp_path: Path) -> None:
+    """A model without a transformer (model2vec) has the bare Rust tokenizer: it is encoded by and counted with."""
+    words = Tokenizer(WordLevel({"[UNK]": 0, "sad": 1, "cat": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    words.enable_truncation(2)
+    rows = np.eye(3, dtype=np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(words, embedding_weights=rows)], device="cpu").save(str(tmp_path))
+    encoder = load_encoder(f"sentence:{tmp_path}", device="cpu")
+    assert (encoder.spec.dim, encoder.spec.context_length) == (3, None)
+    np.testing.assert_allclose(encoder.encode_text(["cat", "dog"], role="query"), rows[[2, 0]], atol=1e-6)
+    assert encoder.count_tokens("sad sad cat dog") == 4
 
 
 def test_a_folder_without_modules_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qdrant_edge
+from grpc_server import Service, serve
 from qdrant_client import QdrantClient
 from qdrant_client import models as m
 
@@ -261,6 +262,24 @@ def test_upsert_and_retrieve(store: Store, name: str) -> None:
     assert list(only.vectors) == ["image"]
     assert only.payload == {}
     assert store.retrieve(name, []) == []
+
+
+def test_payload_keeps_types(store: Store, name: str) -> None:
+    """Whole numbers stay whole, also beyond what a float holds; null and lists in lists come back; null unsets."""
+    store.create(name, CONTRACT, indexes={})
+    payload = {
+        "mtime_ns": 1_790_000_000_123_456_789,
+        "one": 1.0,
+        "deep": [[1, None], {"a": []}],
+        "no": False,
+        "x": None,
+    }
+    store.upsert(name, [Point(uid(1), {}, {**payload, "moved_from": "y"})])
+    store.set_payload(name, [uid(1)], {"moved_from": None})
+    (point,) = store.retrieve(name, [uid(1)])
+    assert point.payload == payload
+    assert isinstance(point.payload["mtime_ns"], int)
+    assert isinstance(point.payload["one"], float)
 
 
 def test_upsert_replaces(store: Store, name: str) -> None:
@@ -638,6 +657,92 @@ def test_no_server_there() -> None:
             open_store(url)
 
 
+def test_closed_store_says_so(store: Store) -> None:
+    """After close every call is StoreUnavailable, which says what to do; closing twice is no error."""
+    store.close()
+    store.close()
+    for call in (store.collections, lambda: store.count("photos"), lambda: store.contract("photos")):
+        with pytest.raises(StoreUnavailable, match="was closed: open it again"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>hello</html>", '{"version": {"number": "8.1"}}', '{"title": "x", "version": "nightly"}', ""]
+)
+def test_something_else_answers(body: str) -> None:
+    """A web server, another database or a version that is no number is not taken for Qdrant."""
+    handler = type("Handler", (Scripted,), {"do_GET": lambda self: self.reply(200, body)})
+    with listening(handler) as url, pytest.raises(StoreError, match=rf"what answers at {url} is not Qdrant"):
+        open_store(url)
+
+
+def test_key_over_http_is_warned_of_once(store_json: str) -> None:
+    """A key that travels in the open is the user's to know: one warning for each store that is opened."""
+    handler = type("Handler", (Scripted,), {"failures": [], "asked": [], "collection": store_json})
+    with listening(handler) as url:
+        with pytest.warns(UserWarning, match="insecure connection") as warned:
+            opened = open_store(url, api_key="secret")
+        opened.close()
+    assert len(warned) == 1
+
+
+def test_grpc_keeps_contracts_and_indexes() -> None:
+    """Over gRPC the contract and the payload indexes arrive, as do contracts for a server without metadata."""
+    with grpc_store() as (store, service):
+        store.create("photos", CONTRACT, indexes=INDEXES)  # type: ignore[arg-type]
+        assert {field: kind.value for field, kind in service.indexes["photos"].items()} == INDEXES
+        assert store._collections.look("photos").indexes == INDEXES
+        store._collections.version = (1, 15)
+        service.keeps_metadata = False
+        store.create("old", CONTRACT, indexes={})
+        assert store.contract("old") == CONTRACT
+        assert store.collections() == ["old", "photos"]
+
+
+def test_grpc_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gRPC server that stopped is StoreUnavailable after the tries of a read or a write."""
+    monkeypatch.setattr("mmembed.stores.qdrant_calls._LONGEST_PAUSE_SECONDS", 0.01)
+    with serve() as (_, port):
+        client = QdrantClient(
+            url="http://127.0.0.1", grpc_port=port, prefer_grpc=True, timeout=5, check_compatibility=False
+        )
+        store = QdrantStore(client, url="http://127.0.0.1", folder=None, version=(1, 20), local=False)
+        fill(store, "photos", 3)
+    with pytest.raises(StoreUnavailable, match="asked 2 times and did not serve"):
+        store.count("photos")
+    with pytest.raises(StoreUnavailable, match="asked 5 times and did not serve"):
+        store.delete("photos", [uid(1)])
+    store.close()
+
+
+def test_alias_is_read_and_written_but_not_dropped() -> None:
+    """What has an alias answers to it; dropping the alias would delete nothing, so it is refused."""
+    store = open_store(":memory:")
+    assert isinstance(store, QdrantStore)
+    fill(store, "photos", 3)
+    alias = m.CreateAlias(collection_name="photos", alias_name="current")
+    store._client.update_collection_aliases([m.CreateAliasOperation(create_alias=alias)])
+    assert store.contract("current") == CONTRACT
+    store.delete("current", [uid(1)])
+    assert store.count("photos") == 2
+    with pytest.raises(StoreError, match="'current' is an alias"):
+        store.drop("current")
+    assert store.collections() == ["photos"]
+    store.close()
+
+
+def test_server_too_old_for_another_vector() -> None:
+    """A server before 1.18 cannot add a vector; the error says so and nothing is changed."""
+    store = open_store(":memory:")
+    assert isinstance(store, QdrantStore)
+    fill(store, "photos", 3)
+    store._collections.version = (1, 17)
+    with pytest.raises(StoreError, match=r"is version 1\.17, which cannot: upgrade it to 1\.18"):
+        store.add_vector("photos", "caption", VectorContract("minilm", "g1", "text", "dense", 2))
+    assert store.contract("photos") == CONTRACT
+    store.close()
+
+
 class Scripted(http.server.BaseHTTPRequestHandler):
     """Answers as a server of version 1.19 with one collection of ours; `failures` come first."""
 
@@ -675,18 +780,27 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def scripted(store_json: str) -> Iterator[tuple[Store, type[Scripted]]]:
-    handler = type("Handler", (Scripted,), {"failures": [], "asked": [], "collection": store_json})
+@contextmanager
+def listening(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of an HTTP server on loopback that `handler` answers for."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    opened = open_store(f"http://127.0.0.1:{server.server_port}")
-    yield opened, handler
-    opened.close()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def scripted(store_json: str) -> Iterator[tuple[Store, type[Scripted]]]:
+    handler = type("Handler", (Scripted,), {"failures": [], "asked": [], "collection": store_json})
+    with listening(handler) as url:
+        opened = open_store(url)
+        yield opened, handler
+        opened.close()
 
 
 @pytest.fixture
@@ -727,7 +841,7 @@ def test_failing_writes_are_raised(scripted: tuple[Store, type[Scripted]], monke
 
 
 def test_server_folder(scripted: tuple[Store, type[Scripted]]) -> None:
-    """Thumbnails of a server lie in the user's folder, one for each host and port."""
+    """Thumbnails of a server lie in the user's folder, one for each host, port and path behind a proxy."""
     store, _ = scripted
     assert store.folder is not None
     assert store.folder.parent.name == "servers"

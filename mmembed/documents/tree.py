@@ -115,9 +115,17 @@ def read_pictures(tree: lxml.html.HtmlElement, path: Path, uri: str) -> Iterator
         if source.lower().startswith("data:"):
             yield _from_data_uri(source, address, caption)
             continue
-        parts = urlsplit(source) if "[" not in source.partition("/")[0] else None
-        if parts is not None and parts.scheme in ("", "file") and not parts.netloc and parts.path:
-            yield _from_file(path, source, unquote(parts.path), caption)
+        if name := _local_name(source):
+            yield _from_file(path, source, name, caption)
+
+
+def _local_name(source: str) -> str | None:
+    """The path in an address on this machine; None for one on the web, or that is no address at all."""
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # brackets where a host should be
+        return None
+    return unquote(parts.path) if parts.scheme in ("", "file") and not parts.netloc and parts.path else None
 
 
 def _from_file(document: Path, source: str, name: str, caption: str | None) -> EmbeddedPicture | Failure:

@@ -11,6 +11,7 @@ from qdrant_edge import Bm25, Bm25Config
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.loading import fingerprint
 from mmembed.registry import EncoderName
+from mmembed.tokens import characters
 from mmembed.types import Embeddings, EncoderSpec, LoadOptions, Role, SparseVector
 
 
@@ -46,7 +47,7 @@ class Bm25Encoder:
         embed = self._bm25.embed_query if role == "query" else self._bm25.embed_document
         vectors: list[SparseVector] = []
         for text in texts:
-            sparse = embed(text)
+            sparse = embed(characters(text))
             vectors.append(
                 SparseVector(np.array(sparse.indices, dtype=np.uint32), np.array(sparse.values, dtype=np.float32))
             )

@@ -11,6 +11,7 @@ from PIL import Image
 from mmembed.errors import EncoderLoadError
 from mmembed.loading import fingerprint
 from mmembed.registry import EncoderName
+from mmembed.tokens import characters
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
@@ -61,7 +62,7 @@ class FakeEncoder:
         return self.encode_pixels([self.preprocess_image(image) for image in images])
 
     def _words(self, text: str) -> DenseArray:
-        words = ["", *text.lower().split()[:64]]  # the empty word gives an empty text a direction
+        words = ["", *characters(text).lower().split()[:64]]  # the empty word gives an empty text a direction
         seeds = [int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest()) for word in words]
         dim = self._projection.shape[1]
         total = sum(np.random.default_rng(seed).standard_normal(dim) for seed in seeds)

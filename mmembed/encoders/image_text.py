@@ -16,6 +16,7 @@ from PIL import Image
 from mmembed.errors import EncoderLoadError
 from mmembed.images import to_rgb
 from mmembed.loading import pick_device, pick_dtype
+from mmembed.tokens import characters
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
@@ -71,7 +72,7 @@ class ImageTextEncoder:
     def count_tokens(self, text: str) -> int:
         """Tokens of one text, special ones included, neither truncated nor padded."""
         with self._tokenizing:
-            return len(self._towers.token_ids(_characters(text)))
+            return len(self._towers.token_ids(characters(text)))
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
         """n strings -> `(n, dim)`; queries and documents alike, since these models know no prompts.
@@ -96,7 +97,7 @@ class ImageTextEncoder:
     @torch.inference_mode()
     def _encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         with self._tokenizing:
-            ids = self._towers.tokenize([_characters(text) for text in texts])
+            ids = self._towers.tokenize([characters(text) for text in texts])
         return self._towers.text_features(ids.to(self._device)).float().cpu()
 
     @torch.inference_mode()
@@ -128,10 +129,6 @@ def checked_probe(towers: Towers, *, name: str, vocabulary: int, last: int | Non
             f"token {last}: give the tokenizer that the model was trained with"
         )
     return ids
-
-
-def _characters(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # a lone surrogate, as in a file name, is no character
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 
 from mmembed.errors import EncoderLoadError, SettingsError, UnsupportedModality
 from mmembed.hub import Checkpoint, find_checkpoint
@@ -22,7 +24,7 @@ from mmembed.instructions import query_prefix
 from mmembed.loading import fingerprint, pick_device, pick_dtype, weights_checksum
 from mmembed.presets import Preset, preset_of_model
 from mmembed.registry import EncoderName
-from mmembed.tokens import closing_token_promised
+from mmembed.tokens import characters, closing_token_promised
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
@@ -52,6 +54,9 @@ class SentenceEncoder:
         self._model = model
         self._prompts = dict(prompts)
         self._counter = copy.deepcopy(model.tokenizer)  # its own, since truncation is a tokenizer's state
+        if isinstance(self._counter, Tokenizer):  # of a static model, such as model2vec's
+            self._counter.no_truncation()
+        self.count_tokens("")  # sets that state now: set while another thread counts, it is "Already borrowed"
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)`, each led by the prompt of its role.
@@ -67,7 +72,7 @@ class SentenceEncoder:
             return np.empty((0, self.spec.dim or 0), dtype=np.float32)
         encode = self._model.encode_document if role == "document" else self._model.encode_query
         vectors = encode(
-            [text.encode("utf-8", "replace").decode() for text in texts],  # a lone surrogate is no character
+            [characters(text) for text in texts],
             prompt=self._prompt(role, task),  # "" rather than None, which would let default_prompt_name in
             batch_size=self.batch_size,
             normalize_embeddings=True,
@@ -82,8 +87,9 @@ class SentenceEncoder:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones included, prompt excluded, nothing truncated."""
-        whole = text.encode("utf-8", "replace").decode()
-        return len(self._counter(whole, truncation=False, padding=False, verbose=False)["input_ids"])
+        if isinstance(self._counter, Tokenizer):  # a static model is given no special tokens
+            return len(self._counter.encode(characters(text), add_special_tokens=False).ids)
+        return len(self._counter(characters(text), truncation=False, padding=False, verbose=False)["input_ids"])
 
     def _prompt(self, role: Role, task: str | None) -> str:
         prompt = self._prompts[role]
@@ -135,7 +141,7 @@ def load(
             }
         ),
         matryoshka_dims=preset.matryoshka_dims if preset else (),
-        context_length=model.max_seq_length,
+        context_length=model.max_seq_length if model.max_seq_length != math.inf else None,  # a static model reads all
         revision=checkpoint.revision,
         licence=preset.licence if preset else None,
     )

@@ -19,6 +19,7 @@ from torch.nn import functional
 from mmembed.errors import EncoderLoadError
 from mmembed.loading import fingerprint, pick_device, weights_checksum
 from mmembed.registry import EncoderName
+from mmembed.tokens import characters
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
@@ -150,12 +151,13 @@ class TinyEncoder:
         )
 
     def count_tokens(self, text: str) -> int:
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self._tokenizer.encode(characters(text), add_special_tokens=False).ids)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
         """n strings, cut to 16 tokens -> (n, 256). Query and document are encoded alike."""
         ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)
-        for row, encoding in enumerate(self._tokenizer.encode_batch(list(texts), add_special_tokens=False)):
+        whole = [characters(text) for text in texts]
+        for row, encoding in enumerate(self._tokenizer.encode_batch(whole, add_special_tokens=False)):
             kept = encoding.ids[:_CONTEXT]
             ids[row, : len(kept)] = kept
         return self._run(self._towers.text, [torch.from_numpy(row) for row in ids])

@@ -21,7 +21,16 @@ from mmembed.documents import (
 from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order
 from mmembed.ingest.images import write_pictures
-from mmembed.ingest.plan import Planned, batched, note_manifests, plan, point_id, remove_gone, until_first_item
+from mmembed.ingest.plan import (
+    OURS,
+    Planned,
+    batched,
+    note_manifests,
+    plan,
+    point_id,
+    remove_gone,
+    until_first_item,
+)
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.sources import scan
@@ -212,6 +221,7 @@ def _refresh(target: DocumentTarget, planned: Planned) -> None:
     payload = {**planned.item.payload, **planned.payload()}
     for key in ("passage", "page", "text", "headings", "title"):
         payload.pop(key, None)
+    payload |= {key: None for key in planned.stored or {} if key not in payload and key not in OURS["text"]}
     ids = [
         point.id
         for point in target.store.scroll(

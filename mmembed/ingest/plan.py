@@ -20,6 +20,7 @@ from mmembed.types import Failure, IndexType, Item, Modality, Payload, Store
 __all__ = [
     "FROM_READING",
     "INDEXES",
+    "OURS",
     "Action",
     "Planned",
     "batched",
@@ -50,6 +51,13 @@ INDEXES: Mapping[Modality, Mapping[str, IndexType]] = {
 
 FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
 """Payload keys that are found anew each time a file is read."""
+
+_OF_FILES = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "document", *FROM_READING})
+OURS: Mapping[Modality, frozenset[str]] = {
+    "image": _OF_FILES,
+    "text": _OF_FILES | {"vectors", "title", "passage", "text", "headings"},
+}
+"""Payload keys that are written here; all others were said by a manifest."""
 
 Action = Literal["unchanged", "refresh", "reuse", "read"]
 T = TypeVar("T")
@@ -158,6 +166,8 @@ def _same_words(item: Item, old: Payload) -> bool:
     said = {**item.payload, **({"caption": item.caption} if item.caption else {})}
     if item.source is not None:
         said["source"] = item.source
+        if any(key not in said for key in old if key not in OURS[item.modality]):
+            return False  # it no longer says something that it said before
     return all(old.get(key) == value for key, value in said.items())
 
 
@@ -224,8 +234,10 @@ def remove_gone(
 ) -> list[tuple[str, str]]:
     """Delete the points of files that are gone: under `roots`, or no longer in a manifest; gives (id, uri).
 
-    `manifests` maps each manifest that was read to the uris it names.
+    `manifests` maps each manifest that was read to the uris it names. One with a line that could not be
+    read has dropped nothing: the line may name any file.
     """
+    torn = {name for name, uris in manifests.items() if any(uri.startswith(f"{name}: line ") for uri in uris)}
     prefixes = tuple(str(root) for root in roots)
     heads = None
     if modality == "text":
@@ -233,8 +245,9 @@ def remove_gone(
     gone = []
     for point in store.scroll(collection, filter=heads, payload=["uri", "document", "source"]):
         uri, source = str(point.payload["uri"]), point.payload.get("source")
-        dropped = source is not None and uri not in manifests.get(source, {uri})
-        if dropped or (_under(uri, prefixes) and is_gone(path_of(point.payload))):
+        dropped = source in manifests and source not in torn and uri not in manifests[source]
+        looked_for = _under(uri, prefixes) or source in manifests
+        if dropped or (looked_for and is_gone(path_of(point.payload))):
             gone.append((point.id, uri))
     for some in batched(gone, _BATCH):
         if modality == "image":
@@ -250,9 +263,9 @@ def _under(uri: str, prefixes: Sequence[str]) -> bool:
 
 
 def note_manifests(items: Iterable[Item | Failure], manifests: dict[str, set[str]]) -> Iterator[Item | Failure]:
-    """Pass items on, writing down which uris each manifest names."""
+    """Pass items on, writing down which uris each manifest names, those of failures included."""
     for item in items:
-        if isinstance(item, Item) and item.source is not None:
+        if item.source is not None:
             manifests.setdefault(item.source, set()).add(item.uri)
         yield item
 

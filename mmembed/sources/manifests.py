@@ -105,23 +105,23 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _item(row: Payload | ValueError, where: str, manifest: str, wanted: Wanted) -> Item | Failure:
     if isinstance(row, ValueError):
-        return Failure(where, f"{where}: {row}")
+        return Failure(where, f"{where}: {row}", manifest)
     columns: dict[str, Any] = dict(row)
     uri, caption, nested = columns.pop("uri", None), columns.pop("caption", None), columns.pop("payload", {})
     if not isinstance(uri, str) or not uri.strip():
-        return Failure(where, f"{where}: has no uri")
+        return Failure(where, f"{where}: has no uri", manifest)
     if not isinstance(caption, str | None) or not isinstance(nested, dict):
-        return Failure(where, f"{where}: a caption is a string and a payload a JSON object")
+        return Failure(where, f"{where}: a caption is a string and a payload a JSON object", manifest)
     payload = {**nested, **columns}
     if not _is_utf8([uri, caption, payload]):
-        return Failure(where, f"{where}: not valid UTF-8")
+        return Failure(where, f"{where}: not valid UTF-8", manifest)
     if is_remote(uri):
         return not_local(uri)
     local = unquote(uri[len("file://") :]) if uri.lower().startswith("file://") else uri
     path = os.path.abspath(os.path.join(os.path.dirname(manifest), os.path.expanduser(local)))
     item = wanted.named(path)
     if isinstance(item, Failure):
-        return Failure(item.uri, f"{where}: {item.error}")
+        return Failure(item.uri, f"{where}: {item.error}", manifest)
     return replace(item, caption=caption or None, payload=payload, source=manifest)
 
 

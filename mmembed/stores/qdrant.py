@@ -42,20 +42,20 @@ def open_server(url: str, *, api_key: str | None, prefer_grpc: bool, timeout_sec
             url=url, api_key=api_key, prefer_grpc=prefer_grpc, timeout=max(1, round(seconds)), check_compatibility=False
         )
 
-    def ask_version() -> str:
+    def ask_version() -> tuple[int, ...]:
         with warnings.catch_warnings():  # of a key sent over http: the second connection says it once
             warnings.simplefilter("ignore", UserWarning)
             probe = connect(min(timeout_seconds, _OPEN_SECONDS))
         try:
-            return probe.info().version
+            return _version(probe.info().version)
         finally:
             probe.close()
 
     version = attempt(ask_version, url=url, collection="", names=list, tries=1)
     parts = urlsplit(url)
-    place = quote(f"{parts.hostname}:{parts.port or 6333}", safe="")
+    place = quote(f"{parts.hostname}:{parts.port or 6333}{parts.path.rstrip('/')}", safe="")
     folder = platformdirs.user_data_path("mmembed") / "servers" / place
-    return QdrantStore(connect(timeout_seconds), url=url, folder=folder, version=_version(version), local=False)
+    return QdrantStore(connect(timeout_seconds), url=url, folder=folder, version=version, local=False)
 
 
 def open_memory() -> QdrantStore:
@@ -114,7 +114,7 @@ class QdrantStore:
 
     def close(self) -> None:
         """Close the connection; closing twice is no error."""
-        self._collections.ask("", self._client.close)
+        self._collections.close()
 
     # --- points ---------------------------------------------------------------------------------
 

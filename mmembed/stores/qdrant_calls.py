@@ -104,7 +104,7 @@ def _translated(exc: Exception, url: str, collection: str, tries: int) -> Mmembe
         return StoreError(f"Qdrant at {url} refused the API key ({text}): give one that may do this")
     if any(sign in text for sign in ("Not existing vector name", "vector with name", "is not found in the collection")):
         return InvalidQuery(f"collection {collection!r} cannot be searched like this ({text}): name one of its vectors")
-    if isinstance(exc, ResponseHandlingException):
+    if not collection or isinstance(exc, ResponseHandlingException):
         return StoreError(f"what answers at {url} is not Qdrant, or of a version that is not known ({text[:200]})")
     return StoreError(f"Qdrant at {url} refused a request for collection {collection!r}: {text}")
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from qdrant_client import QdrantClient, models
 
-from mmembed.errors import CollectionNotOurs, StoreError
+from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
 from mmembed.stores.contract import METADATA_KEY, contract_from_json, contract_to_json, with_vector
 from mmembed.stores.points import check_new
 from mmembed.stores.qdrant_calls import READ_TRIES, WRITE_TRIES, attempt
@@ -27,6 +27,7 @@ CONTRACTS = "mmembed_contracts"
 
 _REMEMBER_SECONDS = 5.0  # what a collection looks like, which another client may change
 _METADATA_SINCE = (1, 16)
+_ADDED_VECTORS_SINCE = (1, 18)
 
 T = TypeVar("T")
 
@@ -51,9 +52,18 @@ class Collections:
         # Local mode is not safe for threads, not even for readers.
         self._lock: contextlib.AbstractContextManager[object] = threading.RLock() if local else contextlib.nullcontext()
         self._known: dict[str, Known] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the client; twice is no error."""
+        self._closed = True
+        with self._lock:
+            self._client.close()
 
     def ask(self, collection: str, call: Callable[[], T], *, tries: int = READ_TRIES) -> T:
         """Run a call of the client. Raises only errors of ours."""
+        if self._closed:
+            raise StoreUnavailable(f"the store {self.url} was closed: open it again")
         with self._lock:
             return attempt(call, url=self.url, collection=collection, names=self.listed, tries=tries)
 
@@ -144,6 +154,11 @@ class Collections:
         if extended == contract:
             return
         check_new(collection, extended)
+        if self.version < _ADDED_VECTORS_SINCE:
+            raise StoreError(
+                f"vector {name!r} was to be added to collection {collection!r}, and Qdrant at {self.url} is version "
+                f"{'.'.join(map(str, self.version))}, which cannot: upgrade it to 1.18 or later"
+            )
         client = self._client
         self.write(collection, partial(client.create_vector_name, collection, name, new_vector(vector)))
         if vector.kind == "multi":
@@ -161,6 +176,8 @@ class Collections:
 
     def drop(self, collection: str) -> None:
         self.ours(collection)
+        if collection not in self.names():  # a server would delete nothing and say nothing
+            raise StoreError(f"{collection!r} is an alias: drop the collection that it stands for")
         self.write(collection, partial(self._client.delete_collection, collection))
         self._known.pop(collection, None)
         if CONTRACTS in self.names():
