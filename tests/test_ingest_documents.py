@@ -247,3 +247,17 @@ def test_lessons_mixed_with_pictures(store: Store, data: Path) -> None:
     assert any(p.payload.get("caption") for p in store.scroll("images"))
     for point in store.scroll("documents"):
         assert minilm.count_tokens(str(point.payload["text"])) <= 256
+
+
+def test_what_a_manifest_no_longer_says_of_a_document_is_forgotten(store: Store, folder: Path, fake: Encoder) -> None:
+    """A column taken out of a row leaves every passage, without encoding one again."""
+    manifest = folder / "list.csv"
+    for text in ("uri,shelf,year\nlong.md,b,1999\n", "uri,year\nlong.md,2020\n", "uri,year\nlong.md,2020\n"):
+        manifest.write_text(text)
+        report = ingest_documents(store, "documents", [manifest], encoder=fake, cross_encoder=fake, pictures_into=None)
+        assert report.embedded == ("shelf" in text)
+    found = passages(store, folder / "long.md")
+    assert len(found) >= 5
+    for point in found:
+        assert (point.payload["year"], "shelf" in point.payload) == ("2020", False)
+        assert {"text", "headings", "title", "passages"} <= set(point.payload)

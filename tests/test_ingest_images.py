@@ -262,6 +262,37 @@ def test_sync_drops_what_a_manifest_no_longer_names(store: Store, folder: Path, 
     assert set(uris(store)) == {"blue.png"}
 
 
+def test_what_a_manifest_no_longer_says_is_forgotten(store: Store, folder: Path, fake: Encoder) -> None:
+    """A caption or column taken out of a row leaves the point and its vectors; the picture's vector is kept."""
+    manifest = folder / "list.jsonl"
+    manifest.write_text(json.dumps({"uri": "red.png", "caption": "a red wall", "shelf": "b", "payload": {"price": 3}}))
+    encoder = CountingEncoder()
+    ingest_images(store, "images", [manifest], encoder=encoder, caption_encoder=fake)
+    manifest.write_text(json.dumps({"uri": "red.png", "price": 3}))
+    for _ in range(2):
+        assert ingest_images(store, "images", [manifest], encoder=encoder, caption_encoder=fake).unchanged == 1
+        (point,) = store.retrieve("images", [uris(store)["red.png"]], vectors=True)
+        assert set(point.vectors) == {"image"}
+        assert point.payload["price"] == 3
+        assert not {"caption", "shelf"} & set(point.payload)
+    assert encoder.encoded == 1
+
+
+def test_sync_and_a_manifest_with_bad_lines(store: Store, folder: Path, fake: Encoder) -> None:
+    """A named file that is gone is removed; a line that cannot be read may name any file, so no row counts as left."""
+    manifest = folder / "list.jsonl"
+    rows = [json.dumps({"uri": name}) for name in ("red.png", "blue.png", "green.png")]
+    manifest.write_text("\n".join(rows))
+    ingest_images(store, "images", [manifest], encoder=fake)
+    manifest.write_text("\n".join([rows[0], rows[1].replace(":", "=")]))
+    assert ingest_images(store, "images", [manifest], encoder=fake, sync=True).removed == 0
+    manifest.write_text(rows[0])
+    (folder / "red.png").unlink()
+    (folder / "blue.png").unlink()
+    report = ingest_images(store, "images", [manifest], encoder=fake, sync=True)
+    assert (report.removed, len(report.failures), uris(store)) == (3, 1, {})
+
+
 def test_another_encoder_is_refused(store: Store, folder: Path, fake: Encoder) -> None:
     """A collection takes vectors of the encoder that it remembers, and says which that is."""
     ingest_images(store, "images", [folder], encoder=fake)
@@ -404,3 +435,31 @@ def test_a_full_disk_loses_nothing(folder: Path, tmp_path: Path, fake: Encoder) 
         store.close()
     finally:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def test_a_manifest_cannot_set_what_is_read(store: Store, folder: Path, fake: Encoder) -> None:
+    """Columns called width, size and format give way to the file's own, and a second run still changes nothing."""
+    (folder / "list.csv").write_text("uri,width,size,format,shelf\nred.png,1,2,three,b\n")
+    ingest_images(store, "images", [folder / "list.csv"], encoder=fake)
+    assert counts(ingest_images(store, "images", [folder / "list.csv"], encoder=fake)) == (0, 1, 0, 0, 0, 0)
+    (point,) = store.retrieve("images", [uris(store)["red.png"]])
+    assert (point.payload["width"], point.payload["format"], point.payload["shelf"]) == (40, "PNG", "b")
+
+
+def test_a_file_that_is_out_of_sight_has_not_moved(store: Store, folder: Path, tmp_path: Path, fake: Encoder) -> None:
+    """The same picture indexed where the first one's disk or machine cannot be seen is a copy: its point stays."""
+    disk = tmp_path / "disk" / "pictures"
+    disk.mkdir(parents=True)
+    shutil.copyfile(folder / "red.png", disk / "far.png")
+    ingest_images(store, "images", [disk], encoder=fake)
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    report = ingest_images(store, "images", [folder], encoder=fake)
+    assert (report.moved, report.copied) == (0, 1)
+    assert "far.png" in uris(store)
+
+
+def test_a_folder_that_was_renamed_has_moved(store: Store, folder: Path, fake: Encoder) -> None:
+    """Within a folder of the run, pictures follow their renamed subfolder."""
+    ingest_images(store, "images", [folder], encoder=fake)
+    (folder / "deep").rename(folder / "deeper")
+    assert counts(ingest_images(store, "images", [folder], encoder=fake)) == (0, 4, 2, 0, 0, 0)

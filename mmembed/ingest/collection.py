@@ -53,6 +53,7 @@ def prepare_collection(
         raise CollectionNotOurs(collection)
     if remembered.kind != kind:
         raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another --collection")
+    store.add_indexes(collection, INDEXES[_MODALITY[kind]])  # a creation that timed out may lack them
     for name, (encoder, vector) in encoders.items():
         stored = remembered.vectors.get(name)
         if stored is None:

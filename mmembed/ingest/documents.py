@@ -29,6 +29,7 @@ from mmembed.ingest.plan import (
     plan,
     point_id,
     remove_gone,
+    roots_of,
     until_first_item,
 )
 from mmembed.ingest.report import IngestReport
@@ -84,15 +85,22 @@ def ingest_documents(
         report.failures.extend(entry for entry in first if isinstance(entry, Failure))
         return report  # a collection without a document would only bind its name to this encoder
     target = DocumentTarget(
-        store, collection, encoder, cross_encoder, pictures_into, shards=shards, replicas=replicas, run=run
+        store,
+        collection,
+        encoder,
+        cross_encoder,
+        pictures_into,
+        roots=roots_of(sources),
+        shards=shards,
+        replicas=replicas,
+        run=run,
     )
     for _ in _write_documents(target, chain(first, items), report, workers=workers):
         report.seconds = time.perf_counter() - started
         if on_progress is not None:
             on_progress(report)
     if sync:
-        roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
-        gone = remove_gone(store, collection, roots, manifests, modality="text")
+        gone = remove_gone(store, collection, target.roots, manifests, modality="text")
         report.removed = len(gone)
         target.forget_pictures_of([uri for _, uri in gone])
     if report.embedded or report.moved or report.copied or report.removed:
@@ -126,7 +134,8 @@ def _write_documents(
 
     def work() -> Iterator[Planned]:
         required = ["bm25", "cross", "text"]
-        for planned in plan(target.store, target.collection, items, modality="text", vectors=required):
+        roots = target.roots
+        for planned in plan(target.store, target.collection, items, modality="text", vectors=required, roots=roots):
             if isinstance(planned, Failure):
                 report.failures.append(planned)
             elif planned.action == "unchanged":
@@ -188,7 +197,7 @@ def _points_of(ready: _Read) -> list[Point]:
     assert document is not None
     shared = {
         **planned.payload(),
-        "title": document.title or planned.item.path.stem if planned.item.path else document.title,
+        "title": _title(planned, document),
         "passages": len(ready.passages),
         "vectors": ["bm25", "cross", "text"],
     }
@@ -202,6 +211,13 @@ def _points_of(ready: _Read) -> list[Point]:
         id = point_id("text", planned.item.uri, passage.number)
         points.append(Point(id, {}, {**shared, **own, "embedded_text": passage.text}))
     return points
+
+
+def _title(planned: Planned, document: Document) -> str | None:
+    """What the manifest calls it, else what it calls itself, else its file's name."""
+    stem = planned.item.path.stem if planned.item.path else None
+    said = planned.item.payload.get("title")
+    return str(said) if said else document.title or stem
 
 
 def _uri_is(uri: str) -> models.FieldCondition:
@@ -245,7 +261,7 @@ def _reuse(target: DocumentTarget, ready: _Read, report: IngestReport) -> list[_
     donated = store.scroll(target.collection, filter=models.Filter(must=[_uri_is(old_uri)]), vectors=True)
     own = planned.payload()
     own["pictures"] = [p.uri for p in _readable(ready.document) if p.path is not None]
-    title = ready.document.title or (planned.item.path.stem if planned.item.path else None)
+    title = _title(planned, ready.document)
     moved_from = {"moved_from": old_uri} if planned.moved else {}
     points = {}
     for point in donated:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from PIL import Image
 
 from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order, read_picture, thumbnail_webp
-from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, until_first_item
+from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, roots_of, until_first_item
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import ImageTarget
 from mmembed.ingest.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
@@ -83,14 +82,22 @@ def ingest_images(
     if not any(isinstance(entry, Item) for entry in first) and collection not in store.collections():
         report.failures.extend(entry for entry in first if isinstance(entry, Failure))
         return report  # a collection without a picture would only bind its name to this encoder
-    target = ImageTarget(store, collection, encoder, caption_encoder, shards=shards, replicas=replicas, run=run)
+    target = ImageTarget(
+        store,
+        collection,
+        encoder,
+        caption_encoder,
+        roots=roots_of(sources),
+        shards=shards,
+        replicas=replicas,
+        run=run,
+    )
     for _ in write_pictures(target, chain(first, items), report, workers=workers, max_pixels=max_pixels):
         report.seconds = time.perf_counter() - started
         if on_progress is not None:
             on_progress(report)
     if sync:
-        roots = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
-        gone = remove_gone(store, collection, roots, manifests, modality="image")
+        gone = remove_gone(store, collection, target.roots, manifests, modality="image")
         remove_thumbnails(store, collection, [id for id, _ in gone])
         report.removed = len(gone)
     if report.embedded or report.moved or report.copied or report.removed:
@@ -126,7 +133,7 @@ def write_pictures(
         return _read(target, planned, max_pixels) if planned.action == "read" else _Read(planned)
 
     def work() -> Iterator[Planned]:
-        for planned in plan(target.store, target.collection, items, modality="image"):
+        for planned in plan(target.store, target.collection, items, modality="image", roots=target.roots):
             if isinstance(planned, Failure):
                 report.failures.append(planned)
             elif planned.action == "unchanged":
@@ -244,8 +251,7 @@ def _keep_thumbnail(target: ImageTarget, ready: _Read) -> None:
     elif ready.planned.donor is not None:
         donated = thumbnail_path(target.store, target.collection, ready.planned.donor)
         if donated is not None and donated.exists() and donated != path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(donated, path)
+            write_thumbnail(path, donated.read_bytes())
 
 
 def _finish_move(target: ImageTarget, planned: Planned) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,6 +31,7 @@ __all__ = [
     "plan",
     "point_id",
     "remove_gone",
+    "roots_of",
     "until_first_item",
 ]
 
@@ -52,11 +54,15 @@ INDEXES: Mapping[Modality, Mapping[str, IndexType]] = {
 FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
 """Payload keys that are found anew each time a file is read."""
 
-_OF_FILES = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "document", *FROM_READING})
-OURS: Mapping[Modality, frozenset[str]] = {
-    "image": _OF_FILES,
-    "text": _OF_FILES | {"vectors", "title", "passage", "text", "headings"},
+_OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from"})
+RESERVED: Mapping[Modality, frozenset[str]] = {
+    "image": _OF_ANY_FILE | {"width", "height", "format", "taken_at"},
+    "text": _OF_ANY_FILE | {"passage", "passages", "text", "headings", "page", "vectors", "pictures"},
 }
+"""Payload keys that say what mmembed read; a manifest cannot set them."""
+
+_PLACES = frozenset({"document", "page", "title"})  # of a picture, the document that it stands in
+OURS: Mapping[Modality, frozenset[str]] = {modality: keys | _PLACES for modality, keys in RESERVED.items()}
 """Payload keys that are written here; all others were said by a manifest."""
 
 Action = Literal["unchanged", "refresh", "reuse", "read"]
@@ -110,12 +116,15 @@ def plan(
     *,
     modality: Modality,
     vectors: Sequence[str] = (),
+    roots: Sequence[Path] = (),
 ) -> Iterator[Planned | Failure]:
     """Items in, the same items out in the same order, each with what is to be done.
 
-    A stored file that lacks one of `vectors` is read again. Reads the store a batch at a time, so
-    memory does not grow with the number of files.
+    A stored file that lacks one of `vectors` is read again. `roots` are the folders of this run: a
+    file that vanished from there has moved. Reads the store a batch at a time, so memory does not
+    grow with the number of files.
     """
+    items = (_without_reserved(item, modality) if isinstance(item, Item) else item for item in items)
     number = 0 if modality == "text" else None  # a document is known by its first passage
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
     for batch in batched(items, _BATCH):
@@ -132,7 +141,7 @@ def plan(
                 continue
             if recent.get(entry.content_hash) == entry.id and _is_bare(entry.item):
                 continue  # named before in this run: by a folder and a pattern, or by a manifest that says more
-            planned = _with_donor(entry, donors.get(entry.content_hash, []), recent.get(entry.content_hash))
+            planned = _with_donor(entry, donors.get(entry.content_hash, []), recent.get(entry.content_hash), roots)
             if planned.action == "read":
                 recent[entry.content_hash] = entry.id
                 if len(recent) > _RECENT:
@@ -198,8 +207,10 @@ def _donors(
     return found
 
 
-def _with_donor(planned: Planned, same: Sequence[tuple[str, str]], recent: str | None) -> Planned:
-    others = [(id, is_gone(path)) for id, path in same if id != planned.id]
+def _with_donor(
+    planned: Planned, same: Sequence[tuple[str, str]], recent: str | None, roots: Sequence[Path]
+) -> Planned:
+    others = [(id, _has_left(path, roots)) for id, path in same if id != planned.id]
     gone = [id for id, file_is_gone in others if file_is_gone]
     if gone and planned.stored is None:
         donor, moved = gone[0], True
@@ -209,13 +220,28 @@ def _with_donor(planned: Planned, same: Sequence[tuple[str, str]], recent: str |
         donor, moved = recent, False
     else:
         return planned
-    return Planned(planned.item, planned.id, "reuse", planned.content_hash, planned.state, planned.stored, donor, moved)
+    return replace(planned, action="reuse", donor=donor, moved=moved)
 
 
 def path_of(payload: Payload) -> str:
     """The file behind a point: its uri, or the document that the picture stands in."""
     uri, document = str(payload["uri"]), payload.get("document")
     return str(document) if document and uri.startswith(f"{document}#") else uri
+
+
+def _has_left(path: str, roots: Sequence[Path]) -> bool:
+    """Whether a file was moved away, and is not on a disk or machine that is out of sight.
+
+    Its folder is still there, or it was under a folder of this run.
+    """
+    return is_gone(path) and (Path(path).parent.is_dir() or _under(path, [str(root) for root in roots]))
+
+
+def _without_reserved(item: Item, modality: Modality) -> Item:
+    """A manifest's column called `width`, say, gives way to what is read from the file."""
+    if not RESERVED[modality] & item.payload.keys():
+        return item
+    return replace(item, payload={k: v for k, v in item.payload.items() if k not in RESERVED[modality]})
 
 
 def is_gone(path: str) -> bool:
@@ -244,8 +270,8 @@ def remove_gone(
         heads = models.Filter(must=[models.FieldCondition(key="passage", match=models.MatchValue(value=0))])
     gone = []
     for point in store.scroll(collection, filter=heads, payload=["uri", "document", "source"]):
-        uri, source = str(point.payload["uri"]), point.payload.get("source")
-        dropped = source in manifests and source not in torn and uri not in manifests[source]
+        uri, source = str(point.payload["uri"]), str(point.payload.get("source"))
+        dropped = source in manifests and source not in torn and uri not in manifests[str(source)]
         looked_for = _under(uri, prefixes) or source in manifests
         if dropped or (looked_for and is_gone(path_of(point.payload))):
             gone.append((point.id, uri))
@@ -278,6 +304,17 @@ def until_first_item(items: Iterator[Item | Failure]) -> list[Item | Failure]:
         if isinstance(entry, Item):
             break
     return taken
+
+
+def roots_of(sources: Sequence[str | Path]) -> list[Path]:
+    """The absolute folders and files of a run; of a pattern, the folder before its first wildcard."""
+    roots = []
+    for source in sources:
+        parts = Path(os.path.abspath(Path(source).expanduser())).parts
+        fixed = list(takewhile(lambda part: not set(part) & set("*?["), parts))
+        path = Path(*parts)
+        roots.append(path if path.exists() else Path(*fixed))
+    return roots
 
 
 def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from qdrant_client import models
@@ -33,6 +34,7 @@ class ImageTarget:
         encoder: Encoder,
         caption_encoder: Encoder | None = None,
         *,
+        roots: Sequence[Path],
         shards: int | None = None,
         replicas: int | None = None,
         run: LoadOptions | None = None,
@@ -47,15 +49,18 @@ class ImageTarget:
         self.store = store
         self.collection = collection
         self.encoder = encoder
+        self.roots = roots
         self._caption_encoder = caption_encoder
         self._default_caption_encoder = default_caption_encoder
         self._bm25: Encoder | None = None
         self._run = run or LoadOptions()
         self.indexes = PayloadIndexes(store, collection)
         encoders = {"image": (encoder, vector_contract(encoder, "image"))}
+        if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
+            self._bm25 = load_encoder("bm25")
+            encoders["caption"] = (caption_encoder, vector_contract(caption_encoder, "text"))
+            encoders["caption_bm25"] = (self._bm25, vector_contract(self._bm25, "text"))
         prepare_collection(store, collection, "images", encoders, shards=shards, replicas=replicas)
-        if caption_encoder is not None:
-            self._caption_encoders()
 
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
         """n captions -> their `caption` and `caption_bm25` vectors."""
@@ -98,6 +103,7 @@ class DocumentTarget:
         cross_encoder: Encoder | None,
         pictures_into: str | None,
         *,
+        roots: Sequence[Path],
         shards: int | None,
         replicas: int | None,
         run: LoadOptions | None,
@@ -110,6 +116,7 @@ class DocumentTarget:
             )
         self.store = store
         self.collection = collection
+        self.roots = roots
         self.encoder = encoder
         self.bm25 = load_encoder("bm25")
         picture_encoder = _encoder_of_images(store, pictures_into or "images", run)
@@ -141,7 +148,12 @@ class DocumentTarget:
         """Where pictures go; the first call makes their collection."""
         if self.images is None:
             self.images = ImageTarget(
-                self.store, collection, self._picture_encoder, run=self._run, default_caption_encoder=self.encoder
+                self.store,
+                collection,
+                self._picture_encoder,
+                roots=self.roots,
+                run=self._run,
+                default_caption_encoder=self.encoder,
             )
         return self.images
 

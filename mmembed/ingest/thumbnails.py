@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+from mmembed.errors import StoreError, StoreFull
 from mmembed.types import Store
 
 __all__ = ["drop_thumbnails", "remove_thumbnails", "thumbnail_path", "write_thumbnail"]
@@ -21,11 +23,19 @@ def thumbnail_path(store: Store, collection: str, id: str) -> Path | None:
 
 
 def write_thumbnail(path: Path, webp: bytes) -> None:
-    """Whole or not at all: a reader never sees half a picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not at all: a reader never sees half a picture. Raises StoreFull or StoreError."""
     partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_bytes(webp)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(webp)
+        partial.replace(path)
+    except OSError as exc:
+        partial.unlink(missing_ok=True)
+        error = StoreFull if exc.errno == errno.ENOSPC else StoreError
+        raise error(
+            f"the thumbnail {path} cannot be written ({exc.strerror}): everything before it is stored; "
+            f"make room or give rights there, and go on"
+        ) from exc
 
 
 def remove_thumbnails(store: Store, collection: str, ids: Iterable[str]) -> None:

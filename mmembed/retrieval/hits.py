@@ -10,6 +10,7 @@ from qdrant_client import models
 
 from mmembed.registry import load_remembered
 from mmembed.retrieval.query import Query
+from mmembed.stores.points import point_id
 from mmembed.types import Contract, Encoder, Hit, Leg, LoadOptions, Ranking, Store
 
 __all__ = ["COMPETITORS", "MAX_CANDIDATES", "Scale", "fetch", "scale_of", "with_probabilities", "without_point"]
@@ -23,8 +24,7 @@ def without_point(
     store: Store, collection: str, id: str, filter: models.Filter | None, *, whole_document: bool
 ) -> models.Filter:
     """The filter, and not the point that was asked with, nor another passage of its document."""
-    # points of other people's collections may have numbers for ids
-    itself: models.Condition = models.HasIdCondition(has_id=[int(id) if id.isdecimal() else id])
+    itself: models.Condition = models.HasIdCondition(has_id=[point_id(id)])
     if whole_document:
         uri = str(store.retrieve(collection, [id])[0].payload["uri"])
         itself = models.FieldCondition(key="uri", match=models.MatchValue(value=uri))

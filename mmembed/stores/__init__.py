@@ -16,7 +16,12 @@ __all__ = ["open_store"]
 
 
 def open_store(
-    url: str, *, api_key: str | None = None, prefer_grpc: bool = False, timeout_seconds: float = 60
+    url: str,
+    *,
+    api_key: str | None = None,
+    prefer_grpc: bool = False,
+    grpc_port: int = 6334,
+    timeout_seconds: float = 60,
 ) -> Store:
     """Open one Qdrant by its address.
 
@@ -24,7 +29,7 @@ def open_store(
         url: "http://host:port" or "https://host:port" for a server; "edge:FOLDER" for an embedded one, made if it is
             not there, and one process at a time; ":memory:" for tests, forgotten on close.
         api_key: of the server.
-        prefer_grpc: write and search over gRPC (port 6334), which costs the client a tenth of the CPU of REST.
+        prefer_grpc: write and search over gRPC, which costs the client a tenth of the CPU of REST.
         timeout_seconds: of each request to a server.
 
     Raises:
@@ -42,7 +47,13 @@ def open_store(
     if _is_server(url):
         from mmembed.stores.qdrant import open_server
 
-        return open_server(url, api_key=api_key, prefer_grpc=prefer_grpc, timeout_seconds=timeout_seconds)
+        return open_server(
+            url,
+            api_key=api_key,
+            prefer_grpc=prefer_grpc,
+            grpc_port=grpc_port,
+            timeout_seconds=timeout_seconds,
+        )
     raise SettingsError(
         f"store {url!r} is none of the three forms: http://host:port (a server), edge:FOLDER (embedded), :memory:"
     )

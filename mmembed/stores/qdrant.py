@@ -34,12 +34,19 @@ _OPEN_SECONDS = 5  # for the first answer
 _WEIGHTS_SINCE = (1, 17)
 
 
-def open_server(url: str, *, api_key: str | None, prefer_grpc: bool, timeout_seconds: float) -> QdrantStore:
+def open_server(
+    url: str, *, api_key: str | None, prefer_grpc: bool, grpc_port: int = 6334, timeout_seconds: float
+) -> QdrantStore:
     """Connect and ask for the version. Raises StoreUnavailable within a few seconds where nothing answers."""
 
     def connect(seconds: float) -> QdrantClient:
         return QdrantClient(
-            url=url, api_key=api_key, prefer_grpc=prefer_grpc, timeout=max(1, round(seconds)), check_compatibility=False
+            url=url,
+            api_key=api_key,
+            prefer_grpc=prefer_grpc,
+            grpc_port=grpc_port,
+            timeout=max(1, round(seconds)),
+            check_compatibility=False,
         )
 
     def ask_version() -> tuple[int, ...]:
