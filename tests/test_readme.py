@@ -98,6 +98,14 @@ def test_the_shell_prints_what_it_says(folder: Path) -> None:
         assert_matches(expected, run(folder, command, {}))
 
 
+def test_captions_payload_and_filters(folder: Path) -> None:
+    """The manifest of the README, indexed and searched."""
+    (manifest,) = [content for language, content in section("Captions, payload and filters") if language == "csv"]
+    (folder / "list.csv").write_text(manifest, encoding="utf-8")
+    for command, expected in commands("Captions, payload and filters"):
+        assert_matches(expected, run(folder, command, {}))
+
+
 def test_real_models_run_on_small_checkpoints(folder: Path, tmp_path: Path) -> None:
     """The commands for siglip2-b32 and e5-mistral, with checkpoints of their classes made here in their place."""
     replaced = {

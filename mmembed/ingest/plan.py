@@ -271,7 +271,7 @@ def remove_gone(
     gone = []
     for point in store.scroll(collection, filter=heads, payload=["uri", "document", "source"]):
         uri, source = str(point.payload["uri"]), str(point.payload.get("source"))
-        dropped = source in manifests and source not in torn and uri not in manifests[str(source)]
+        dropped = source in manifests and source not in torn and uri not in manifests[source]
         looked_for = _under(uri, prefixes) or source in manifests
         if dropped or (looked_for and is_gone(path_of(point.payload))):
             gone.append((point.id, uri))

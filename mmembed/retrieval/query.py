@@ -117,7 +117,10 @@ def encode_query(encoder: Encoder, query: Query) -> DenseArray | SparseVector:
         rows = encoder.encode_text([query.text], role="query", task=query.task)
         if encoder.spec.kind != "dense":
             if query.pictures or query.minus:
-                raise InvalidQuery(f"{encoder.spec.kind} vectors of {encoder.spec.name} cannot be mixed or subtracted")
+                raise InvalidQuery(
+                    f"{encoder.spec.kind} vectors of {encoder.spec.name} cannot be mixed or subtracted: "
+                    f"ask with words alone, or by another vector"
+                )
             return rows[0]
         parts.append((query.weights["text"], _row(rows)))
     if query.image is not None:
