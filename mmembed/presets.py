@@ -28,6 +28,7 @@ class Preset:
     licence: str = ""
     commercial_use: bool = True
     remote_code: bool = False  # loads only with --trust-remote-code
+    photographs: bool = True  # False: its pictures are drawings, so captions know more than it does
 
     @property
     def model(self) -> str:
@@ -47,6 +48,7 @@ PRESETS: dict[str, Preset] = {
         context_length=16,
         image_size=64,
         licence="Apache-2.0",
+        photographs=False,
     ),
     "siglip2-b32": Preset(
         encoder="open_clip:ViT-B-32-SigLIP2-256/webli",

@@ -172,7 +172,9 @@ def test_search_prints_one_hit_a_line(indexed: Program) -> None:
     assert (Path(best["uri"]).name, best["collection"], best["vector"]) == ("1f3b8.png", "images", "image")
     assert best["payload"]["uri"] == best["uri"] == str(indexed.root / "pictures" / "1f3b8.png")
     assert best["payload"]["width"] == 72
-    assert sum(row["probability"] for row in result.rows) == pytest.approx(1)
+    every = indexed("search", "guitar", "--limit", "100", "--json").rows
+    assert sum(row["probability"] for row in every) == pytest.approx(1)
+    assert every[0]["probability"] == pytest.approx(best["probability"])
     lines = indexed("search", "guitar", "-n", "3").out.splitlines()
     assert len(lines) == 3
     assert lines[0].endswith(best["uri"])

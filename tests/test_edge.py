@@ -424,3 +424,11 @@ def test_filters_where_the_graph_is_no_help(tmp_path: Path) -> None:
         found = [{str(hit.id) for hit in raw.query(request)} for request in requests]
         assert np.mean([len(a & b) / 10 for a, b in zip(found, best, strict=True)]) < 0.9, "the graph is enough"
     raw.close()
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    """A mistyped folder, of pictures say, is not made into a store."""
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(StoreError, match="is no store, and holds other things"):
+        open_store(f"edge:{tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]

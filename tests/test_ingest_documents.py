@@ -261,3 +261,30 @@ def test_what_a_manifest_no_longer_says_of_a_document_is_forgotten(store: Store,
     for point in found:
         assert (point.payload["year"], "shelf" in point.payload) == ("2020", False)
         assert {"text", "headings", "title", "passages"} <= set(point.payload)
+
+
+def test_pictures_that_were_left_out_come_later(store: Store, folder: Path, fake: Encoder) -> None:
+    """Asked for in a later run, or put where a document names them, they are indexed without encoding a passage."""
+    (folder / "gap.md").write_text("# Gap\n\n![green](green.png)\n\nSomething green.\n")
+    first = ingest(store, folder, fake, pictures=False)
+    assert (first.embedded, first.failures) == (4, [])
+    second = ingest(store, folder, fake)
+    assert (second.embedded, second.unchanged) == (0, 4)
+    assert second.pictures is not None
+    assert second.pictures.embedded == 2
+    assert [Path(f.uri).name for f in second.failures] == ["green.png"]
+    Image.new("RGB", (40, 40), "green").save(folder / "green.png")
+    third = ingest(store, folder, fake)
+    assert (third.unchanged, third.failures) == (4, [])
+    assert third.pictures is not None
+    assert third.pictures.embedded == 1
+    assert {Path(p.payload["uri"]).name for p in store.scroll("images")} == {"red.png", "blue.png", "green.png"}
+
+
+def test_a_word_without_end_is_cut(fake: Encoder) -> None:
+    """A tokenizer that takes any word for one token does not make passages of fifty thousand characters."""
+    from mmembed.documents import windows
+
+    pieces = windows("word" * 5000, count_tokens=fake.count_tokens, max_tokens=64)
+    assert max(map(len, pieces)) < 64 * 20 + 20
+    assert "".join(pieces) == "word" * 5000

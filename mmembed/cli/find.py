@@ -59,7 +59,7 @@ def search_command(
     from mmembed.types import LoadOptions
 
     run = LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    opened = o.open_asked_store(store, api_key, grpc)
+    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
     try:
         hits = search(
             opened,

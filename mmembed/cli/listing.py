@@ -18,6 +18,9 @@ def collections_command(
     store: o.StoreUrl = None, json: o.Json = False, api_key: o.ApiKey = None, grpc: o.Grpc = False
 ) -> None:
     """List the collections, what made their vectors, and how many points they hold."""
+    if o.is_missing(store):
+        typer.echo(f"no collections in {store or o.default_store()}", err=True)
+        return
     opened = o.open_asked_store(store, api_key, grpc)
     try:
         names = opened.collections()
@@ -56,7 +59,7 @@ def delete_command(
 
     from mmembed.ingest import remove_thumbnails
 
-    opened = o.open_asked_store(store, api_key, grpc)
+    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
     try:
         if wanted is None:
             gone = [point.id for point in opened.retrieve(collection, list(dict.fromkeys(ids or [])), payload=False)]
@@ -80,7 +83,7 @@ def drop_command(
     """Remove a whole collection. Asks first on a terminal."""
     from mmembed.ingest import drop_thumbnails
 
-    opened = o.open_asked_store(store, api_key, grpc)
+    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
     try:
         points = opened.count(collection)
         if not yes and sys.stdin.isatty():

@@ -63,10 +63,22 @@ def default_store() -> str:
     return f"edge:{platformdirs.user_data_path('mmembed') / 'store.mm'}"
 
 
-def open_asked_store(url: str | None, api_key: str | None, grpc: bool) -> Store:
+def open_asked_store(url: str | None, api_key: str | None, grpc: bool, *, to_read: bool = False) -> Store:
+    """The store, made if it is not there, unless it is only read: a mistyped folder is then an error."""
+    from mmembed.errors import StoreUnavailable
     from mmembed.stores import open_store
 
+    if to_read and is_missing(url):
+        raise StoreUnavailable(
+            f"there is no store at {url or default_store()}: `mmembed index images FOLDER` makes one"
+        )
     return open_store(url or default_store(), api_key=api_key, prefer_grpc=grpc)
+
+
+def is_missing(url: str | None) -> bool:
+    """Whether the store is a folder in which nothing was indexed yet."""
+    asked = url or default_store()
+    return asked.startswith("edge:") and not (Path(asked.removeprefix("edge:")).expanduser() / "collections").is_dir()
 
 
 def load_asked_encoder(name: str, run: LoadOptions) -> Encoder:

@@ -15,6 +15,7 @@ from mmembed.errors import SettingsError
 _JOINT = " > "
 _STRETCH = 50_000  # characters: the splitter's time grows faster than its text, so it gets stretches of this length
 _LEAST_ROOM = 8  # tokens: with less, a word may not fit
+_LONGEST_TOKEN = 20  # characters: some tokenizers take any word, however long, for a single unknown token
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def cut_passages(
     beside each other under one heading become one passage. Headings take at most half of a
     passage: the outermost are left out first.
     """
-    count = lru_cache(maxsize=4096)(count_tokens)
+    count = _counter(count_tokens, remember=4096)
     room = max_tokens - count("")
     if room < _LEAST_ROOM or overlap < 0:
         raise SettingsError(
@@ -59,8 +60,18 @@ def windows(text: str, *, count_tokens: Callable[[str], int], max_tokens: int) -
         raise SettingsError(
             f"windows of {max_tokens} tokens have no room for text beside {count_tokens('')} special ones"
         )
-    count = lru_cache(maxsize=1024)(count_tokens)
+    count = _counter(count_tokens, remember=1024)
     return list(_cut(text, "", count, max_tokens, 0)) or [""]
+
+
+def _counter(count_tokens: Callable[[str], int], *, remember: int) -> Callable[[str], int]:
+    """Tokens of a text, at least one for twenty characters."""
+
+    @lru_cache(maxsize=remember)
+    def count(text: str) -> int:
+        return max(count_tokens(text), len(text) // _LONGEST_TOKEN)
+
+    return count
 
 
 def _cut(text: str, prefix: str, count: Callable[[str], int], max_tokens: int, overlap: int) -> Iterator[str]:

@@ -127,7 +127,7 @@ def _write_documents(
     seen_pictures: set[str] = set()
 
     def read(planned: Planned) -> _Read:
-        if planned.action == "refresh" or planned.item.path is None:
+        if planned.item.path is None or (planned.action == "refresh" and not _lacks_pictures(target, planned)):
             return _Read(planned, None, [])
         document = read_document(planned.item.path, uri=planned.item.uri, pictures=target.pictures_into is not None)
         return _Read(planned, document, target.cut(document) if planned.action == "read" else [])
@@ -138,6 +138,9 @@ def _write_documents(
         for planned in plan(target.store, target.collection, items, modality="text", vectors=required, roots=roots):
             if isinstance(planned, Failure):
                 report.failures.append(planned)
+            elif planned.action == "unchanged" and _lacks_pictures(target, planned):
+                _finish_move(target, planned)
+                yield replace(planned, action="refresh")
             elif planned.action == "unchanged":
                 report.unchanged += 1
                 _finish_move(target, planned)
@@ -172,7 +175,7 @@ def _store_batch(target: DocumentTarget, batch: Sequence[_Read], seen: set[str],
     fresh: list[_Read] = []
     for ready in batch:
         if ready.planned.action == "refresh":
-            _refresh(target, ready.planned)
+            _refresh(target, ready)
             report.unchanged += 1
         elif ready.planned.action == "reuse":
             again = _reuse(target, ready, report)
@@ -184,14 +187,14 @@ def _store_batch(target: DocumentTarget, batch: Sequence[_Read], seen: set[str],
     target.indexes.cover(ready.planned.item.payload for ready in fresh)
     for ready in fresh:
         _drop_passages_from(target, ready.planned, len(ready.passages))
-        points.extend(reversed(_points_of(ready)))
+        points.extend(reversed(_points_of(target, ready)))
     for some in batched(points, _PASSAGES_AN_UPSERT):
         vectors = target.encode([str(point.payload.pop("embedded_text")) for point in some])
         target.store.upsert(target.collection, [replace(p, vectors=v) for p, v in zip(some, vectors, strict=True)])
     report.embedded += len(fresh)
 
 
-def _points_of(ready: _Read) -> list[Point]:
+def _points_of(target: DocumentTarget, ready: _Read) -> list[Point]:
     """A document's points, still without vectors; `embedded_text` is taken off again before they are stored."""
     planned, document = ready.planned, ready.document
     assert document is not None
@@ -207,7 +210,7 @@ def _points_of(ready: _Read) -> list[Point]:
         if passage.page is not None:
             own["page"] = passage.page
         if passage.number == 0:
-            own["pictures"] = [p.uri for p in _readable(document) if p.path is not None]
+            own |= _linked_pictures(target, document)
         id = point_id("text", planned.item.uri, passage.number)
         points.append(Point(id, {}, {**shared, **own, "embedded_text": passage.text}))
     return points
@@ -232,8 +235,9 @@ def _drop_passages_from(target: DocumentTarget, planned: Planned, number: int) -
     target.store.delete_where(target.collection, models.Filter(must=[_uri_is(planned.item.uri), beyond]))
 
 
-def _refresh(target: DocumentTarget, planned: Planned) -> None:
-    """The same text under a new date or with a new payload: no passage is encoded again."""
+def _refresh(target: DocumentTarget, ready: _Read) -> None:
+    """The same text under a new date, with a new payload or with pictures: no passage is encoded again."""
+    planned = ready.planned
     payload = {**planned.item.payload, **planned.payload()}
     for key in ("passage", "page", "text", "headings", "title"):
         payload.pop(key, None)
@@ -246,7 +250,8 @@ def _refresh(target: DocumentTarget, planned: Planned) -> None:
     ]
     head = point_id("text", planned.item.uri, 0)
     target.store.set_payload(target.collection, [id for id in ids if id != head], payload)
-    target.store.set_payload(target.collection, [head], payload)
+    linked = _linked_pictures(target, ready.document) if ready.document is not None else {}
+    target.store.set_payload(target.collection, [head], {**payload, **linked})
 
 
 def _reuse(target: DocumentTarget, ready: _Read, report: IngestReport) -> list[_Read]:
@@ -260,7 +265,6 @@ def _reuse(target: DocumentTarget, ready: _Read, report: IngestReport) -> list[_
     count = int(heads[0].payload["passages"])
     donated = store.scroll(target.collection, filter=models.Filter(must=[_uri_is(old_uri)]), vectors=True)
     own = planned.payload()
-    own["pictures"] = [p.uri for p in _readable(ready.document) if p.path is not None]
     title = _title(planned, ready.document)
     moved_from = {"moved_from": old_uri} if planned.moved else {}
     points = {}
@@ -268,7 +272,8 @@ def _reuse(target: DocumentTarget, ready: _Read, report: IngestReport) -> list[_
         number = int(point.payload["passage"])
         kept = {key: point.payload[key] for key in ("passage", "passages", "text", "headings", "vectors")}
         page = {"page": point.payload["page"]} if "page" in point.payload else {}
-        payload = {**own, **kept, **page, "title": title, **moved_from}
+        linked = _linked_pictures(target, ready.document) if number == 0 else {}
+        payload = {**own, **kept, **page, **linked, "title": title, **moved_from}
         points[number] = Point(point_id("text", planned.item.uri, number), point.vectors, payload)
     if sorted(points) != list(range(count)):  # the donor was being written when something stopped it
         return [replace(ready, passages=target.cut(ready.document))]
@@ -310,6 +315,18 @@ def _picture_items(ready: _Read) -> list[Item]:
         )
         for picture in _readable(ready.document)
     ]
+
+
+def _lacks_pictures(target: DocumentTarget, planned: Planned) -> bool:
+    """Whether a stored document's pictures are asked for and were left out, or not all there, when it was stored."""
+    return target.pictures_into is not None and "pictures" not in (planned.stored or {})
+
+
+def _linked_pictures(target: DocumentTarget, document: Document) -> Payload:
+    """What the first passage says once every picture was there: the files that it links to."""
+    if target.pictures_into is None or document.problems:
+        return {}
+    return {"pictures": [p.uri for p in _readable(document) if p.path is not None]}
 
 
 def _readable(document: Document) -> list[EmbeddedPicture]:

@@ -2,7 +2,7 @@
 
 | asked with | images collection | documents collection |
 |---|---|---|
-| text | text-to-image: `image`, and captions if most have one | text-to-text: `text` fused with `bm25` |
+| text | text-to-image: `image`, with captions if most have one | text-to-text: `text` fused with `bm25` |
 | a picture | image-to-image: `image` | image-to-text: `cross` |
 | both, or less something | their weighted sum in the shared space | the same, by `cross` (texts alone: `text`) |
 """

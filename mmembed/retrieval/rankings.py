@@ -6,6 +6,7 @@ import numpy as np
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery
+from mmembed.presets import PRESETS
 from mmembed.registry import check_fingerprint, load_remembered
 from mmembed.retrieval.query import Query, encode_query, given_vector
 from mmembed.types import Contract, Encoder, Leg, LoadOptions, Ranking, Store
@@ -49,6 +50,9 @@ def rankings_of(
     if not _mostly_captioned(store, collection, contract):
         return [first]
     captions = [_text_leg(collection, leg, contract, query.text, run) for leg in ("caption", "caption_bm25")]
+    preset = PRESETS.get(contract.vectors["image"].encoder)
+    if preset is not None and not preset.photographs:
+        return [*captions]  # measured on photographs: its ranking is noise that drowns theirs
     return [first, tuple(captions)]  # the captions count as one ranking, as much as the pictures
 
 

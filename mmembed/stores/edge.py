@@ -25,6 +25,9 @@ FREE_MARGIN_BYTES = 128 * 2**20  # disk that is left free beyond what a write ne
 WAIT_SECONDS = 10.0  # for another process to let go of the folder
 
 
+_LOCK_FILES = {"lock", "owner.json"}  # all there is in a folder whose first opener was stopped at once
+
+
 class EdgeStore:
     """`Store` over the shards of one folder. They live in a process of their own, which this one talks to.
 
@@ -45,8 +48,13 @@ class EdgeStore:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            there = {entry.name for entry in folder.iterdir()}
         except OSError as exc:
             raise StoreError(f"the folder {folder} cannot be made ({exc}): choose another") from exc
+        if there - _LOCK_FILES and "collections" not in there:
+            raise StoreError(
+                f"the folder {folder} is no store, and holds other things: choose another, or an empty one"
+            )
         self._pipe = ShardPipe(folder, Hello(os.getpid(), command, wait_seconds, free_margin_bytes))
         self._contracts: dict[str, Contract | None] = {}  # nobody else can change them while the folder is ours
 
