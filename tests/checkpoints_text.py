@@ -159,11 +159,13 @@ def build_bert(folder: Path, *, pooling: str, prompts: dict[str, str] | None = N
     """A sentence-transformers BERT of 32 dimensions that pools by "mean" or "cls"."""
     folder.mkdir(parents=True)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
-    tokenizer.train_from_iterator(_CORPUS, trainer)
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    found = {word for text in _CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    letters = sorted({letter for word in found for letter in word})
+    # Written out, because a trained WordPiece vocabulary is another one in every process.
+    vocabulary = [*specials, *letters, *(f"##{letter}" for letter in letters), *sorted(found - set(letters))]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(folder / "tokenizer.json"))
     words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
