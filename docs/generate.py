@@ -11,7 +11,8 @@ from typer.cli import get_docs_for_click
 
 from mmembed import errors
 from mmembed.cli import app
-from mmembed.presets import PRESETS
+from mmembed.instructions import is_symmetric, known_tasks
+from mmembed.presets import PRESETS, Preset
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -26,18 +27,49 @@ def commands() -> str:
 def encoders() -> str:
     """The presets as a table."""
     rows = [
-        "| preset | encoder | encodes | dim (Matryoshka) | tokens | picture | licence |",
-        "|---|---|---|---|---|---|---|",
+        "| preset | encoder | kind | encodes | dim | tokens | picture | pooling | prompts | licence | needs |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, preset in PRESETS.items():
-        smaller = f" ({', '.join(map(str, preset.matryoshka_dims))})" if preset.matryoshka_dims else ""
+        smaller = f" ({', '.join(str(dim) for dim in preset.matryoshka_dims if dim != preset.dim)})"
         licence = preset.licence + ("" if preset.commercial_use else ", **not for commercial use**")
-        code = ", needs `--trust-remote-code`" if preset.remote_code else ""
-        rows.append(
-            f"| `{name}` | `{preset.encoder}` | {' and '.join(preset.modalities)} | {preset.dim or 'sparse'}{smaller} "
-            f"| {preset.context_length or ''} | {preset.image_size or ''} | {licence}{code} |"
+        needs = [f"{package} {oldest}" for package, oldest in preset.min_versions.items()]
+        cells = (
+            f"`{name}`",
+            f"`{preset.encoder}`",
+            {"dense": "dense", "sparse": "sparse", "multi": "late interaction"}[preset.kind],
+            " and ".join(preset.modalities),
+            f"{preset.dim or ''}{smaller if preset.matryoshka_dims else ''}",
+            preset.context_length or "",
+            preset.image_size or "",
+            preset.pooling + (", layer norm" if preset.layer_norm else ""),
+            prompts(preset),
+            licence,
+            ", ".join([*needs, *(["`--trust-remote-code`"] if preset.remote_code else [])]),
         )
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
+
+
+def prompts(preset: Preset) -> str:
+    """What leads queries and documents, and the tasks that are led otherwise."""
+    if preset.own_prompts:
+        return "those of its files"
+    sides = (("query", preset.query_prompt), ("document", preset.document_prompt))
+    quoted = [f"{side} `{prompt}`" for side, prompt in sides if prompt]
+    tasks = "any task" if "{task}" in preset.query_prompt else ", ".join(preset.task_prompts)
+    text = ", ".join(quoted) + (f"; tasks: {tasks}" if tasks else "")
+    return text.replace("\n", "\\n").replace("|", "\\|")
+
+
+def tasks() -> str:
+    """The names that stand for an instruction, by whether it leads documents too."""
+    names = known_tasks()
+    symmetric = [name for name in names if is_symmetric(name)]
+    return "\n".join(
+        f"- {what}: {', '.join(f'`{name}`' for name in found)}"
+        for what, found in (("queries alone", [n for n in names if n not in symmetric]), ("symmetric", symmetric))
+    )
 
 
 def tree() -> str:
@@ -63,6 +95,15 @@ indexed; 2 usage; 3 an index finished with some failures; 130 interrupted.
 {encoders()}
 
 A name is a preset or `family:model?option=value`; `mmembed encoders` lists the families that are installed.
+
+The dimensions in brackets are those that `?dim=` cuts a vector to, for models trained so that the first ones stand
+alone (Matryoshka). Prompts are put before a text by its role: a text that is searched with is a query, one that is
+searched a document. `--task` takes `retrieval`, which is the default, one of the model's own tasks, or for a model
+with "any task" an instruction in words or a name that stands for one (below). A symmetric task, such as
+classification, clustering and similarity, leads queries and documents alike. A task that a model does not know is
+an error.
+
+{tasks()}
 
 ## Settings
 

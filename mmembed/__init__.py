@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmembed.errors import MmembedError
     from mmembed.ingest import IngestReport, ingest_documents, ingest_images
-    from mmembed.registry import families, load_encoder
+    from mmembed.registry import families, load_encoder, load_reranker
     from mmembed.retrieval import search
     from mmembed.stores import open_store
     from mmembed.types import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         LoadOptions,
         PixelEncoder,
         Point,
+        Reranker,
         SparseVector,
         Store,
         VectorContract,
@@ -45,6 +46,7 @@ _HOME = {
     "MmembedError": "errors",
     "PixelEncoder": "types",
     "Point": "types",
+    "Reranker": "types",
     "SparseVector": "types",
     "Store": "types",
     "VectorContract": "types",
@@ -52,6 +54,7 @@ _HOME = {
     "ingest_documents": "ingest",
     "ingest_images": "ingest",
     "load_encoder": "registry",
+    "load_reranker": "registry",
     "open_store": "stores",
     "search": "retrieval",
 }
@@ -69,6 +72,7 @@ __all__ = [
     "MmembedError",
     "PixelEncoder",
     "Point",
+    "Reranker",
     "SparseVector",
     "Store",
     "VectorContract",
@@ -76,6 +80,7 @@ __all__ = [
     "ingest_documents",
     "ingest_images",
     "load_encoder",
+    "load_reranker",
     "open_store",
     "search",
 ]

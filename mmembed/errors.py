@@ -7,6 +7,8 @@ MmembedError
 │   ├── EncoderLoadError      the weights or the tokenizer are not there, or not what the name promises
 │   ├── MissingDependency     an optional package is not installed; gives the pip line
 │   ├── UnsupportedModality   a text encoder was handed a picture, or the other way round
+│   ├── EncoderUnavailable    the API behind an encoder cannot be reached, is over its limits or keeps failing
+│   ├── EncoderRefused        the API behind an encoder turns the request down: its key, model or input is wrong
 │   └── InvalidEmbedding      an encoder returned NaN, a wrong shape, or rows that are not unit length
 ├── InputError                one input is bad; in an index it becomes a Failure and the rest goes on
 │   ├── UnreadableImage
@@ -37,6 +39,8 @@ __all__ = [
     "DuplicateEncoder",
     "EncoderError",
     "EncoderLoadError",
+    "EncoderRefused",
+    "EncoderUnavailable",
     "ImageTooLarge",
     "InputError",
     "InvalidEmbedding",
@@ -106,6 +110,18 @@ class UnsupportedModality(EncoderError):
             f"encoder {encoder!r} cannot encode {modality}, only {' and '.join(sorted(supported))}: "
             f"`mmembed encoders` lists those that can"
         )
+
+
+class EncoderUnavailable(EncoderError):
+    """The API behind an encoder cannot be reached, is over its limits or keeps failing: later it may answer."""
+
+
+class EncoderRefused(EncoderError):
+    """The API behind an encoder turns the request down, and will do so again; `status` is that of its answer."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        self.status = status
+        super().__init__(message)
 
 
 class InvalidEmbedding(EncoderError):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from mmembed.errors import EncoderLoadError, MmembedError, SettingsError
@@ -18,7 +21,17 @@ from mmembed.types import LoadOptions
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["Checkpoint", "find_checkpoint", "load_config", "load_weights"]
+__all__ = ["NO_ADAPTER", "Checkpoint", "find_checkpoint", "load_config", "load_weights"]
+
+NO_ADAPTER = {"subfolder": "no-adapter"}
+"""`adapter_kwargs` of `from_pretrained`: where peft is installed, it would also load an adapter beside the weights."""
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The files that transformers looks for, in its order: the first decides."""
+
+
+_UNKNOWN_TYPE = re.compile(r"model type `([^`]+)` but Transformers does not recognize this architecture")
+"""What AutoConfig says of a config.json that is newer than it."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +55,24 @@ class Checkpoint:
         return Path(found).parent
 
     def weight_files(self, marker: str = "config.json") -> list[Path]:
-        """What loading it reads: its .safetensors, or where there are none its pytorch_model*.bin.
+        """What loading it reads: model.safetensors or its shards, or where there are none pytorch_model.bin.
 
-        A sentence-transformers model keeps them in the folders that modules.json names.
+        A sentence-transformers model keeps them in the folders that modules.json names. Other files of weights
+        beside them, such as an adapter's, are not read.
         """
         root = self.folder(marker)
         listing = root / "modules.json"
         parts = [""] if not listing.is_file() else [part["path"] for part in json.loads(listing.read_text("utf-8"))]
         found: list[Path] = []
         for part in dict.fromkeys(parts):
-            folder = root / part
-            found += sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+            found += _weights_in(root / part)
         return found
 
     @contextmanager
     def loading(self, advice: str = "") -> Iterator[None]:
         """Translate what transformers, sentence-transformers and the hub raise while loading to EncoderLoadError.
+
+        No bar is drawn while weights are read: what is shown is for the edges to decide.
 
         Args:
             advice: what else to do where the model is neither cached nor reachable.
@@ -65,12 +80,32 @@ class Checkpoint:
         from safetensors import SafetensorError
 
         try:
-            yield
+            with _without_bars():
+                yield
         except MmembedError:
             raise
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, SafetensorError) as exc:
+        except UnpicklingError as exc:
+            raise EncoderLoadError(
+                f"the pickled weights of {self.model} are broken or hold more than tensors, which could run anything "
+                f"and is not read: give them as .safetensors"
+            ) from exc
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+            ImportError,
+            SafetensorError,
+        ) as exc:
             reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".:")
-            if "trust_remote_code" in str(exc):
+            if unknown := _UNKNOWN_TYPE.search(str(exc)):
+                todo = (
+                    f"{self.model} is a {unknown[1]!r} model, which transformers {version('transformers')} does not "
+                    f"know: pip install -U transformers, or name another model"
+                )
+            elif "trust_remote_code" in str(exc):
                 todo = f"{self.model} runs Python of its own repository: read it, then pass --trust-remote-code"
             elif self.local:
                 todo = f"folder {self.model} cannot be loaded ({reason}): it must hold config, tokenizer and weights"
@@ -82,6 +117,27 @@ class Checkpoint:
             else:
                 todo = f"{self.model} cannot be loaded ({type(exc).__name__}: {reason}): name another model or revision"
             raise EncoderLoadError(todo) from exc
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bar of transformers, such as "Loading weights"; that of a download, which takes its time, stays."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.set_tqdm_hook(lambda make, args, options: make(*args, **{**options, "disable": True}))
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    for file in (folder / name for name in _WEIGHTS):
+        if file.is_file() and file.suffix == ".json":
+            return [folder / shard for shard in sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))]
+        if file.is_file():
+            return [file]
+    return []
 
 
 def find_checkpoint(name: EncoderName, *, revision: str | None, example: str) -> Checkpoint:
@@ -133,6 +189,7 @@ def load_weights(checkpoint: Checkpoint, run: LoadOptions, *, on_gpu: str) -> Pr
             trust_remote_code=run.trust_remote_code,
             dtype=pick_dtype(run.dtype, device, on_gpu=on_gpu),
             output_loading_info=True,
+            adapter_kwargs=NO_ADAPTER,
         )
     if missing := sorted(report["missing_keys"]):
         raise EncoderLoadError(

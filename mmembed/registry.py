@@ -7,15 +7,18 @@ A name is `family:model?option=value`. The family is an entry point of the group
 
 so that an installed package is an available encoder; its keyword-only parameters are the
 options that the name may carry. Short presets (`siglip2-b32`) are rows of `presets.PRESETS`.
+Rerankers are found in the same way, in the group `mmembed.rerankers`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from mmembed.errors import (
@@ -27,20 +30,27 @@ from mmembed.errors import (
     MmembedError,
     UnknownEncoder,
 )
-from mmembed.presets import PRESETS
-from mmembed.types import Encoder, LoadOptions, VectorContract
+from mmembed.presets import PRESETS, Preset, preset_of_model
+from mmembed.presets.promises import check_loadable, check_loaded
+from mmembed.types import Encoder, LoadOptions, Reranker, VectorContract
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "RERANKER_GROUP",
     "EncoderName",
     "check_fingerprint",
     "families",
     "load_encoder",
     "load_remembered",
+    "load_reranker",
     "parse_name",
 ]
 
 ENTRY_POINT_GROUP = "mmembed.encoders"
+RERANKER_GROUP = "mmembed.rerankers"
+
+_PLUGINS = {family: f"mmembed-{family}" for family in ("cohere", "jina", "openai", "voyage")}
+"""Families that are not part of mmembed -> the package of each."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,10 @@ def parse_name(name: str) -> EncoderName:
     return EncoderName(family, model, options)
 
 
-def families() -> dict[str, EntryPoint]:
+def families(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
     """Every installed family, unimported. Raises DuplicateEncoder where two packages claim one."""
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in entry_points(group=group):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
             raise DuplicateEncoder(point.name, {_distribution(other), _distribution(point)})
@@ -107,19 +117,63 @@ def load_encoder(
 
     Raises:
         UnknownEncoder: no such family, preset, model or option.
-        EncoderLoadError: found, but not loadable as promised.
+        EncoderLoadError: found, but not loadable as promised: by its preset, if it has one.
         MissingDependency: a package it needs is not installed.
     """
     parsed = parse_name(name)
     installed = families()
     if parsed.family not in installed:
         known = installed if parsed.model else {*installed, *PRESETS}
-        hint = f"installed families are {', '.join(installed) or 'none'}"
-        raise UnknownEncoder(parsed.family if parsed.model else name, known, hint=hint)
-    load = _load_function(installed[parsed.family])
+        raise UnknownEncoder(parsed.family if parsed.model else name, known, hint=_where_from(parsed.family, installed))
+    preset = _preset_of(parsed)
+    if preset is not None:
+        check_loadable(preset, trust_remote_code=trust_remote_code)
+    load: Callable[..., Encoder] = _load_function(installed[parsed.family])
+    _check_options(parsed, load)
+    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoder = load(parsed, run, **parsed.options)
+    if preset is not None and "dim" not in parsed.options:
+        check_loaded(preset, encoder.spec)
+    return encoder
+
+
+def load_reranker(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    trust_remote_code: bool = False,
+) -> Reranker:
+    """Load the reranker called `name`, `family:model?option=value`: "cross-encoder:BAAI/bge-reranker-base".
+
+    Arguments and errors are those of `load_encoder`.
+    """
+    parsed = parse_name(name)
+    installed = families(RERANKER_GROUP)
+    if parsed.family not in installed:
+        hint = f"rerankers are {', '.join(f'{family}:MODEL' for family in installed)}"
+        raise UnknownEncoder(parsed.family, installed, hint=hint)
+    load: Callable[..., Reranker] = _load_function(installed[parsed.family])
     _check_options(parsed, load)
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
     return load(parsed, run, **parsed.options)
+
+
+def _preset_of(name: EncoderName) -> Preset | None:
+    """What is known of a model as this family loads it; nothing of a folder that is called like it."""
+    preset = preset_of_model(name.model)
+    if preset is None or not preset.encoder.startswith(f"{name.family}:") or Path(name.model).is_dir():
+        return None
+    return preset
+
+
+def _where_from(family: str, installed: Collection[str]) -> str:
+    """How to come by a family that is not installed. Only packages of ours are named: others could be anybody's."""
+    here = f"installed families are {', '.join(installed) or 'none'}"
+    if family in _PLUGINS:
+        return f"{here}; {family}: comes with pip install {_PLUGINS[family]}"
+    return f"{here}; a plugin may bring others, as {_PLUGINS['openai']} brings openai:"
 
 
 def load_remembered(
@@ -154,9 +208,9 @@ def _load_once(name: str, run: LoadOptions) -> Encoder:
     )
 
 
-def _load_function(point: EntryPoint) -> Callable[..., Encoder]:
+def _load_function(point: EntryPoint) -> Callable[..., Any]:
     try:
-        load: Callable[..., Encoder] = point.load()
+        load: Callable[..., Any] = point.load()
     except MmembedError:
         raise
     except ModuleNotFoundError as exc:
@@ -169,13 +223,14 @@ def _load_function(point: EntryPoint) -> Callable[..., Encoder]:
     return load
 
 
-def _check_options(name: EncoderName, load: Callable[..., Encoder]) -> None:
+def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
     parameters = inspect.signature(load).parameters.values()
     known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for option in name.options:
         if option not in known:
             has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
-            raise EncoderError(f"encoder {str(name)!r} was given the option {option!r}: family {name.family!r} {has}")
+            bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
+            raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -29,7 +29,7 @@ DenseArray: TypeAlias = npt.NDArray[np.float32]
 """`(n, dim)` float32, rows of norm 1. A single dense vector is `(dim,)`, a multivector `(tokens, dim)`."""
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
-"""One picture as its model wants it, `(3, image_size, image_size)`, normalised."""
+"""One picture as its model wants it, `(3, height, width)`, normalised; every one alike where there is an image_size."""
 
 
 class SparseVector(NamedTuple):
@@ -71,7 +71,7 @@ class EncoderSpec:
     distance: Distance = "cosine"
     matryoshka_dims: tuple[int, ...] = ()
     context_length: int | None = None  # tokens, special ones included; None: no limit
-    image_size: int | None = None  # pixels a side
+    image_size: int | None = None  # pixels a side; None: pictures keep their aspect ratio
     revision: str | None = None
     licence: str | None = None
 
@@ -106,11 +106,37 @@ class PixelEncoder(Protocol):
     """
 
     def preprocess_image(self, image: Image) -> Pixels:
-        """One upright RGB picture -> `(3, image_size, image_size)`; called from several threads at once."""
+        """One upright RGB picture -> `(3, height, width)`; called from several threads at once."""
         ...
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
         """n preprocessed pictures -> `(n, dim)`."""
+        ...
+
+
+@runtime_checkable
+class JointEncoder(Protocol):
+    """One of several encoders that share one forward pass: BGE-M3's dense, sparse and ColBERT vectors."""
+
+    def shares_forward(self, other: Encoder) -> bool:
+        """Whether `other` reads the same hidden states: same weights on the same device."""
+        ...
+
+    def encode_text_jointly(
+        self, texts: Sequence[str], others: Sequence[Encoder], *, role: Role, task: str | None = None
+    ) -> list[Embeddings]:
+        """n strings -> this encoder's embeddings, then those of each of `others`, from one forward pass."""
+        ...
+
+
+class Reranker(Protocol):
+    """Reads a query and a candidate together: slower and better than comparing vectors; see `load_reranker`."""
+
+    name: str  # "cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2"
+    modalities: frozenset[Modality]  # of the candidates it can read
+
+    def score(self, query: str, candidates: Sequence[str | Image]) -> npt.NDArray[np.float32]:
+        """A query and n texts or upright RGB pictures -> `(n,)`, higher is better, within this query only."""
         ...
 
 
@@ -244,8 +270,14 @@ class Store(Protocol):
         exact: bool = False,
         depth: int = 100,
         rrf_k: int = 60,
+        rerank: Leg | None = None,
     ) -> list[Hit]:
-        """Best hits first. Several rankings: each gives `depth` candidates, fused by weighted RRF (Qdrant's own)."""
+        """Best hits first. Several rankings: each gives `depth` candidates, fused by weighted RRF (Qdrant's own).
+
+        With `rerank` the candidates of all rankings, `depth` of each, are ordered by that leg alone: by MaxSim where
+        it is a multivector. There are no other hits, and points without its vector are none. Nothing is fused, so
+        weights play no part: Qdrant breaks ties of fused scores by chance, and each page would have other candidates.
+        """
         ...
 
     def retrieve(

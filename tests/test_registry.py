@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,14 @@ from mmembed.registry import EncoderName, families, load_encoder, load_remembere
 from mmembed.types import VectorContract
 
 
-def install_plugin(site: Path, package: str, family: str, code: str) -> None:
+def install_plugin(site: Path, package: str, family: str, code: str, *, group: str = "mmembed.encoders") -> None:
     """Lay a distribution out as pip would, so that the real importlib.metadata finds it."""
     module = package.replace("-", "_")
     (site / f"{module}.py").write_text(code)
     dist = site / f"{module}-1.0.dist-info"
     dist.mkdir()
     (dist / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (dist / "entry_points.txt").write_text(f"[mmembed.encoders]\n{family} = {module}:load\n")
+    (dist / "entry_points.txt").write_text(f"[{group}]\n{family} = {module}:load\n")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,25 @@ def test_unknown_names_get_the_nearest() -> None:
             load_encoder(name)
 
 
+@pytest.mark.parametrize("family", ["cohere", "jina", "openai", "voyage"])
+@pytest.mark.parametrize("model", ["", ":some-model"])
+def test_a_family_of_a_plugin_comes_with_its_pip_line(family: str, model: str) -> None:
+    """A family that mmembed has apart is answered with what is installed and the package that brings it."""
+    if family in families():
+        pytest.skip(f"mmembed-{family} is installed")
+    with pytest.raises(UnknownEncoder, match=f"bm25, .*, vlm.*; {family}: comes with pip install mmembed-{family}$"):
+        load_encoder(family + model)
+
+
+def test_a_strangers_family_names_no_package() -> None:
+    """What would bring any other family is not guessed at: a package of that name could be anybody's."""
+    with pytest.raises(UnknownEncoder) as told:
+        load_encoder("galaxy:milky-way")
+    assert f"installed families are {', '.join(families())}; " in str(told.value)
+    assert "a plugin may bring others" in str(told.value)
+    assert "mmembed-galaxy" not in str(told.value)
+
+
 def test_unknown_options_list_the_known() -> None:
     """An option that the family does not have is refused with those it has."""
     with pytest.raises(EncoderError, match="option 'dims': family 'fake' has the options dim"):
@@ -102,6 +122,36 @@ def test_listing_imports_no_plugin(tmp_path: Path) -> None:
             "(RuntimeError: boom): update or uninstall it"
         ),
     ]
+
+
+def test_encoders_lists_plugins_unimported(tmp_path: Path) -> None:
+    """`mmembed encoders` shows licences, what is not for commerce, and both kinds of plugins, importing none."""
+    install_plugin(tmp_path, "mmembed-broken", "broken", "raise RuntimeError('boom')")
+    install_plugin(tmp_path, "mmembed-worse", "worse", "raise RuntimeError('boom')", group="mmembed.rerankers")
+    code = "from mmembed.cli import main; main()"
+    shown = [
+        subprocess.run(
+            [sys.executable, "-c", code, "encoders", *options],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": str(tmp_path), "COLUMNS": "200"},
+        ).stdout
+        for options in ((), ("--json",))
+    ]
+    lines = [line.split() for line in shown[0].splitlines() if line]
+    assert ["broken", "from", "mmembed-broken"] in lines
+    assert lines.index(["worse", "from", "mmembed-worse"]) > lines.index(["broken", "from", "mmembed-broken"])
+    (splade,) = [line for line in shown[0].splitlines() if "splade-v3" in line]
+    assert splade.endswith("(CC-BY-NC-SA-4.0, not for commercial use)")
+    assert shown[0].count("not for commercial use") == sum(not preset.commercial_use for preset in PRESETS.values())
+    rows = [json.loads(line) for line in shown[1].splitlines()]
+    assert {"family": "broken", "package": "mmembed-broken"} in rows
+    assert {"reranker": "worse", "package": "mmembed-worse"} in rows
+    (row,) = [row for row in rows if row.get("name") == "gemma2-omni"]
+    assert (row["licence"], row["commercial_use"]) == (PRESETS["gemma2-omni"].licence, True)
+    assert row["task_prompts"]["clustering"] == ["task: clustering | query: "] * 2
+    assert row["min_versions"] == {"transformers": "5.19", "sentence-transformers": "6.1"}
 
 
 def test_a_plugin_is_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

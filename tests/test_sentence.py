@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import pickle
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from checkpoints_clip import clip_folder, siglip2_folder
 from checkpoints_text import TEXTS, build_bert, build_e5_mistral
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer
@@ -23,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mmembed.encoders import sentence
 from mmembed.encoders.sentence import SentenceEncoder
-from mmembed.errors import EncoderLoadError, SettingsError, UnsupportedModality
+from mmembed.errors import EncoderError, EncoderLoadError, SettingsError, UnsupportedModality
 from mmembed.presets import PRESETS
 from mmembed.registry import load_encoder
 from mmembed.types import DenseArray
@@ -193,7 +198,7 @@ def test_passage_is_a_document_and_other_prompts_are_tasks(tmp_path: Path) -> No
     assert np.allclose(encoder.encode_text(TEXTS, role="document"), passages, atol=1e-5)
     assert np.allclose(encoder.encode_text(TEXTS, role="document", task="clustering"), clusters, atol=1e-5)
     assert np.allclose(encoder.encode_text(TEXTS, role="query", task=""), plain, atol=1e-5)
-    with pytest.raises(SettingsError, match="it has clustering, passage, query"):
+    with pytest.raises(SettingsError, match="it has clustering, passage, query, retrieval"):
         encoder.encode_text(TEXTS, role="query", task="poetry")
 
 
@@ -234,6 +239,7 @@ def test_preset_prompts_lead_a_known_model(tmp_path: Path, monkeypatch: pytest.M
     """A known hub id takes its preset's prompts, instruction included, over those of its files."""
     folder = build_bert(tmp_path / "m", pooling="mean", prompts={"query": "wrong: "})
     monkeypatch.setattr(sentence, "_packaged", lambda *_: sentence.Checkpoint(str(folder), None, local=True))
+    monkeypatch.setitem(PRESETS, "me5-large-instruct", replace(PRESETS["me5-large-instruct"], dim=32))
     encoder = load_encoder("me5-large-instruct", device="cpu")
     claim = "Instruct: Given a scientific claim, retrieve documents that support or refute the claim\nQuery: "
     expected = pooled(folder, [claim + text for text in TEXTS], pooling="mean", max_length=64)
@@ -258,7 +264,104 @@ def test_matryoshka_is_cut_and_renormalised(tmp_path: Path, monkeypatch: pytest.
         load_encoder(f"sentence:{folder}?dim=20", device="cpu")
 
 
+# --- running -------------------------------------------------------------------------------------
+
+
+def test_a_gpu_without_room_halves_the_batch(tmp_path: Path) -> None:
+    """Out of memory, the batch is cut in two until it fits; a single text that does not fit is told."""
+    encoder = load_encoder(f"sentence:{build_bert(tmp_path / 'm', pooling='mean')}", device="cpu", batch_size=6)
+    assert isinstance(encoder, SentenceEncoder)
+    expected = encoder.encode_text(TEXTS, role="document")
+    room, tried = 2, []
+
+    def forward(module: torch.nn.Module, args: tuple[dict[str, torch.Tensor]], kwargs: object) -> None:  # noqa: ARG001
+        tried.append(len(args[0]["input_ids"]))
+        if tried[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    encoder._model.register_forward_pre_hook(forward, with_kwargs=True)
+    assert np.allclose(encoder.encode_text(TEXTS, role="document"), expected, atol=1e-5)
+    assert tried == [6, 3, 1, 1, 1, 1, 1, 1]
+    room = 0
+    with pytest.raises(EncoderError, match="no GPU memory left for a single input"):
+        encoder.encode_text(TEXTS, role="document")
+
+
+def test_loading_draws_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No progress bar of a library stands on stderr: what is shown is for the command line to decide."""
+    folder = build_bert(tmp_path / "m", pooling="mean")
+    capfd.readouterr()
+    load_encoder(f"sentence:{folder}", device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_safetensors_go_before_a_pickle(tmp_path: Path) -> None:
+    """Where both are there the pickle is not opened, and plays no part in the fingerprint; alone, it runs nothing."""
+    folder = build_bert(tmp_path / "m", pooling="mean")
+    plain = load_encoder(f"sentence:{folder}", device="cpu")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "ran"), protocol=2))
+    both = load_encoder(f"sentence:{folder}", device="cpu")
+    assert both.spec.fingerprint == plain.spec.fingerprint
+    assert np.array_equal(both.encode_text(TEXTS, role="query"), plain.encode_text(TEXTS, role="query"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderLoadError, match="pickled weights"):
+        load_encoder(f"sentence:{folder}", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("lost", "refused"), [("encoder.layer.1.", True), ("pooler.", False)])
+def test_missing_weights_are_not_made_up(lost: str, refused: bool, tmp_path: Path) -> None:
+    """A checkpoint that lacks weights would run on random ones and is refused; those of a pooler are never read."""
+    folder = build_bert(tmp_path / "m", pooling="mean")
+    whole = load_encoder(f"sentence:{folder}", device="cpu").encode_text(TEXTS, role="query")
+    state = {key: value for key, value in load_file(folder / "model.safetensors").items() if not key.startswith(lost)}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    if refused:
+        with pytest.raises(EncoderLoadError, match=r"lacks 16 of its weights \(encoder\.layer\.1\."):
+            load_encoder(f"sentence:{folder}", device="cpu")
+    else:
+        encoder = load_encoder(f"sentence:{folder}", device="cpu")
+        assert np.array_equal(encoder.encode_text(TEXTS, role="query"), whole)
+
+
 # --- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "build"), [("siglip", siglip2_folder), ("clip", clip_folder)])
+def test_two_towers_are_sent_to_their_family(family: str, build: Callable[[Path], Path], tmp_path: Path) -> None:
+    """sentence-transformers pads texts to the longest, which changes SigLIP's vectors: the name to write is told."""
+    folder = build(tmp_path / "plain")
+    saved = tmp_path / "saved"
+    SentenceTransformer(str(folder), device="cpu").save(str(saved))
+    for place in (folder, saved):
+        with pytest.raises(EncoderLoadError, match=f"is a {family} model: load it as {family}:{place}"):
+            load_encoder(f"sentence:{place}", device="cpu")
+
+
+def test_other_kinds_are_sent_to_their_family(tmp_path: Path) -> None:
+    """What sentence-transformers saved as something else is not pooled here; a reranker makes no vectors at all."""
+    folder = build_bert(tmp_path / "m", pooling="mean")
+    for kind, said in {
+        "SparseEncoder": f"load it as splade:{folder}",
+        "MultiVectorEncoder": f"load it as late:{folder}",
+        "CrossEncoder": "saved as a CrossEncoder, which makes no vectors",
+    }.items():
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(EncoderLoadError, match=said):
+            load_encoder(f"sentence:{folder}", device="cpu")
 
 
 def test_a_model_that_lost_its_closing_token_is_refused(tmp_path: Path) -> None:

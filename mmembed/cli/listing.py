@@ -96,25 +96,30 @@ def drop_command(
 
 
 def encoders_command(json: o.Json = False) -> None:
-    """List the presets and the installed families of encoders; loads none of them."""
+    """List the presets and the installed families of encoders and rerankers; loads none of them."""
     from mmembed.presets import PRESETS
-    from mmembed.registry import families
+    from mmembed.registry import RERANKER_GROUP, families
 
-    installed = families()
+    installed, rerankers = families(), families(RERANKER_GROUP)
     if json:
         for name, preset in PRESETS.items():
             typer.echo(o.as_json({"name": name, **asdict(preset)}))
-        for family, point in installed.items():
-            typer.echo(o.as_json({"family": family, "package": point.dist.name if point.dist else None}))
+        for what, points in (("family", installed), ("reranker", rerankers)):
+            for family, point in points.items():
+                typer.echo(o.as_json({what: family, "package": point.dist.name if point.dist else None}))
         return
-    typer.echo("Presets")
+    typer.echo("Presets: name, what it encodes, dimensions, tokens, licence")
     for name, preset in PRESETS.items():
-        size = f"{preset.dim or '':>5} {preset.context_length or '':>6}"
-        warning = "" if preset.commercial_use else "  (not for commercial use)"
-        typer.echo(f"  {name:<20} {'+'.join(preset.modalities):<11} {size}  {preset.summary}{warning}")
-    typer.echo("\nFamilies: any model of these as FAMILY:MODEL")
-    for family, point in installed.items():
-        typer.echo(f"  {family:<20} from {point.dist.name if point.dist else point.value}")
+        width = (
+            "sparse" if preset.kind == "sparse" else f"{preset.dim or ''}{'/token' if preset.kind == 'multi' else ''}"
+        )
+        size = f"{width:>9} {preset.context_length or '':>6}"
+        licence = preset.licence + ("" if preset.commercial_use else ", not for commercial use")
+        typer.echo(f"  {name:<20} {'+'.join(preset.modalities):<11} {size}  {preset.summary} ({licence})")
+    for what, points in (("Families", installed), ("Rerankers", rerankers)):
+        typer.echo(f"\n{what}: any model of these as FAMILY:MODEL")
+        for family, point in points.items():
+            typer.echo(f"  {family:<20} from {point.dist.name if point.dist else point.value}")
 
 
 def info_command(store: o.StoreUrl = None, json: o.Json = False) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from qdrant_edge import Bm25, Bm25Config
 
 from mmembed.errors import EncoderLoadError, UnsupportedModality
+from mmembed.instructions import check_task
 from mmembed.loading import fingerprint
 from mmembed.registry import EncoderName
 from mmembed.tokens import characters
@@ -42,8 +43,9 @@ class Bm25Encoder:
         """Words, counted at white space: BM25 has no limit that tokens would have to fit."""
         return len(text.split())
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
-        """n strings -> n sparse vectors: term weights for a document, ones for a query."""
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
+        """n strings -> n sparse vectors: term weights for a document, ones for a query. SettingsError for a task."""
+        check_task(self.spec.name, task)
         embed = self._bm25.embed_query if role == "query" else self._bm25.embed_document
         vectors: list[SparseVector] = []
         for text in texts:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmembed.errors import EncoderLoadError
+from mmembed.instructions import check_task
 from mmembed.loading import fingerprint, pick_device, weights_checksum
 from mmembed.registry import EncoderName
 from mmembed.tokens import characters
@@ -154,7 +155,8 @@ class TinyEncoder:
         return len(self._tokenizer.encode(characters(text), add_special_tokens=False).ids)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
-        """n strings, cut to 16 tokens -> (n, 256). Query and document are encoded alike."""
+        """n strings, cut to 16 tokens -> (n, 256). Query and document are encoded alike. SettingsError for a task."""
+        check_task(self.spec.name, task)
         ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)
         whole = [characters(text) for text in texts]
         for row, encoding in enumerate(self._tokenizer.encode_batch(whole, add_special_tokens=False)):
