@@ -23,6 +23,9 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPTokenizer,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -236,3 +239,18 @@ def clip_folder(folder: Path, *, seed: int = 0) -> Path:
     towers.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+def naflex_folder(folder: Path, *, seed: int = 0) -> Path:
+    """A SigLIP 2 NaFlex checkpoint: model type "siglip2", patches of 8 pixels, at most 24 a picture."""
+    tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": 400, "max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 1}
+    vision = {**tower, "num_patches": 16, "patch_size": 8}
+    model = Siglip2Model(Siglip2Config(text_config={**text, "pad_token_id": 0}, vision_config=vision))
+    randomise(model, seed=seed)
+    with torch.no_grad():
+        model.logit_scale.fill_(float(np.log(100.0)))
+        model.logit_bias.fill_(-12.0)
+    model.save_pretrained(folder)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=24).save_pretrained(folder)
+    return gemma_tokenizer(folder)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import checkpoints_clip as checkpoints
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Siglip2Config
 
 from mmembed.encoders.image_text import ImageTextEncoder
 from mmembed.errors import EncoderLoadError, InvalidEmbedding
@@ -29,13 +29,6 @@ def encoder_of(folder: Path) -> ImageTextEncoder:
     encoder = load_encoder(f"{family}:{folder}", device="cpu")
     assert isinstance(encoder, ImageTextEncoder)
     return encoder
-
-
-def test_a_naflex_checkpoint_is_refused(tmp_path: Path) -> None:
-    """Model type "siglip2" takes patches of any aspect ratio; the error says what to use instead."""
-    Siglip2Config().save_pretrained(tmp_path / "naflex")
-    with pytest.raises(EncoderLoadError, match=r"NaFlex.*google/siglip2"):
-        encoder_of(tmp_path / "naflex")
 
 
 def test_a_checkpoint_of_the_other_family_is_refused(folders: dict[str, Path]) -> None:
@@ -113,7 +106,8 @@ def test_a_known_repository_is_read_at_its_pinned_revision(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit of presets.py is the default, `?revision=` another one, and the specification says which."""
-    preset = PRESETS["siglip2-so400m"]
+    preset = replace(PRESETS["siglip2-so400m"], dim=32)
+    monkeypatch.setitem(PRESETS, "siglip2-so400m", preset)
     newer = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / f"models--{preset.model.replace('/', '--')}"
     for commit in (str(preset.revision), newer):
@@ -126,3 +120,15 @@ def test_a_known_repository_is_read_at_its_pinned_revision(
     assert encoder.spec.licence == "Apache-2.0"
     assert encoder.spec.name == preset.encoder
     assert load_encoder(f"siglip2-so400m?revision={newer}", device="cpu").spec.revision == newer
+
+
+def test_another_model_under_a_known_name_is_refused(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of another dimension than the preset says is refused with both numbers."""
+    preset = PRESETS["siglip2-so400m"]
+    repository = tmp_path / f"models--{preset.model.replace('/', '--')}"
+    shutil.copytree(folders["siglip2"], repository / "snapshots" / str(preset.revision))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EncoderLoadError, match="vectors of 1152 dimensions, and this checkpoint makes 32"):
+        load_encoder("siglip2-so400m", device="cpu")

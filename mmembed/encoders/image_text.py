@@ -15,12 +15,13 @@ from PIL import Image
 
 from mmembed.errors import EncoderLoadError
 from mmembed.images import to_rgb
+from mmembed.instructions import check_task
 from mmembed.loading import pick_device, pick_dtype
 from mmembed.tokens import characters
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
-__all__ = ["PROBE", "ImageTextEncoder", "Towers", "checked_probe"]
+__all__ = ["PROBE", "ImageTextEncoder", "Towers", "checked_probe", "stacked"]
 
 PROBE = "A Photo_of 2 cats, naïve & small!"  # letter case, punctuation and accents tell tokenizers apart
 _T = TypeVar("_T")
@@ -34,7 +35,7 @@ class Towers(Protocol):
     logit_bias: float | None
 
     def preprocess(self, image: Image.Image) -> Pixels:
-        """One RGB picture -> `(3, image_size, image_size)`; called from several threads at once."""
+        """One RGB picture -> `(3, height, width)`; called from several threads at once."""
         ...
 
     def token_ids(self, text: str) -> list[int]:
@@ -49,8 +50,8 @@ class Towers(Protocol):
         """`(b, context_length)` -> `(b, dim)`, of any length."""
         ...
 
-    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """`(b, 3, image_size, image_size)` -> `(b, dim)`, of any length."""
+    def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
+        """b preprocessed pictures -> `(b, dim)`, of any length; on the model's device and in its dtype."""
         ...
 
 
@@ -62,10 +63,10 @@ class ImageTextEncoder:
         self.logit_scale: float | None = towers.logit_scale
         self.logit_bias = towers.logit_bias
         self._device = pick_device(run.device)
-        self._dtype = pick_dtype(run.dtype, self._device)
-        self.dtype = str(self._dtype).removeprefix("torch.")
+        dtype = pick_dtype(run.dtype, self._device)
+        self.dtype = str(dtype).removeprefix("torch.")
         self.batch_size = run.batch_size or (256 if self._device.type == "cuda" else 32)
-        towers.model.to(device=self._device, dtype=self._dtype).eval()
+        towers.model.to(device=self._device, dtype=dtype).eval()
         self._towers = towers
         self._tokenizing = threading.Lock()  # a fast tokenizer keeps truncation and padding as state
 
@@ -79,7 +80,11 @@ class ImageTextEncoder:
 
         Every text is padded to `context_length`: SigLIP pools the last position and attends to its padding,
         so with shorter padding a vector would depend on its batch-mates.
+
+        Raises:
+            SettingsError: a task, which these models do not know either.
         """
+        check_task(self.spec.name, task)
         return self._unit_rows([self._encode_texts(batch) for batch in _batches(texts, self.batch_size)])
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
@@ -87,7 +92,7 @@ class ImageTextEncoder:
         return self.encode_pixels([self.preprocess_image(image) for image in images])
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
-        """One upright picture -> `(3, image_size, image_size)`, what is transparent shown on white; thread-safe."""
+        """One upright picture -> `(3, height, width)`, what is transparent shown on white; thread-safe."""
         return self._towers.preprocess(to_rgb(image))
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
@@ -102,13 +107,18 @@ class ImageTextEncoder:
 
     @torch.inference_mode()
     def _encode_pixels(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        batch = torch.from_numpy(np.stack(pixels)).to(device=self._device, dtype=self._dtype)
-        return self._towers.image_features(batch).float().cpu()
+        return self._towers.image_features(pixels).float().cpu()
 
     def _unit_rows(self, batches: Sequence[torch.Tensor]) -> DenseArray:
         if not batches:
             return np.zeros((0, self.spec.dim or 0), dtype=np.float32)
         return l2_normalize(torch.cat(list(batches)).numpy())
+
+
+def stacked(pixels: Sequence[Pixels], model: torch.nn.Module) -> torch.Tensor:
+    """b arrays of one shape -> a batch where `model` is, in its dtype."""
+    weight = next(model.parameters())
+    return torch.from_numpy(np.stack(pixels)).to(device=weight.device, dtype=weight.dtype)
 
 
 def checked_probe(towers: Towers, *, name: str, vocabulary: int, last: int | None) -> list[int]:

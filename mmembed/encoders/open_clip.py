@@ -6,12 +6,14 @@
     open_clip:hf-hub:org/name                a repository laid out like that folder
 
 Options: `tokenizer=FOLDER` for a text tower whose tokenizer lives on the hub; `like=TAG` gives a file the
-preprocessing and the activation of that tag; `revision=COMMIT` pins what is downloaded.
+preprocessing and the activation of that tag; `revision=COMMIT` pins what is downloaded; `adapter=FOLDER` or a hub id
+names a LoRA adapter to merge into the model, where the folder does not hold one itself.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,7 +25,8 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from mmembed.encoders.image_text import ImageTextEncoder, checked_probe
+from mmembed.adapters import check_base, find_adapter, merge_adapter
+from mmembed.encoders.image_text import ImageTextEncoder, checked_probe, stacked
 from mmembed.encoders.open_clip_recipe import LOCAL, Recipe, absolute, first_line, resolve
 from mmembed.errors import EncoderLoadError
 from mmembed.loading import fingerprint, weights_checksum
@@ -33,6 +36,8 @@ from mmembed.types import EncoderSpec, LoadOptions, Pixels
 
 _SIZE_MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from checkpoint.*?torch\.Size\((.*?)\)")
 
+_KEYS = re.compile(r"(Missing|Unexpected) key.*?: (.*)")
+
 
 def load(
     name: EncoderName,
@@ -41,12 +46,14 @@ def load(
     tokenizer: str | None = None,
     revision: str | None = None,
     like: str | None = None,
+    adapter: str | None = None,
 ) -> ImageTextEncoder:
     """The encoder that `name` stands for; the module's docstring lists the forms of a name.
 
     Raises:
         UnknownEncoder: no such architecture or tag, or an architecture without either tag or weights.
-        EncoderLoadError: weights, configuration or tokenizer are missing or do not belong together.
+        EncoderLoadError: weights, configuration, tokenizer or adapter are missing or do not belong together.
+        MissingDependency: an adapter without peft.
     """
     recipe = resolve(name, revision=revision, like=like)
     if tokenizer is not None:
@@ -55,6 +62,14 @@ def load(
             raise EncoderLoadError(f"encoder {str(name)!r}: its tokenizer {folder} is not a folder: give one that is")
         recipe = replace(recipe, tokenizer=folder)
         name = replace(name, options={**name.options, "tokenizer": str(folder)})
+    if adapter is not None:
+        if recipe.adapter is not None:
+            raise EncoderLoadError(f"encoder {str(name)!r} has an adapter of its own: leave ?adapter= away")
+        found = find_adapter(adapter)
+        known = (recipe.repository, f"hf-hub:{recipe.repository}") if recipe.repository else ()
+        check_base(found, {recipe.model, *known}, on_hub=bool(known), weights=[recipe.weights])
+        recipe = replace(recipe, adapter=found)
+        name = replace(name, options={**name.options, "adapter": found.source})
     name = name.with_model(recipe.model)
     towers = _Towers(_build_model(name, recipe), _build_tokenizer(name, recipe, run, required=tokenizer is not None))
     return ImageTextEncoder(_spec(name, recipe, towers), towers, run)
@@ -88,13 +103,13 @@ class _Towers:
         features: torch.Tensor = self.model.encode_text(ids)  # type: ignore[operator]
         return features
 
-    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.model.encode_image(pixels)  # type: ignore[operator]
+    def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
+        features: torch.Tensor = self.model.encode_image(stacked(pixels, self.model))  # type: ignore[operator]
         return features
 
 
 def _build_model(name: EncoderName, recipe: Recipe) -> Any:
-    """The model with its weights, in float32 on the CPU."""
+    """The model with its weights and its adapter, in float32 on the CPU."""
     options = {} if recipe.quick_gelu is None else {"quick_gelu": recipe.quick_gelu}
     try:
         model = open_clip.create_model(
@@ -107,7 +122,7 @@ def _build_model(name: EncoderName, recipe: Recipe) -> Any:
         )
     except Exception as exc:  # unpickling, a foreign state dict and a text tower's hub each raise their own
         if isinstance(exc, AssertionError) and recipe.strict_sizes:  # position embeddings that cannot be stretched
-            _refuse_resized(name, recipe, open_clip.create_model(recipe.architecture, pretrained_text=False))
+            _refuse_altered(name, recipe, open_clip.create_model(recipe.architecture, pretrained_text=False))
         text_tower = open_clip.get_model_config(recipe.architecture)["text_cfg"].get("hf_model_name")
         if isinstance(exc, OSError) and text_tower:
             raise EncoderLoadError(
@@ -116,7 +131,9 @@ def _build_model(name: EncoderName, recipe: Recipe) -> Any:
             ) from exc
         raise EncoderLoadError(f"encoder {str(name)!r}: {recipe.weights} {_why_not(exc)}") from exc
     if recipe.strict_sizes:
-        _refuse_resized(name, recipe, model)
+        _refuse_altered(name, recipe, model)
+    if recipe.adapter is not None:
+        merge_adapter(model, recipe.adapter)
     return model
 
 
@@ -126,19 +143,28 @@ def _why_not(exc: Exception) -> str:
     if mismatch:
         parameter, found, expected = mismatch.groups()
         return f"holds {parameter} of shape {found}, the architecture needs {expected}: name the one it was made for"
-    keys = {
-        kind: len(re.findall(r'"', found)) // 2
-        for kind, found in re.findall(r"(Missing|Unexpected) key.*?: (.*)", str(exc))
-    }
+    keys = {kind: re.findall(r'"(.+?)"', found) for kind, found in _KEYS.findall(str(exc))}
     if keys:
-        lacks, extra = keys.get("Missing", 0), keys.get("Unexpected", 0)
-        return f"lacks {lacks} parameters of the architecture and has {extra} of another: name the one it was made for"
+        lacks, extra = keys.get("Missing", []), len(keys.get("Unexpected", []))
+        such = f" ({lacks[0]} is one)" if lacks else ""
+        return (
+            f"lacks {len(lacks)} parameters of the architecture{such} and has {extra} of another: name the one it was "
+            f"made for"
+        )
     return f"cannot be loaded ({type(exc).__name__}: {first_line(exc)}): give weights of this architecture"
 
 
-def _refuse_resized(name: EncoderName, recipe: Recipe, model: Any) -> None:
-    """open_clip stretches position embeddings of another picture size or context to fit, and says nothing."""
+def _refuse_altered(name: EncoderName, recipe: Recipe, model: Any) -> None:
+    """open_clip stretches position embeddings of another picture size or context to fit, and says nothing.
+
+    Nor does it where it takes 0 for the bias that a SigLIP was trained with: every label would be probable.
+    """
     stored, built = load_state_dict(str(recipe.weights)), model.state_dict()
+    if "logit_bias" in built and "logit_bias" not in stored:
+        raise EncoderLoadError(
+            f"encoder {str(name)!r}: {recipe.weights} holds no logit_bias, which this architecture was trained with: "
+            f"give the whole model, or name the architecture without one"
+        )
     for key, value in stored.items():
         own = built.get(key, built.get(f"text.{key}"))
         if own is not None and own.shape != value.shape and own.numel() > 1:
@@ -190,6 +216,7 @@ def _spec(name: EncoderName, recipe: Recipe, towers: _Towers) -> EncoderSpec:
     size = towers.preprocessing.size
     ingredients = {
         "weights": weights_checksum([recipe.weights]),
+        **({} if recipe.adapter is None else {"adapter": recipe.adapter.checksum()}),
         "dim": config["embed_dim"],
         "preprocessing": asdict(towers.preprocessing),
         "context_length": towers.tokenizer.context_length,

@@ -12,6 +12,7 @@ import open_clip
 from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
+from mmembed.adapters import Adapter, find_adapter
 from mmembed.errors import EncoderLoadError, UnknownEncoder
 from mmembed.registry import EncoderName
 
@@ -36,6 +37,8 @@ class Recipe:
     tokenizer: Path | None = None  # a folder; None: what the configuration names
     revision: str | None = None
     strict_sizes: bool = False  # refuse weights whose position embeddings would have to be resized
+    repository: str = ""  # of the hub, where the weights are from there
+    adapter: Adapter | None = None  # one that lies in the folder itself
 
 
 def resolve(name: EncoderName, *, revision: str | None = None, like: str | None = None) -> Recipe:
@@ -94,7 +97,7 @@ def _from_tag(name: EncoderName, architecture: str, tag: str, revision: str | No
 
     weights = _downloaded(name, repository or str(config.get("url", "")), download)
     settings = {key: config[key] for key in _PREPROCESSING if key in config}
-    return Recipe(name.model, architecture, weights, activation, settings, revision=revision)
+    return Recipe(name.model, architecture, weights, activation, settings, revision=revision, repository=repository)
 
 
 def _from_file(name: EncoderName, architecture: str, file: Path, *, like: str | None) -> Recipe:
@@ -105,6 +108,8 @@ def _from_file(name: EncoderName, architecture: str, file: Path, *, like: str | 
             f"encoder {str(name)!r}: {file} {found}: give a file of weights ({', '.join(_SUFFIXES)}), or a folder "
             f"with {_CONFIG} as {name.family}:FOLDER"
         )
+    if file.suffix != ".safetensors" and (safe := file.with_suffix(".safetensors")).is_file():
+        raise EncoderLoadError(f"encoder {str(name)!r}: {file} is pickled, and {safe} stands beside it: name that one")
     if like is not None and not open_clip.get_pretrained_cfg(architecture, like):
         raise UnknownEncoder(like, tags, hint=f"the tags of {architecture} are {', '.join(tags) or 'none'}")
     settings = {tag: _tag_preprocessing(architecture, tag) for tag in ([like] if like else tags)}
@@ -119,6 +124,14 @@ def _from_file(name: EncoderName, architecture: str, file: Path, *, like: str | 
 
 
 def _from_folder(name: EncoderName, folder: Path) -> Recipe:
+    adapter = find_adapter(str(folder)) if (folder / "adapter_config.json").is_file() else None
+    if adapter is not None and not (folder / _CONFIG).is_file():
+        if adapter.base is None:
+            raise EncoderLoadError(
+                f"encoder {str(name)!r}: {folder} is an adapter that names no base: write {name.family}:MODEL?adapter="
+                f"{folder}, with the model it was trained on"
+            )
+        return replace(resolve(name.with_model(adapter.base)), model=str(folder), adapter=adapter)
     weights = _find_checkpoint_in_dir(folder) if folder.is_dir() else None
     if weights is None or not (folder / _CONFIG).is_file():
         found = "does not exist" if not folder.exists() else f"holds no {_CONFIG} beside weights"
@@ -126,7 +139,7 @@ def _from_folder(name: EncoderName, folder: Path) -> Recipe:
             f"encoder {str(name)!r}: {folder} {found}: give a folder that open_clip's push_to_hf_hub wrote, or "
             f"{name.family}:ARCHITECTURE@FILE"
         )
-    return Recipe(str(folder), f"{LOCAL}{folder}", Path(weights), tokenizer=folder, strict_sizes=True)
+    return Recipe(str(folder), f"{LOCAL}{folder}", Path(weights), tokenizer=folder, strict_sizes=True, adapter=adapter)
 
 
 def _from_hub(name: EncoderName, repository: str, revision: str | None) -> Recipe:
@@ -137,7 +150,8 @@ def _from_hub(name: EncoderName, repository: str, revision: str | None) -> Recip
 
     snapshot = _downloaded(name, repository, download).parent
     recipe = _from_folder(name, snapshot)
-    return replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
+    recipe = replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
+    return replace(recipe, repository=repository)
 
 
 def _downloaded(name: EncoderName, source: str, download: Callable[[], str]) -> Path:

@@ -1,78 +1,83 @@
 """`siglip` and `clip`: checkpoints in transformers' layout, from the hub or from a folder.
 
     siglip:google/siglip2-base-patch32-256     SigLIP, and SigLIP 2 of a fixed resolution
+    siglip:google/siglip2-base-patch16-naflex  SigLIP 2 of any aspect ratio
     clip:openai/clip-vit-base-patch32          CLIP
-    siglip:./folder                            what save_pretrained wrote: model, tokenizer and image processor
+    siglip:./folder                            what save_pretrained wrote: model, tokenizer and image processor,
+                                               or what PEFT wrote: an adapter, which names its base
 
-Option: `revision=COMMIT` of the hub; without it the one pinned in `presets.py`, or else the latest.
+Options: `revision=COMMIT` of the hub; without it the one pinned in `presets.py`, or else the latest.
+`adapter=FOLDER` or a hub id: a LoRA adapter to merge into the model. `max_patches=N`, for NaFlex alone: how many
+patches a picture is cut into at most, without it what the checkpoint says (256).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PretrainedConfig, SiglipModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PretrainedConfig, Siglip2Model, SiglipModel
 
+from mmembed.adapters import Adapted, merge_adapter, with_adapter
 from mmembed.encoders.image_text import ImageTextEncoder, checked_probe
-from mmembed.errors import EncoderLoadError, MissingDependency
-from mmembed.hub import Checkpoint, find_checkpoint
-from mmembed.loading import fingerprint, weights_checksum
+from mmembed.encoders.siglip_pictures import NaflexPictures, Pictures, SquarePictures
+from mmembed.errors import EncoderLoadError, MissingDependency, SettingsError
+from mmembed.hub import NO_ADAPTER, Checkpoint, find_checkpoint
+from mmembed.loading import fingerprint
 from mmembed.presets import preset_of_model
 from mmembed.registry import EncoderName
 from mmembed.types import EncoderSpec, LoadOptions, Pixels
 
 _EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "siglip": "siglip:google/siglip2-base-patch32-256"}
-_PREPROCESSING = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-)
 
 
-def load_siglip(name: EncoderName, run: LoadOptions, *, revision: str | None = None) -> ImageTextEncoder:
-    """SigLIP (arXiv 2303.15343) or SigLIP 2 (arXiv 2502.14786) of a fixed resolution.
+_MODELS: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
+"""By the model type of config.json: "siglip2" is NaFlex alone, any other SigLIP 2 calls itself "siglip"."""
+
+
+def load_siglip(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    max_patches: str | None = None,
+) -> ImageTextEncoder:
+    """SigLIP (arXiv 2303.15343) or SigLIP 2 (arXiv 2502.14786), of a fixed resolution or of any aspect ratio (NaFlex).
 
     Raises:
-        EncoderLoadError: not there, incomplete, another kind of model, or a NaFlex one.
-        MissingDependency: a sentencepiece tokenizer without the package sentencepiece.
+        EncoderLoadError: not there, incomplete, or another kind of model; an adapter of another model.
+        SettingsError: `max_patches` for a fixed resolution, or no number.
+        MissingDependency: a sentencepiece tokenizer without the package sentencepiece, an adapter without peft.
     """
-    return _load(name, run, "siglip", revision)
+    return _load(name, run, "siglip", revision, adapter, max_patches)
 
 
-def load_clip(name: EncoderName, run: LoadOptions, *, revision: str | None = None) -> ImageTextEncoder:
+def load_clip(
+    name: EncoderName, run: LoadOptions, *, revision: str | None = None, adapter: str | None = None
+) -> ImageTextEncoder:
     """CLIP (arXiv 2103.00020). Raises EncoderLoadError if it is not there, incomplete or another kind of model."""
-    return _load(name, run, "clip", revision)
+    return _load(name, run, "clip", revision, adapter, None)
 
 
 class _Towers:
-    """A model of transformers with its tokenizer and its image processor."""
+    """A model of transformers with its tokenizer and its image side."""
 
-    def __init__(self, kind: str, model: Any, tokenizer: Any, processor: Any) -> None:
+    def __init__(self, kind: str, model: Any, tokenizer: Any, pictures: Pictures) -> None:
         self.model: torch.nn.Module = model
         self.logit_scale = float(model.logit_scale.detach().exp())
-        self.logit_bias = float(model.logit_bias.detach()) if kind == "siglip" else None
+        self.logit_bias = None if kind == "clip" else float(model.logit_bias.detach())
         self.context_length: int = model.config.text_config.max_position_embeddings
-        self._kind = kind
+        self.lower = kind != "clip"
         self.tokenizer = tokenizer
-        self.processor = processor
+        self.pictures = pictures
 
     def preprocess(self, image: Image.Image) -> Pixels:
-        pixels = self.processor(images=[image], return_tensors="np")["pixel_values"][0]
-        return np.ascontiguousarray(pixels, dtype=np.float32)
+        return self.pictures.preprocess(image)
 
     def token_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(self._normalise(text), verbose=False).input_ids
@@ -93,51 +98,75 @@ class _Towers:
         features: torch.Tensor = self.model.get_text_features(input_ids=ids).pooler_output  # type: ignore[operator]
         return features
 
-    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output  # type: ignore[operator]
-        return features
+    def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
+        return self.pictures.features(pixels)
 
     def _normalise(self, text: str) -> str:
         # SigLIP 2 was trained on lower case, and the Gemma tokenizer of its checkpoints does not see to it.
-        return text.lower() if self._kind == "siglip" else text
+        return text.lower() if self.lower else text
 
 
-def _load(name: EncoderName, run: LoadOptions, kind: str, revision: str | None) -> ImageTextEncoder:
-    checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLES[kind])
-    with checkpoint.loading(f", as in {kind}:FOLDER"):
-        _check_kind(name, kind, checkpoint)
-        model = _build_model(name, kind, checkpoint)
-        towers = _Towers(kind, model, _tokenizer(kind, checkpoint, run), _image_processor(checkpoint, run))
-    if checkpoint.local:
-        name = name.with_model(checkpoint.model)
-    return ImageTextEncoder(_spec(name, kind, checkpoint, towers), towers, run)
+def _load(
+    name: EncoderName,
+    run: LoadOptions,
+    family: str,
+    revision: str | None,
+    adapter: str | None,
+    max_patches: str | None,
+) -> ImageTextEncoder:
+    checkpoint = _part(find_checkpoint(name, revision=revision, example=_EXAMPLES[family]))
+    adapted = with_adapter(name, checkpoint, adapter)
+    base = adapted.base
+    with base.loading(f", as in {family}:FOLDER"):
+        kind = _kind(name, family, base)
+        model = _build_model(name, kind, base)
+        if adapted.adapter is not None:
+            adapted.check()
+            merge_adapter(model, adapted.adapter)
+        tokenizer = _tokenizer(kind, base, run)
+        pictures = _pictures(str(name), kind, model, _image_processor(base, run), max_patches)
+    towers = _Towers(kind, model, tokenizer, pictures)
+    return ImageTextEncoder(_spec(adapted, towers), towers, run)
 
 
-def _check_kind(name: EncoderName, kind: str, checkpoint: Checkpoint) -> None:
-    """Before any weights are read: a checkpoint of this family, and of a fixed resolution."""
-    config, _ = PretrainedConfig.get_config_dict(checkpoint.model, revision=checkpoint.revision or "main")
-    model_type = config.get("model_type", "nothing")
-    if model_type == "siglip2":
-        raise EncoderLoadError(
-            f"encoder {str(name)!r} is a NaFlex checkpoint (any aspect ratio), only fixed resolutions are supported: "
-            f"use one of those, such as {_EXAMPLES['siglip']}"
+def _part(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint itself, or its CLIP: sentence-transformers before 5.4 saved that in a folder of its own."""
+    part = Path(checkpoint.model) / "0_CLIPModel"
+    alone = checkpoint.local and part.is_dir() and not (Path(checkpoint.model) / "config.json").exists()
+    return replace(checkpoint, model=str(part)) if alone else checkpoint
+
+
+def _pictures(name: str, kind: str, model: Any, processor: Any, max_patches: str | None) -> Pictures:
+    if kind == "siglip2":
+        return NaflexPictures(name, model, processor, max_patches)
+    if max_patches is not None:
+        raise SettingsError(
+            f"encoder {name!r} has a fixed resolution, {model.config.vision_config.image_size} pixels a side: leave "
+            f"?max_patches={max_patches} away, or name a NaFlex checkpoint"
         )
-    if model_type != kind:
-        advice = f"write {model_type}:{name.model}" if model_type in _EXAMPLES else f"name a {kind} checkpoint"
-        raise EncoderLoadError(f"encoder {str(name)!r}: its config.json says {model_type!r}, not {kind!r}: {advice}")
+    return SquarePictures(name, model, processor)
+
+
+def _kind(name: EncoderName, family: str, checkpoint: Checkpoint) -> str:
+    """The model type of config.json, before any weights are read. Raises EncoderLoadError for another family's."""
+    config, _ = PretrainedConfig.get_config_dict(checkpoint.model, revision=checkpoint.revision or "main")
+    kind: str = config.get("model_type", "nothing")
+    if kind.removesuffix("2") != family or kind not in _MODELS:
+        advice = f"write {kind}:{name.model}" if kind in _EXAMPLES else f"name a {family} checkpoint"
+        raise EncoderLoadError(f"encoder {str(name)!r}: its config.json says {kind!r}, not {family!r}: {advice}")
+    return kind
 
 
 def _build_model(name: EncoderName, kind: str, checkpoint: Checkpoint) -> Any:
     """The model in float32 on the CPU. transformers would make up what the weights lack, and only log it."""
-    family: Any = CLIPModel if kind == "clip" else SiglipModel
-    with _no_progress_bar():
-        model, report = family.from_pretrained(
-            checkpoint.model,
-            revision=checkpoint.revision or "main",
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # refused below, with both shapes
-            output_loading_info=True,
-        )
+    model, report = _MODELS[kind].from_pretrained(
+        checkpoint.model,
+        revision=checkpoint.revision or "main",
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,  # refused below, with both shapes
+        output_loading_info=True,
+        adapter_kwargs=NO_ADAPTER,
+    )
     for key, stored, built in sorted(report["mismatched_keys"]):
         raise EncoderLoadError(
             f"encoder {str(name)!r}: the weights hold {key} of shape {list(stored)}, config.json needs {list(built)}: "
@@ -170,7 +199,7 @@ def _tokenizer(kind: str, checkpoint: Checkpoint, run: LoadOptions) -> Any:
         ) from exc
     ids = tokenizer("a").input_ids
     astray = ids[-1] != tokenizer.eos_token_id or ids[0] == tokenizer.bos_token_id
-    if kind == "siglip" and astray and hasattr(tokenizer, "update_post_processor"):
+    if kind != "clip" and astray and hasattr(tokenizer, "update_post_processor"):
         tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
     return tokenizer
 
@@ -186,21 +215,23 @@ def _image_processor(checkpoint: Checkpoint, run: LoadOptions) -> Any:
     return processor
 
 
-def _spec(name: EncoderName, kind: str, checkpoint: Checkpoint, towers: _Towers) -> EncoderSpec:
+def _spec(adapted: Adapted, towers: _Towers) -> EncoderSpec:
     config: Any = towers.model.config
-    text, image_size = config.text_config, config.vision_config.image_size
-    _check_size(name, towers, image_size)
-    dim = config.projection_dim if kind == "clip" else config.vision_config.hidden_size
-    last = towers.tokenizer.eos_token_id
-    processing = json.loads(towers.processor.to_json_string())
+    text, vision, name = config.text_config, config.vision_config, adapted.name
+    dim: int = getattr(config, "projection_dim", vision.hidden_size)
+    if dim != getattr(text, "projection_size", dim):
+        raise EncoderLoadError(
+            f"encoder {str(name)!r}: its pictures get {dim} dimensions and its texts {text.projection_size}: "
+            f"name a model whose two towers were trained together"
+        )
     ingredients = {
-        "weights": weights_checksum(checkpoint.weight_files()),
+        **adapted.ingredients(),
         "dim": dim,
-        "preprocessing": {key: processing.get(key) for key in _PREPROCESSING},
+        "preprocessing": towers.pictures.settings(),
         "context_length": towers.context_length,
-        "activation": [text.hidden_act, config.vision_config.hidden_act],
-        "normaliser": "lower" if kind == "siglip" else "tokenizer",
-        "tokens": checked_probe(towers, name=str(name), vocabulary=text.vocab_size, last=last),
+        "activation": [text.hidden_act, vision.hidden_act],
+        "normaliser": "lower" if towers.lower else "tokenizer",
+        "tokens": checked_probe(towers, name=str(name), vocabulary=text.vocab_size, last=towers.tokenizer.eos_token_id),
     }
     preset = preset_of_model(name.model)
     return EncoderSpec(
@@ -210,28 +241,7 @@ def _spec(name: EncoderName, kind: str, checkpoint: Checkpoint, towers: _Towers)
         modalities=frozenset({"image", "text"}),
         fingerprint=fingerprint(ingredients),
         context_length=towers.context_length,
-        image_size=image_size,
-        revision=None if checkpoint.local else checkpoint.folder().name,
+        image_size=towers.pictures.image_size,
+        revision=adapted.revision,
         licence=preset.licence if preset else None,
     )
-
-
-def _check_size(name: EncoderName, towers: _Towers, image_size: int) -> None:
-    made = towers.preprocess(Image.new("RGB", (8, 4))).shape
-    if made != (3, image_size, image_size):
-        raise EncoderLoadError(
-            f"encoder {str(name)!r}: its image processor makes pictures of {made[-1]} x {made[-2]} pixels, the model "
-            f"takes {image_size} x {image_size}: give the preprocessor_config.json that belongs to it"
-        )
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """transformers draws a bar on stderr while it reads weights; what is shown is for the edges to decide."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
