@@ -20,6 +20,7 @@ QUICK = {
     "cranfield": [],
     "open_clip_ingest": ["--pictures", "96", "--rounds", "3"],
     "edge": ["--points", "10000"],
+    "decoder": ["--queries", "64", "--texts", "64", "--rounds", "3", "--layers", "2"],
 }
 NEEDS_DATA = {"cranfield"}
 

@@ -16,7 +16,16 @@ __all__ = ["MISSED", "Lines", "arguments"]
 MISSED = 3
 """Exit code of a bench that ran to its end and missed a level."""
 
-_PACKAGES = ("mmembed", "numpy", "open_clip_torch", "pillow", "qdrant-edge-py", "sentence-transformers", "torch")
+_PACKAGES = (
+    "mmembed",
+    "numpy",
+    "open_clip_torch",
+    "pillow",
+    "qdrant-edge-py",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+)
 
 
 class Lines:

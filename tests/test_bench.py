@@ -68,6 +68,14 @@ def test_open_clip_ingest_makes_the_vectors_of_the_plain_loop(tmp_path: Path) ->
     assert measured["time of mmembed over plain"]["level"] == "<= 1"
 
 
+def test_decoder_ways_make_equal_vectors(tmp_path: Path) -> None:
+    """Queries after a prefix and packed texts have the vectors of the plain way."""
+    options = ["--queries", "6", "--texts", "8", "--rounds", "1", "--layers", "1"]
+    measured = lines("decoder", *options, out=tmp_path / "out.jsonl")
+    for what in ("queries after a prefix", "texts packed"):
+        assert measured[f"{what}, largest difference of a coordinate"]["reached"]
+
+
 def test_cranfield_finds_what_was_judged(data: Path, tmp_path: Path) -> None:
     """A few abstracts are found by words and by meaning, as whole points and as text files; no level is set."""
     options = ["--abstracts", "14", "--queries", "2"]

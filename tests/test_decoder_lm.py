@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
 from mmembed.encoders import decoder_lm
-from mmembed.encoders.decoder_lm import E5_MISTRAL, QWEN3, DecoderLM, token_batches
+from mmembed.encoders.decoder_forward import token_batches
+from mmembed.encoders.decoder_lm import E5_MISTRAL, QWEN3, DecoderLM
+from mmembed.encoders.decoder_passes import Prefix
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
 from mmembed.instructions import known_tasks, query_prefix
 from mmembed.presets import PRESETS
@@ -164,13 +167,13 @@ def test_half_precision_weights_still_give_unit_float32(folder: Path) -> None:
 def test_no_key_value_cache_is_built(e5: DecoderLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward pass is asked for no cache and returns none: it would cost 128 KiB a token at 7B."""
     outputs = []
-    forward = e5._model.forward
+    forward = e5._forward.model.forward
 
     def spy(**arguments: Any) -> Any:
         outputs.append((arguments["use_cache"], forward(**arguments)))
         return outputs[-1][1]
 
-    monkeypatch.setattr(e5._model, "forward", spy)
+    monkeypatch.setattr(e5._forward.model, "forward", spy)
     e5.encode_text(["a"], role="document")
     [(use_cache, out)] = outputs
     assert use_cache is False
@@ -344,25 +347,25 @@ def test_e5_mistral_is_not_matryoshka(folder: Path) -> None:
 
 def test_overflow_is_not_stored(e5: DecoderLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hidden state that is not finite raises and names the dtype."""
-    monkeypatch.setattr(e5, "_pool", lambda rows: torch.full((len(rows), 64), float("inf")))
+    monkeypatch.setattr(e5._forward, "_pool", lambda rows, _: torch.full((len(rows), 64), float("inf")))
     with pytest.raises(InvalidEmbedding, match="overflowed in float32"):
         e5.encode_text(["a"], role="document")
 
 
 def test_a_full_gpu_halves_the_batch(folder: Path, e5: DecoderLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the GPU has no room for a batch it is cut in two, in order; one text too many is an error."""
-    pool, sizes = e5._pool, []
+    pool, sizes = e5._forward._pool, []
 
-    def crowded(rows: list[list[int]], *, room: int) -> torch.Tensor:
+    def crowded(rows: list[Sequence[int]], prefix: Prefix | None, *, room: int) -> torch.Tensor:
         sizes.append(len(rows))
         if len(rows) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return pool(rows)
+        return pool(rows, prefix)
 
-    monkeypatch.setattr(e5, "_pool", lambda rows: crowded(rows, room=2))
+    monkeypatch.setattr(e5._forward, "_pool", partial(crowded, room=2))
     assert np.allclose(e5.encode_text(TEXTS, role="document"), card_reference(folder, TEXTS), atol=1e-5)
     assert sizes == [6, 3, 1, 2, 3, 1, 2]
-    monkeypatch.setattr(e5, "_pool", lambda rows: crowded(rows, room=0))
+    monkeypatch.setattr(e5._forward, "_pool", partial(crowded, room=0))
     with pytest.raises(EncoderError, match="no GPU memory left for one text"):
         e5.encode_text(["a", "b"], role="document")
 

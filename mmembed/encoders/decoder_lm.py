@@ -7,17 +7,20 @@ tokenizer is checked when it is loaded (transformers 5 silently drops it from E5
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from mmembed.errors import EncoderError, InvalidEmbedding, SettingsError, UnsupportedModality
-from mmembed.hub import find_checkpoint, load_config, load_weights
-from mmembed.instructions import query_prefix
-from mmembed.loading import fingerprint, weights_checksum
+from mmembed.adapters import Adapted, load_adapted, with_adapter
+from mmembed.encoders.decoder_forward import DecoderForward, equal_ways
+from mmembed.encoders.decoder_passes import Prefix
+from mmembed.errors import InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.hub import find_checkpoint, load_config
+from mmembed.instructions import text_prefix
+from mmembed.loading import fingerprint
 from mmembed.presets import preset_of_model
 from mmembed.registry import EncoderName
 from mmembed.tokens import Tokens, load_tokens
@@ -26,12 +29,13 @@ from mmembed.vectors import truncate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
-__all__ = ["DecoderLM", "Family", "load_e5_mistral", "load_harrier", "load_qwen3", "token_batches"]
+__all__ = ["DecoderLM", "Family", "load_e5_mistral", "load_harrier", "load_qwen3"]
 
-_TOKEN_BUDGET_CPU, _TOKEN_BUDGET_GPU = 4096, 16384  # tokens a forward pass, padding included
-_BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
+_KNOWN_PREFIXES = 8  # tasks whose prefix is kept read: 2.7 MB each for E5-Mistral
+_OPENINGS = ("a", "7")
+_TRIED = ("to be: a", "to be: or not", "to be: 7 or 8, it is", "to be: in a word, so it is not to be")
 
 
 @dataclass(frozen=True)
@@ -87,37 +91,27 @@ class DecoderLM:
     logit_bias: float | None = None
 
     def __init__(
-        self,
-        spec: EncoderSpec,
-        family: Family,
-        tokens: Tokens,
-        model: PreTrainedModel,
-        *,
-        max_length: int,
-        batch_size: int | None,
+        self, spec: EncoderSpec, family: Family, tokens: Tokens, forward: DecoderForward, *, max_length: int
     ) -> None:
         self.spec = spec
-        self.dtype = str(model.dtype).removeprefix("torch.")
-        on_cpu = model.device.type == "cpu"
-        self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
-        self._token_budget = _TOKEN_BUDGET_CPU if on_cpu else _TOKEN_BUDGET_GPU
+        self.dtype = str(forward.model.dtype).removeprefix("torch.")
+        self.batch_size = forward.batch_size
         self._family = family
         self._tokens = tokens
-        self._model = model
+        self._forward = forward
         self._max_length = max_length
+        self._prefix_of = lru_cache(maxsize=_KNOWN_PREFIXES)(partial(_read_prefix, tokens, forward, max_length))
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)`. A query is led by the instruction of `task`; a document is taken as it is.
 
         Args:
             task: a name of `mmembed.instructions.known_tasks()` or an instruction; None is a web search, "" none.
-                A symmetric task (similarity, clustering) encodes both sides as queries.
+                A symmetric task (similarity, clustering, classification) leads documents by the same instruction.
         """
-        prefix = "" if role == "document" else query_prefix(self._family.query_prompt, task)
+        prefix = text_prefix(self._family.query_prompt, role, task)
         rows = self._tokens.ids([prefix + text for text in texts], limit=self._max_length)
-        pooled = np.empty((len(rows), self._model.config.hidden_size), dtype=np.float32)
-        for batch in token_batches([len(row) for row in rows], budget=self._token_budget, cap=self.batch_size):
-            pooled[batch] = self._pool_or_halve([rows[i] for i in batch]).numpy()
+        pooled = self._forward.pool(rows, self._prefix_of(prefix) if prefix and rows else None)
         if not np.isfinite(pooled).all():
             raise InvalidEmbedding(
                 f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
@@ -128,55 +122,21 @@ class DecoderLM:
         """Raises UnsupportedModality: these models read text only."""
         raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
 
+    def token_ids(self, text: str) -> list[int]:
+        """What goes into the model for a document: special tokens included, truncated."""
+        return self._tokens.ids([text], limit=self._max_length)[0]
+
     def count_tokens(self, text: str) -> int:
         """Tokens of a document, special ones included, nothing truncated."""
         return len(self._tokens.ids([text])[0])
 
-    def _pool_or_halve(self, rows: list[list[int]]) -> torch.Tensor:
-        """Rows of token ids -> `(len(rows), hidden)`; a batch that the GPU has no room for is cut in two."""
-        try:
-            return self._pool(rows)
-        except torch.OutOfMemoryError as exc:
-            if len(rows) == 1:
-                raise EncoderError(
-                    f"encoder {self.spec.name} has no GPU memory left for one text of {len(rows[0])} tokens: "
-                    f"lower ?max_length= or free the GPU"
-                ) from exc
-        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
-        middle = len(rows) // 2
-        return torch.cat([self._pool_or_halve(rows[:middle]), self._pool_or_halve(rows[middle:])])
 
-    @torch.inference_mode()
-    def _pool(self, rows: list[list[int]]) -> torch.Tensor:
-        """Rows of token ids -> hidden states of their last tokens, `(len(rows), hidden)` float32 on the CPU."""
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self._tokens.after[-1] if self._tokens.after else 0)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            span = slice(width - len(row), width) if self._family.padding_side == "left" else slice(len(row))
-            ids[i, span] = torch.tensor(row)
-            mask[i, span] = 1
-        device = self._model.device
-        out = self._model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        last = width - 1 - mask.flip(1).argmax(1)  # of each row's last token that is not padding
-        states: torch.Tensor = out.last_hidden_state[torch.arange(len(rows)), last.to(device)]  # (rows, hidden)
-        return states.float().cpu()
+def _read_prefix(tokens: Tokens, forward: DecoderForward, limit: int, prefix: str) -> Prefix | None:
+    """What texts that start with `prefix` have in common, in tokens.
 
-
-def token_batches(lengths: Sequence[int], *, budget: int, cap: int) -> Iterator[list[int]]:
-    """Positions of `lengths` in batches, longest first, of at most `cap` rows and `budget` padded tokens.
-
-    A row longer than the budget is a batch of its own.
-
-    >>> list(token_batches([2, 9, 4, 3], budget=8, cap=2))
-    [[1], [2, 3], [0]]
+    Of two whole texts: by itself `prefix` may end in another token, as a text's first word takes in the space.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, min(cap, budget // max(1, lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+    return forward.prefix(tokens.ids([prefix + text for text in _OPENINGS], limit=limit))
 
 
 def load_e5_mistral(
@@ -186,9 +146,10 @@ def load_e5_mistral(
     revision: str | None = None,
     max_length: str | None = None,
     dim: str | None = None,
+    adapter: str | None = None,
 ) -> DecoderLM:
     """E5-Mistral-7B-instruct and models laid out like it (arXiv 2401.00368). For a GPU: 14 GFLOP a token."""
-    return _load(name, run, E5_MISTRAL, revision=revision, max_length=max_length, dim=dim)
+    return _load(name, run, E5_MISTRAL, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
 
 
 def load_qwen3(
@@ -198,9 +159,10 @@ def load_qwen3(
     revision: str | None = None,
     max_length: str | None = None,
     dim: str | None = None,
+    adapter: str | None = None,
 ) -> DecoderLM:
     """Qwen3-Embedding 0.6B, 4B, 8B: Matryoshka from 32 dimensions up."""
-    return _load(name, run, QWEN3, revision=revision, max_length=max_length, dim=dim)
+    return _load(name, run, QWEN3, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
 
 
 def load_harrier(
@@ -210,9 +172,10 @@ def load_harrier(
     revision: str | None = None,
     max_length: str | None = None,
     dim: str | None = None,
+    adapter: str | None = None,
 ) -> DecoderLM:
     """harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3."""
-    return _load(name, run, HARRIER, revision=revision, max_length=max_length, dim=dim)
+    return _load(name, run, HARRIER, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
 
 
 def _load(
@@ -223,9 +186,11 @@ def _load(
     revision: str | None,
     max_length: str | None,
     dim: str | None,
+    adapter: str | None = None,
 ) -> DecoderLM:
     # 1. Which model, and whether it is of this family.
-    checkpoint = find_checkpoint(name, revision=revision, example=family.example)
+    adapted = with_adapter(name, find_checkpoint(name, revision=revision, example=family.example), adapter)
+    checkpoint = adapted.base
     config = load_config(checkpoint, family.model_types, family.example, run)
     length = min(family.context_length, config.max_position_embeddings)
     length = _whole_number("max_length", max_length, low=8, high=config.max_position_embeddings) or length
@@ -238,18 +203,34 @@ def _load(
         last=family.last,
         trust_remote_code=run.trust_remote_code,
     )
-    model = load_weights(checkpoint, run, on_gpu=family.gpu_dtype)
-    # 3. What a collection remembers of it.
-    preset = preset_of_model(checkpoint.model)
-    spec = EncoderSpec(
-        name=str(name.with_model(checkpoint.model)),
+    model = load_adapted(adapted, run, on_gpu=family.gpu_dtype)
+    # 3. What a collection remembers of it, and which forward passes give it the same vectors.
+    spec = _spec(adapted, family, config, tokens, dim=width or config.hidden_size, length=length)
+    side = family.padding_side
+    ways = equal_ways(model, tokens.ids(_TRIED), side=side, name=spec.name)
+    forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
+    return DecoderLM(spec, family, tokens, forward, max_length=length)
+
+
+def _spec(
+    adapted: Adapted,
+    family: Family,
+    config: PretrainedConfig,
+    tokens: Tokens,
+    *,
+    dim: int,
+    length: int,
+) -> EncoderSpec:
+    preset = preset_of_model(adapted.name.model)
+    return EncoderSpec(
+        name=str(adapted.name),
         kind="dense",
-        dim=width or config.hidden_size,
+        dim=dim,
         modalities=frozenset({"text"}),
         fingerprint=fingerprint(
             {
-                "weights": weights_checksum(checkpoint.weight_files()),
-                "dim": width or config.hidden_size,
+                **adapted.ingredients(),
+                "dim": dim,
                 "pooling": "last token",
                 "query_prompt": family.query_prompt,
                 "document_prompt": "",
@@ -259,10 +240,9 @@ def _load(
         ),
         matryoshka_dims=_matryoshka_dims(family, config),
         context_length=length,
-        revision=checkpoint.revision,
+        revision=adapted.revision,
         licence=preset.licence if preset else None,
     )
-    return DecoderLM(spec, family, tokens, model, max_length=length, batch_size=run.batch_size)
 
 
 def _matryoshka_dims(family: Family, config: PretrainedConfig) -> tuple[int, ...]:
