@@ -206,6 +206,31 @@ def test_search_by_picture_and_filter(indexed: Program) -> None:
     assert indexed("search", "--id", only["id"], "--filter", nothing, "--json") == Result(0, "", "")
 
 
+def test_late_vectors_and_rerankers(program: Program) -> None:
+    """Encoders of further vectors are named once and remembered; each stage of a search can be left out."""
+    for name in ("geese", "hens"):
+        (program.root / f"{name}.txt").write_text(f"A note about {name} on a farm")
+    first = ("index", "documents", ".", "--no-pictures", "--encoder", "fake", "--cross-encoder", "fake", "--json")
+    more = ("--sparse-encoder", "fake?kind=sparse", "--late-encoder", "fake?kind=multi")
+    assert program(*first, *more).rows[0]["embedded"] == 2
+    assert program(*first).rows[0]["unchanged"] == 2
+    (row,) = program("collections", "--json").rows
+    assert (row["vectors"]["sparse"], row["vectors"]["late"]) == ("fake?kind=sparse", "fake?kind=multi")
+    ask = ("search", "hens farm", "--in", "documents", "--json")
+    (best, _) = program(*ask).rows
+    assert (best["vector"], best["score"], Path(best["uri"]).name) == ("late", pytest.approx(2, abs=1e-5), "hens.txt")
+    (best, _) = program(*ask, "--no-late").rows
+    assert best["vector"] is None
+    vectors = [row["vector"] for row in program(*ask, "--candidates", "1").rows]
+    assert vectors == ["late", None]
+    assert "no encoder 'nope'" in program.fails(*ask, "--rerank", "nope:x")
+    assert "weights are for mixed queries" in program.fails(*ask, "--weight", "text=2")
+    colours(program.root / "pictures", "red")
+    late = ("--late-encoder", "fake?kind=multi")
+    assert program("index", "images", "pictures", "--encoder", "fake", *late).code == 0
+    assert [row["vector"] for row in program("search", "red", "--json").rows] == ["late"]
+
+
 def test_collections_delete_and_drop(program: Program) -> None:
     """Points go by id or by filter, never by an empty one; a collection goes whole; each prints what went."""
     assert program("collections") == Result(0, "", f"no collections in edge:{program.data_home}/mmembed/store.mm\n")

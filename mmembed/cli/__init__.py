@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmembed import __version__
-from mmembed.cli import find, index, listing
+from mmembed.cli import find, index, listing, verify
 from mmembed.errors import MmembedError
 
 __all__ = ["app", "main"]
@@ -36,6 +36,7 @@ app.command("delete")(listing.delete_command)
 app.command("drop")(listing.drop_command)
 app.command("encoders")(listing.encoders_command)
 app.command("info")(listing.info_command)
+app.command("verify")(verify.verify_command)
 
 
 @app.command("demo")

@@ -10,7 +10,7 @@ import typer
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
-    from mmembed.types import Hit
+    from mmembed.types import Hit, LoadOptions, Reranker
 
 _SNIPPET = 160  # characters of a passage
 
@@ -37,6 +37,15 @@ def search_command(
     task: Annotated[str | None, typer.Option(help="Task or instruction, for encoders that take one.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Lowest score of a hit; searches by one vector.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector; no search graph.")] = False,
+    rerank: Annotated[
+        str | None, typer.Option(help="Name of a reranker, which reads the words beside each of the best candidates.")
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Points that are reranked, of each ranking by the vector late.")
+    ] = 100,
+    no_late: Annotated[
+        bool, typer.Option("--no-late", help="Leave out the vector late, which reorders the best candidates.")
+    ] = False,
     json: o.Json = False,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -78,6 +87,9 @@ def search_command(
             score_threshold=threshold,
             all_passages=all_passages,
             exact=exact,
+            late=not no_late,
+            rerank=_load_asked_reranker(rerank, run) if rerank else None,
+            candidates=candidates,
             run=run,
         )
     finally:
@@ -86,6 +98,12 @@ def search_command(
         typer.echo(o.as_json(hit_json(hit)) if json else _line(hit))
     if not hits and not json:
         typer.echo("no hits", err=True)
+
+
+def _load_asked_reranker(name: str, run: LoadOptions) -> Reranker:
+    from mmembed.registry import load_reranker
+
+    return load_reranker(name, device=run.device, dtype=run.dtype, trust_remote_code=run.trust_remote_code)
 
 
 def hit_json(hit: Hit) -> dict[str, object]:

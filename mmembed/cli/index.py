@@ -34,6 +34,13 @@ def index_images(
         str | None,
         typer.Option(help="Text encoder for captions; by default minilm once there are captions.", show_default=False),
     ] = None,
+    late_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any.",
+            show_default=False,
+        ),
+    ] = None,
     sync: o.Sync = False,
     exclude: o.Exclude = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
@@ -67,6 +74,7 @@ def index_images(
                 paths,
                 encoder=o.load_asked_encoder(name, run),
                 caption_encoder=o.load_asked_encoder(caption_encoder, run) if caption_encoder else None,
+                late_encoder=o.load_asked_encoder(late_encoder, run) if late_encoder else None,
                 sync=sync,
                 exclude=exclude or (),
                 workers=workers,
@@ -95,6 +103,21 @@ def index_documents(
         typer.Option(
             help="Image-text encoder whose text tower makes passages findable by picture; "
             "by default that of the images collection, else tiny.",
+            show_default=False,
+        ),
+    ] = None,
+    sparse_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any.",
+            show_default=False,
+        ),
+    ] = None,
+    late_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Late-interaction encoder (multivectors) that orders the best candidates; by default the "
+            "collection's own, if any.",
             show_default=False,
         ),
     ] = None,
@@ -133,6 +156,8 @@ def index_documents(
                 paths,
                 encoder=o.load_asked_encoder(name, run),
                 cross_encoder=o.load_asked_encoder(cross, run) if cross else None,
+                sparse_encoder=o.load_asked_encoder(sparse_encoder, run) if sparse_encoder else None,
+                late_encoder=o.load_asked_encoder(late_encoder, run) if late_encoder else None,
                 pictures_into=images_collection if pictures else None,
                 sync=sync,
                 exclude=exclude or (),

@@ -1,0 +1,143 @@
+"""`mmembed verify`: is an encoder right? Ours, a plugin's, or one that a file of Python makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmembed.cli import options as o
+from mmembed.errors import EncoderLoadError
+
+if TYPE_CHECKING:
+    from mmembed.testing import Check, EncoderReport
+    from mmembed.types import Encoder, LoadOptions
+
+_COLOURS = {"passed": typer.colors.GREEN, "fault": typer.colors.RED, "skipped": typer.colors.BRIGHT_BLACK}
+
+
+def verify_command(
+    encoder: Annotated[
+        str, typer.Argument(help="A name, or FILE.py:NAME, an encoder or a function without arguments that makes one.")
+    ],
+    against: Annotated[
+        str | None, typer.Option(help="An encoder of the same model that is right, named in the same ways.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write its answers to a JSON file, if it has no fault.")
+    ] = None,
+    known: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Compare with answers that --record wrote.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="The model's folder, which says which special tokens it has."),
+    ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Also load it again by its name, and in each of its shorter dimensions.")
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Distance of two equal vectors that is allowed; by default it follows the dtype."),
+    ] = None,
+    json: o.Json = False,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    batch_size: o.BatchSize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+) -> None:
+    """Try an encoder in the ways in which encoders are silently wrong. Exits with 1 if one of them is found."""
+    from mmembed.testing import check_encoder, read_known_answers, record_known_answers, write_known_answers
+    from mmembed.types import LoadOptions
+
+    run = LoadOptions(device, dtype, batch_size, trust_remote_code)
+    answers = None if known is None else read_known_answers(known)
+    tried = _load(encoder, run)
+    report = check_encoder(
+        tried,
+        against=None if against is None else _load(against, run),
+        known=answers,
+        load=(lambda name: o.load_asked_encoder(name, run)) if thorough else None,
+        checkpoint=checkpoint,
+        tolerance=tolerance,
+    )
+    if json:
+        typer.echo(
+            o.as_json({"encoder": report.encoder, "ok": report.ok, "checks": [asdict(c) for c in report.checks]})
+        )
+    else:
+        _print(report)
+    if not report.ok:
+        raise typer.Exit(1)
+    if record is not None:
+        write_known_answers(record_known_answers(tried), record)
+
+
+def _load(name: str, run: LoadOptions) -> Encoder:
+    in_file = re.fullmatch(r"(.+\.py):(\w+)", name)
+    return o.load_asked_encoder(name, run) if in_file is None else _make(Path(in_file[1]), in_file[2])
+
+
+def _make(file: Path, name: str) -> Encoder:
+    """Run the file as `python FILE` would, and take what it calls `name`, or what that returns."""
+    found = vars(_run_file(file)).get(name)
+    if found is None:
+        raise EncoderLoadError(f"{file} defines no {name!r}: name an encoder in it, or a function that makes one")
+    if hasattr(found, "encode_text") and not isinstance(found, type):
+        encoder: Encoder = found
+        return encoder
+    if not callable(found):
+        raise EncoderLoadError(f"{name!r} in {file} is a {type(found).__name__}, not an encoder: wrap it in one")
+    made: Encoder = _made(found, f"{name}() in {file}")
+    return made
+
+
+def _run_file(file: Path) -> Any:
+    if not file.is_file():
+        raise EncoderLoadError(f"there is no file {str(file)!r} to take an encoder from: check the path")
+    spec = importlib.util.spec_from_file_location(f"mmembed_verified_{file.stem}", file)
+    assert spec is not None  # its name ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(file.parent.resolve()))
+    loader = spec.loader
+    _made(lambda: loader.exec_module(module), str(file))
+    return module
+
+
+def _made(make: Any, what: str) -> Any:
+    """Run a stranger's code; whatever it raises becomes one line."""
+    try:
+        return make()
+    except Exception as exc:
+        raise EncoderLoadError(f"{what} cannot be run ({type(exc).__name__}: {exc}): mend it first") from exc
+
+
+def _print(report: EncoderReport) -> None:
+    typer.echo(f"{report.encoder}\n")
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:
+        typer.echo(
+            f"{typer.style(f'{check.outcome:<8}', _COLOURS[check.outcome])} {check.name:<{width}}  {check.found}"
+        )
+        if check.outcome == "fault":
+            typer.echo(f"{'':<{width + 11}}why it matters: {check.why}")
+    typer.echo(f"\n{_verdict(report)}")
+
+
+def _verdict(report: EncoderReport) -> str:
+    passed, skipped = (_count(report.checks, outcome) for outcome in ("passed", "skipped"))
+    if report.ok:
+        return f"right, as far as was judged: {passed} checks passed, {skipped} skipped"
+    faults = ", ".join(check.name for check in report.faults)
+    return f"wrong: {len(report.faults)} faults ({faults}), {passed} checks passed, {skipped} skipped"
+
+
+def _count(checks: tuple[Check, ...], outcome: str) -> int:
+    return sum(check.outcome == outcome for check in checks)

@@ -1,0 +1,155 @@
+"""The encoder against what is known of it: its spec, its name, its shorter self, another encoder, earlier answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+from PIL import Image
+
+from mmembed.errors import UnsupportedModality
+from mmembed.registry import parse_name
+from mmembed.testing.pictures import pictures
+from mmembed.testing.report import Fault, NotJudged
+from mmembed.testing.subject import Subject, attempt, tolerance_of
+from mmembed.testing.texts import TEXTS
+from mmembed.testing.vectors import check_form
+from mmembed.types import Encoder, EncoderSpec, Kind, Modality, Role, Vector
+from mmembed.vectors import l2_normalize
+
+__all__ = ["against", "known_answers", "matryoshka", "name_loads", "spec", "unsupported"]
+
+_ELSEWHERE = 3  # an encoder is nearer to itself than to one of another dtype, or on another machine
+_MODALITIES: tuple[object, ...] = (frozenset({"text"}), frozenset({"image"}), frozenset({"text", "image"}))
+
+
+def spec(subject: Subject) -> str:
+    found: object = getattr(subject.encoder, "spec", None)
+    if not isinstance(found, EncoderSpec):
+        raise Fault("it has no spec, an EncoderSpec: give it one, or make it with mmembed.testing.wrap")
+    wrong = [
+        f"{what} is {getattr(owner, field, None)!r}"
+        for owner, what, field, right in _expectations(subject.encoder, found)
+        if not right
+    ]
+    if wrong:
+        raise Fault(", ".join(wrong))
+    return f"{found.kind}, {found.dim or 'no fixed number of'} dimensions, {' and '.join(sorted(found.modalities))}"
+
+
+def _expectations(encoder: Encoder, found: EncoderSpec) -> Iterator[tuple[object, str, str, bool]]:
+    """Whose field it is, what it is called, its name, and whether it is as it must be."""
+    dim, sparse = found.dim, found.kind == "sparse"
+    yield found, "spec.name", "name", bool(found.name) and isinstance(found.name, str)
+    yield found, "spec.kind", "kind", found.kind in get_args(Kind)
+    yield found, "spec.dim", "dim", dim is None if sparse else _positive(dim)
+    yield found, "spec.modalities", "modalities", found.modalities in _MODALITIES
+    yield found, "spec.fingerprint", "fingerprint", bool(found.fingerprint) and isinstance(found.fingerprint, str)
+    limit, dims = found.context_length, found.matryoshka_dims
+    yield found, "spec.context_length", "context_length", limit is None or _positive(limit)
+    fitting = (
+        isinstance(dims, tuple) and all(map(_positive, dims)) and dim is not None and max(dims, default=dim) >= dim
+    )
+    yield found, "spec.matryoshka_dims", "matryoshka_dims", dims == () or fitting
+    yield encoder, "batch_size", "batch_size", _positive(getattr(encoder, "batch_size", None))
+    yield encoder, "dtype", "dtype", isinstance(getattr(encoder, "dtype", None), str)
+    for name in ("logit_scale", "logit_bias"):
+        yield encoder, name, name, isinstance(getattr(encoder, name, "missing"), float | int | None)
+
+
+def _positive(number: object) -> bool:
+    return isinstance(number, int) and number > 0
+
+
+def unsupported(subject: Subject) -> str:
+    """What the spec does not name must be refused, in the one way that an index understands."""
+    encoder, missing = subject.encoder, set(get_args(Modality)) - subject.spec.modalities
+    if not missing:
+        raise NotJudged("it reads both pictures and texts")
+    try:
+        if "image" in missing:
+            encoder.encode_image([Image.new("RGB", (8, 8))])
+        else:
+            encoder.encode_text(["a"], role="document")
+    except UnsupportedModality:
+        return f"{missing.pop()} is refused"
+    except Exception as exc:
+        raise Fault(f"{missing.pop()} raises {type(exc).__name__} instead of UnsupportedModality") from exc
+    raise Fault(f"{missing.pop()} is embedded, though the spec does not name it")
+
+
+def name_loads(subject: Subject) -> str:
+    if subject.load is None:
+        raise NotJudged("loading it again was not asked for")
+    load, name = subject.load, subject.spec.name
+    again = attempt(f"loading {name!r}", lambda: load(name))
+    if again.spec != subject.spec:
+        raise Fault(f"{name!r} loads {again.spec}, not {subject.spec}")
+    return f"{name!r} loads the same, fingerprint {again.spec.fingerprint}"
+
+
+def matryoshka(subject: Subject) -> str:
+    dims = [dim for dim in subject.spec.matryoshka_dims if dim < (subject.spec.dim or 0)]
+    if not dims:
+        raise NotJudged("it is not known to be Matryoshka")
+    if subject.load is None:
+        raise NotJudged("loading it again, shorter, was not asked for")
+    load, parsed = subject.load, parse_name(subject.spec.name)
+    full = np.stack([np.asarray(row) for row in subject.texts(TEXTS)])
+    for dim in dims:
+        name = str(replace(parsed, options={**parsed.options, "dim": str(dim)}))
+        shorter = replace(subject, encoder=attempt(f"loading {name!r}", lambda: load(name)))  # noqa: B023
+        check_form(shorter.encode_text(TEXTS), len(TEXTS), replace(subject.spec, dim=dim))
+        if shorter.spec.fingerprint == subject.spec.fingerprint:
+            raise Fault(f"{name!r} has the fingerprint of the whole vectors, with which it cannot be compared")
+        cut = l2_normalize(full[:, :dim])
+        subject.equal(zip([f"{text[:30]!r} at {dim}" for text in TEXTS], cut, shorter.texts(TEXTS), strict=True))
+    return f"cut and of norm 1 at {', '.join(map(str, dims))}"
+
+
+def against(subject: Subject) -> str:
+    if subject.against is None:
+        raise NotJudged("no other encoder was given to hold it against")
+    other, own = replace(subject, encoder=subject.against), subject.spec
+    if (other.spec.kind, other.spec.dim) != (own.kind, own.dim):
+        raise Fault(
+            f"it makes {own.kind} vectors of {own.dim}, {other.spec.name} {other.spec.kind} of {other.spec.dim}"
+        )
+    tolerance = _ELSEWHERE * max(subject.tolerance, tolerance_of(subject.against))
+    found = subject.equal(_beside(subject, other), tolerance=tolerance)
+    return f"{found}, {other.spec.name}"
+
+
+def _beside(subject: Subject, other: Subject) -> Iterator[tuple[str, Vector, Vector]]:
+    shared = subject.spec.modalities & other.spec.modalities
+    for role in subject.roles if "text" in shared else ():
+        names = [f"{role} {text[:30]!r}" for text in TEXTS]
+        yield from zip(names, subject.texts(TEXTS, role=role), other.texts(TEXTS, role=role), strict=True)
+    if "image" in shared:
+        names, shown = [f"picture {name}" for name in pictures()], list(pictures().values())
+        yield from zip(names, subject.images(shown), other.images(shown), strict=True)
+
+
+def known_answers(subject: Subject) -> str:
+    known = subject.known
+    if known is None:
+        raise NotJudged("no known answers were given")
+    if known.kind != subject.spec.kind:
+        raise Fault(f"it makes {subject.spec.kind} vectors, the known answers of {known.encoder} are {known.kind}")
+    found = subject.equal(_answers(subject), tolerance=_ELSEWHERE * subject.tolerance)
+    same = known.fingerprint == subject.spec.fingerprint
+    return f"{found}, {known.encoder}" + ("" if same else ", though its fingerprint was another")
+
+
+def _answers(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
+    known = subject.known
+    assert known is not None
+    sides: list[tuple[Role, Any]] = [("query", known.queries), ("document", known.documents)]
+    for role, answers in sides:
+        names = [f"{role} {text[:30]!r}" for text in answers]
+        yield from zip(names, subject.texts(list(answers), role=role) if answers else [], answers.values(), strict=True)
+    if known.images:
+        shown = [pictures()[name] for name in known.images]
+        yield from zip(known.images, subject.images(shown), known.images.values(), strict=True)
