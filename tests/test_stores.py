@@ -453,6 +453,54 @@ def test_fusion_of_fusions(store: Store, name: str) -> None:
     assert ids(store.query(name, [(near,)], limit=3)) == ids(store.query(name, [near], limit=3))
 
 
+def test_rerank(store: Store, name: str) -> None:
+    """The candidates of all rankings, `depth` of each, are ordered by MaxSim alone; points without it are none."""
+    vectors, windows = fill(store, name, 60), [clustered(1 + i % 3, 4, seed=i) for i in range(60)]
+    words = {uid(i): 1 + (i * 7) % 60 for i in range(0, 60, 2)}
+    store.update_vectors(name, [Point(uid(i), {"cross": windows[i]}) for i in range(60) if i % 3])
+    store.update_vectors(name, [Point(id_, {"splade": sparse({1: weight})}) for id_, weight in words.items()])
+    near, other, ranked = Leg("image", vectors[6]), Leg("splade", sparse({1: 1.0}), 2.0), clustered(2, 4, seed=99)
+    last = Leg("cross", ranked)
+    nearest = [uid(int(i)) for i in np.argsort(-(vectors @ vectors[6]), kind="stable")[:8]]
+    wordy = sorted(words, key=lambda id_: -words[id_])[:8]
+    scores = {uid(i): float((ranked @ windows[i].T).max(axis=1).sum()) for i in range(60) if i % 3}
+
+    def expected(candidates: Sequence[str]) -> list[str]:
+        return sorted({id_ for id_ in candidates if id_ in scores}, key=lambda id_: -scores[id_])
+
+    assert set(nearest) - set(wordy)
+    assert set(nearest) - set(scores), "a candidate should lack the vector"
+    for rankings, found in (([near], nearest), ([near, other], nearest + wordy), ([(other, near)], nearest + wordy)):
+        hits = store.query(name, rankings, limit=50, depth=8, rerank=last)
+        assert ids(hits) == expected(found)
+        assert [h.score for h in hits] == pytest.approx([scores[h.id] for h in hits], abs=1e-5)
+        assert {h.vector_name for h in hits} == {"cross"}
+        pages = [store.query(name, rankings, limit=3, offset=n, depth=8, rerank=last) for n in range(0, 24, 3)]
+        assert [h for page in pages for h in page] == hits
+    whole = expected([uid(i) for i in range(60)])
+    assert ids(store.query(name, [near], limit=4, depth=60, rerank=last)) == whole[:4]
+    floor = (scores[whole[3]] + scores[whole[4]]) / 2
+    assert ids(store.query(name, [near, other], limit=50, depth=60, rerank=last, score_threshold=floor)) == whole[:4]
+    only = m.Filter(must=m.FieldCondition(key="n", range=m.Range(gte=30)))
+    kept = expected([uid(i) for i in range(30, 60)])
+    assert ids(store.query(name, [near, other], limit=50, depth=60, rerank=last, filter=only)) == kept
+
+
+def test_rerank_that_makes_no_sense(store: Store, name: str) -> None:
+    """A vector that is not there or of another size is refused, a sparse one too; no candidates, no hits."""
+    vectors = fill(store, name, 3)
+    near, last = Leg("image", vectors[0]), Leg("cross", clustered(2, 4))
+    assert store.query(name, [Leg("splade", sparse({}))], limit=3, rerank=last) == []
+    assert store.query(name, [near], limit=3, rerank=last) == []
+    assert ids(store.query(name, [near], limit=1, rerank=Leg("image", vectors[2]))) == [uid(2)]
+    with pytest.raises(InvalidQuery, match="rerank by a multivector"):
+        store.query(name, [near], limit=3, rerank=Leg("splade", sparse({1: 1.0})))
+    with pytest.raises(InvalidQuery, match="no vector 'late'"):
+        store.query(name, [near], limit=3, rerank=Leg("late", clustered(2, 4)))
+    with pytest.raises(StoreError, match=r"5 dimensions.*not 4"):
+        store.query(name, [near], limit=3, rerank=Leg("cross", clustered(2, 5)))
+
+
 def test_filter_on_a_field_without_index_loses_nothing(store: Store, name: str) -> None:
     """A filtered search is as good as an exact one, with or without a payload index, also after optimising."""
     n = 3000

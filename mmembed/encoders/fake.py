@@ -1,4 +1,7 @@
-"""`fake`: deterministic and weightless, for tests and documentation. Equal words or pictures, equal vectors."""
+"""`fake`: deterministic and weightless, for tests and documentation. Equal words or pictures, equal vectors.
+
+Dense, or with `?kind=sparse` and `?kind=multi` of the other two kinds.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from mmembed.errors import EncoderLoadError
+from mmembed.errors import EncoderLoadError, UnsupportedModality
+from mmembed.instructions import check_task
 from mmembed.loading import fingerprint
 from mmembed.registry import EncoderName
 from mmembed.tokens import characters
-from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
+from mmembed.types import DenseArray, Encoder, EncoderSpec, LoadOptions, Pixels, Role, SparseVector
 from mmembed.vectors import l2_normalize
 
 _SIDE = 8
@@ -42,6 +46,7 @@ class FakeEncoder:
         return len(text.split())
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+        check_task(self.spec.name, task)
         dim = self._projection.shape[1]
         if not texts:
             return np.zeros((0, dim), dtype=np.float32)
@@ -69,8 +74,91 @@ class FakeEncoder:
         return np.asarray(total, dtype=np.float32)
 
 
-def load(name: EncoderName, run: LoadOptions, *, dim: str = "32") -> FakeEncoder:
-    """`fake`, or `fake:ANY?dim=64`: another word after the colon is another, incompatible encoder."""
+class FakeSparseEncoder:
+    """A coordinate for each different word: its index a hash, its value ln(1 + how often). No words, no coordinates."""
+
+    dtype = "float32"
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+    def __init__(self, name: EncoderName, run: LoadOptions) -> None:
+        self.batch_size = run.batch_size or 32
+        self.spec = EncoderSpec(
+            name=str(name),
+            kind="sparse",
+            dim=None,
+            distance="dot",
+            modalities=frozenset({"text"}),
+            fingerprint=fingerprint({"fake": "sparse", "model": name.model}),
+        )
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def encode_text(
+        self, texts: Sequence[str], *, role: Role, task: str | None = None  # noqa: ARG002
+    ) -> list[SparseVector]:  # fmt: skip
+        check_task(self.spec.name, task)
+        return [self._weights(text) for text in texts]
+
+    def encode_image(self, images: Sequence[Image.Image]) -> list[SparseVector]:  # noqa: ARG002
+        raise UnsupportedModality(self.spec.name, "pictures", self.spec.modalities)
+
+    def _weights(self, text: str) -> SparseVector:
+        counts: dict[int, int] = {}
+        for word in characters(text).lower().split():
+            index = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest())
+            counts[index] = counts.get(index, 0) + 1
+        ordered = sorted(counts)
+        values = np.log1p([counts[index] for index in ordered])
+        return SparseVector(np.array(ordered, dtype=np.uint32), np.asarray(values, dtype=np.float32))
+
+
+class FakeMultiEncoder:
+    """A row for each word of a text, for each quarter of a picture: those of `FakeEncoder`."""
+
+    dtype = "float32"
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+    def __init__(self, name: EncoderName, run: LoadOptions, *, dim: int) -> None:
+        self._dense = FakeEncoder(name, run, dim=dim)
+        self.batch_size = run.batch_size or 32
+        self.spec = EncoderSpec(
+            name=str(name),
+            kind="multi",
+            dim=dim,
+            modalities=frozenset({"image", "text"}),
+            fingerprint=fingerprint({"fake": "multi", "dim": dim, "model": name.model}),
+            context_length=64,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        return self._dense.count_tokens(text)
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> list[DenseArray]:
+        check_task(self.spec.name, task)
+        return [self._dense.encode_text(text.split()[:64] or [""], role=role) for text in texts]
+
+    def encode_image(self, images: Sequence[Image.Image]) -> list[DenseArray]:
+        return [self._dense.encode_image(_quarters(image)) for image in images]
+
+
+def _quarters(image: Image.Image) -> list[Image.Image]:
+    across, down = max(1, image.width // 2), max(1, image.height // 2)
+    return [
+        image.crop((x, y, x + across, y + down)) for y in (0, image.height - down) for x in (0, image.width - across)
+    ]
+
+
+def load(name: EncoderName, run: LoadOptions, *, dim: str = "32", kind: str = "dense") -> Encoder:
+    """`fake`, or `fake:ANY?dim=64&kind=multi`: another word after the colon is another, incompatible encoder."""
     if not dim.isdigit() or int(dim) < 1:
         raise EncoderLoadError(f"encoder {str(name)!r}: dim must be a whole number above 0, not {dim!r}")
-    return FakeEncoder(name, run, dim=int(dim))
+    if kind == "dense":
+        return FakeEncoder(name, run, dim=int(dim))
+    if kind == "multi":
+        return FakeMultiEncoder(name, run, dim=int(dim))
+    if kind == "sparse":
+        return FakeSparseEncoder(name, run)
+    raise EncoderLoadError(f"encoder {str(name)!r}: kind must be dense, sparse or multi, not {kind!r}")

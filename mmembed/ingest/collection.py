@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from mmembed.errors import CollectionMismatch, CollectionNotOurs, StoreError
+from mmembed.errors import CollectionMismatch, CollectionNotOurs, SettingsError, StoreError
 from mmembed.ingest.plan import INDEXES
 from mmembed.registry import check_fingerprint
 from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, Store, VectorContract
 
 __all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
 
+_OPTIONS = {
+    "caption": "--caption-encoder",
+    "cross": "--cross-encoder",
+    "late": "--late-encoder",
+    "sparse": "--sparse-encoder",
+}
 _MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
 _MAX_KEYWORD = 256  # longer strings are texts, not keywords
@@ -42,8 +48,15 @@ def prepare_collection(
 ) -> None:
     """Create the collection, or check that it was made by these encoders and add the vectors it lacks.
 
-    Raises CollectionNotOurs, CollectionMismatch, or StoreError for a collection of the other kind.
+    Raises CollectionNotOurs, CollectionMismatch, StoreError for a collection of the other kind, or SettingsError
+    for an encoder that reads all documents of a call as one (late chunking): here a call holds those of many files.
     """
+    for name, (encoder, _) in encoders.items():
+        if "document" in getattr(encoder, "undivided", ()):
+            raise SettingsError(
+                f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
+                f"passages of several for the vector {name!r}: leave ?late_chunking= away"
+            )
     if collection not in store.collections():
         contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})
         store.create(collection, contract, indexes=INDEXES[_MODALITY[kind]], shards=shards, replicas=replicas)
@@ -54,18 +67,21 @@ def prepare_collection(
     if remembered.kind != kind:
         raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another --collection")
     store.add_indexes(collection, INDEXES[_MODALITY[kind]])  # a creation that timed out may lack them
-    for name, (encoder, vector) in encoders.items():
+    for name, (encoder, _) in encoders.items():
         stored = remembered.vectors.get(name)
         if stored is None:
-            store.add_vector(collection, name, vector)
             continue
         try:
             check_fingerprint(collection, name, stored, encoder)
         except CollectionMismatch as exc:
-            advice = f"index with --encoder '{stored.encoder}', or into another --collection"
+            option = _OPTIONS.get(name, "--encoder")
+            advice = f"index with {option} '{stored.encoder}', or into another --collection"
             raise CollectionMismatch(
                 collection, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
             ) from exc
+    for name, (_, vector) in encoders.items():
+        if name not in remembered.vectors:
+            store.add_vector(collection, name, vector)
 
 
 class PayloadIndexes:

@@ -31,6 +31,7 @@ from mmembed.types import (
     Pixels,
     Point,
     Store,
+    Vector,
 )
 from mmembed.vectors import check_embeddings
 
@@ -46,6 +47,7 @@ def ingest_images(
     *,
     encoder: Encoder,
     caption_encoder: Encoder | None = None,
+    late_encoder: Encoder | None = None,
     sync: bool = False,
     exclude: Sequence[str] = (),
     workers: int | None = None,
@@ -63,6 +65,9 @@ def ingest_images(
         encoder: makes the vector `image`; must be the one that the collection remembers.
         caption_encoder: makes the vector `caption` where an item has one; None: the one that the
             collection remembers, else minilm, loaded when the first caption appears.
+        late_encoder: makes the vector `late`, one for each patch of a page (ColPali), which orders the best
+            candidates of a text anew; None: the one that the collection remembers, if any. Pictures that
+            were indexed without it are read and encoded again.
         sync: also remove the points of files that are gone from the disk or from their manifest.
         workers: decoding threads; None: one a core, at most 8.
         max_pixels: larger pictures become failures.
@@ -91,6 +96,7 @@ def ingest_images(
         shards=shards,
         replicas=replicas,
         run=run,
+        late_encoder=late_encoder,
     )
     for _ in write_pictures(target, chain(first, items), report, workers=workers, max_pixels=max_pixels):
         report.seconds = time.perf_counter() - started
@@ -112,6 +118,7 @@ class _Read:
 
     planned: Planned
     pixels: Pixels | Image.Image | None = None  # None where nothing had to be decoded
+    page: Image.Image | None = None  # the picture itself, where `late` is made of it
     thumbnail: bytes | None = None
     facts: Payload = field(default_factory=dict)  # width, height, format, taken_at
 
@@ -126,14 +133,16 @@ def write_pictures(
 ) -> Iterator[IngestReport]:
     """Plan, load, encode and store; yields `report` after each batch."""
     workers = workers or min(8, os.cpu_count() or 1)
-    ahead = max(2 * workers, target.encoder.batch_size if isinstance(target.encoder, PixelEncoder) else 0)
+    ahead = max(2 * workers, target.batch_size if isinstance(target.encoder, PixelEncoder) else 0)
 
     def read(planned: Planned | Failure) -> _Read:
         assert isinstance(planned, Planned)
         return _read(target, planned, max_pixels) if planned.action == "read" else _Read(planned)
 
     def work() -> Iterator[Planned]:
-        for planned in plan(target.store, target.collection, items, modality="image", roots=target.roots):
+        required = target.vectors if target.late is not None else []  # there is no picture without `image`
+        roots = target.roots
+        for planned in plan(target.store, target.collection, items, modality="image", vectors=required, roots=roots):
             if isinstance(planned, Failure):
                 report.failures.append(planned)
             elif planned.action == "unchanged":
@@ -148,7 +157,7 @@ def write_pictures(
             report.failures.append(Failure(planned.item.uri, str(loaded)))
             continue
         pending.append(loaded)
-        if len(pending) >= target.encoder.batch_size:
+        if len(pending) >= target.batch_size:
             _store_batch(target, pending, report, max_pixels)
             pending = []
             yield report
@@ -166,7 +175,7 @@ def _read(target: ImageTarget, planned: Planned, max_pixels: int) -> _Read:
     pixels = encoder.preprocess_image(picture.image) if isinstance(encoder, PixelEncoder) else picture.image
     facts = {key: getattr(picture, key) for key in _FROM_PICTURE if getattr(picture, key) is not None}
     thumbnail = thumbnail_webp(picture.image) if target.store.folder is not None else None
-    return _Read(planned, pixels, thumbnail, facts)
+    return _Read(planned, pixels, picture.image if target.late is not None else None, thumbnail, facts)
 
 
 def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, max_pixels: int) -> None:
@@ -182,14 +191,14 @@ def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, 
             report.failures.append(Failure(ready.planned.item.uri, str(exc)))
     # 2. encode
     fresh = [r for r in batch if r.pixels is not None]
-    vectors = dict(zip((r.planned.id for r in fresh), _encode(target.encoder, fresh), strict=True))
+    vectors = dict(zip((r.planned.id for r in fresh), _encode(target, fresh), strict=True))
     facts = {r.planned.id: r.facts for r in fresh}
     for ready in batch:
         planned = ready.planned
         if ready.pixels is None:
             donor = _donor_id(planned)
-            if donor in donors:
-                vectors[planned.id] = np.asarray(donors[donor].vectors["image"], dtype=np.float32)
+            if donor not in vectors:  # one that is read in this batch is stored as it was before
+                vectors[planned.id] = {name: donors[donor].vectors[name] for name in target.vectors}
                 facts[planned.id] = {k: donors[donor].payload[k] for k in _FROM_PICTURE if k in donors[donor].payload}
             else:
                 vectors[planned.id], facts[planned.id] = vectors[donor], facts[donor]
@@ -203,7 +212,7 @@ def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, 
     target.indexes.cover(r.planned.item.payload for r in batch)
     for ready in batch:
         _keep_thumbnail(target, ready)
-    points = [Point(id, {"image": vectors[id], **captions.get(id, {})}, payload) for id, payload in payloads.items()]
+    points = [Point(id, {**vectors[id], **captions.get(id, {})}, payload) for id, payload in payloads.items()]
     store.upsert(collection, points)
     # 4. only now is what was moved forgotten at its old place
     moved = {r.planned.id: r.planned.donor for r in batch if r.planned.moved and r.planned.donor}
@@ -214,7 +223,17 @@ def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, 
     _count(batch, report)
 
 
-def _encode(encoder: Encoder, fresh: Sequence[_Read]) -> DenseArray:
+def _encode(target: ImageTarget, fresh: Sequence[_Read]) -> list[dict[str, Vector]]:
+    """n pictures -> their `image` vectors, and `late` where there is an encoder for it."""
+    made: list[dict[str, Vector]] = [{"image": row} for row in _encode_whole(target.encoder, fresh)]
+    if target.late is not None and fresh:
+        pages = target.late.encode_image([r.page for r in fresh if r.page is not None])
+        for vectors, page in zip(made, pages, strict=True):
+            vectors["late"] = page
+    return made
+
+
+def _encode_whole(encoder: Encoder, fresh: Sequence[_Read]) -> DenseArray:
     pixels = [r.pixels for r in fresh]
     vectors: Embeddings
     if isinstance(encoder, PixelEncoder):
@@ -233,8 +252,8 @@ def _stored_points(target: ImageTarget, batch: Sequence[_Read]) -> dict[str, Poi
     wanted = sorted({_donor_id(r.planned) for r in batch if r.pixels is None})
     if not wanted:
         return {}
-    found = target.store.retrieve(target.collection, wanted, vectors=["image"])
-    return {point.id: point for point in found if "image" in point.vectors}
+    found = target.store.retrieve(target.collection, wanted, vectors=target.vectors)
+    return {point.id: point for point in found if set(target.vectors) <= point.vectors.keys()}
 
 
 def _has_donor(ready: _Read, batch: Sequence[_Read], donors: dict[str, Point]) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from pathlib import Path
@@ -80,7 +80,8 @@ class Planned:
     """One file and what is to be done about it.
 
     unchanged: nothing. refresh: same contents, new caption or payload. reuse: the contents of the
-    point `donor`, whose vectors are taken. read: decode and encode.
+    point `donor`, whose vectors are taken. read: decode and encode; a file that moved and whose old
+    point lacks a vector has a `donor` too, which only goes.
     """
 
     item: Item
@@ -120,9 +121,9 @@ def plan(
 ) -> Iterator[Planned | Failure]:
     """Items in, the same items out in the same order, each with what is to be done.
 
-    A stored file that lacks one of `vectors` is read again. `roots` are the folders of this run: a
-    file that vanished from there has moved. Reads the store a batch at a time, so memory does not
-    grow with the number of files.
+    A stored file that lacks one of `vectors` is read again, and gives no other file its own. `roots` are
+    the folders of this run: a file that vanished from there has moved. Reads the store a batch at a
+    time, so memory does not grow with the number of files.
     """
     items = (_without_reserved(item, modality) if isinstance(item, Item) else item for item in items)
     number = 0 if modality == "text" else None  # a document is known by its first passage
@@ -130,11 +131,12 @@ def plan(
     for batch in batched(items, _BATCH):
         ids = [point_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
         stored = {point.id: point.payload for point in store.retrieve(collection, ids)}
+        lacking = _lacking(store, collection, stored, modality, vectors)
         looked = [
-            _look(i, point_id(modality, i.uri, number), stored, vectors) if isinstance(i, Item) else i for i in batch
+            _look(i, point_id(modality, i.uri, number), stored, lacking) if isinstance(i, Item) else i for i in batch
         ]
         fresh = [p.content_hash for p in looked if isinstance(p, Planned) and p.action == "read"]
-        donors = _donors(store, collection, fresh, modality)
+        donors = _donors(store, collection, fresh, modality, vectors)
         for entry in looked:
             if isinstance(entry, Failure) or entry.action != "read":
                 yield entry
@@ -149,10 +151,23 @@ def plan(
             yield planned
 
 
-def _look(item: Item, id: str, stored: Mapping[str, Payload], vectors: Sequence[str]) -> Planned | Failure:
+def _lacking(
+    store: Store, collection: str, stored: Mapping[str, Payload], modality: Modality, vectors: Sequence[str]
+) -> set[str]:
+    """Ids of the stored points that lack one of `vectors`; the first passage of a document says which it has."""
+    if not vectors or not stored:
+        return set()
+    if modality == "text":
+        return {id for id, payload in stored.items() if not set(vectors) <= set(payload.get("vectors", []))}
+    having = [models.HasVectorCondition(has_vector=name) for name in vectors]
+    whole = models.Filter(must=[models.HasIdCondition(has_id=list(stored)), *having])
+    return set(stored) - {point.id for point in store.scroll(collection, filter=whole, payload=False)}
+
+
+def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str]) -> Planned | Failure:
     """Compare one file with its point, reading no more of it than is needed."""
     old = stored.get(id)
-    whole = old is not None and set(vectors) <= set(old.get("vectors", []))
+    whole = old is not None and id not in lacking
     same_words = old is not None and _same_words(item, old)
     try:
         state = file_state(item.path) if item.path is not None else None
@@ -190,32 +205,39 @@ def _digest(item: Item) -> str:
     return hashlib.blake2b(item.content or b"", digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True)
+class _Donor:
+    """A stored point with the contents of a file that is to be read."""
+
+    id: str
+    path: str
+    whole: bool  # has every vector that this run makes
+
+
 def _donors(
-    store: Store, collection: str, hashes: Sequence[str], modality: Modality
-) -> dict[str, list[tuple[str, str]]]:
-    """content hash -> (id, path) of the stored points that have it."""
+    store: Store, collection: str, hashes: Sequence[str], modality: Modality, vectors: Sequence[str]
+) -> dict[str, list[_Donor]]:
+    """content hash -> the stored points that have it."""
     if not hashes:
         return {}
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: dict[str, list[_Donor]] = {}
     wanted = models.FieldCondition(key="content_hash", match=models.MatchAny(any=sorted(set(hashes))))
     head = [models.FieldCondition(key="passage", match=models.MatchValue(value=0))] if modality == "text" else []
-    for point in store.scroll(
-        collection, filter=models.Filter(must=[wanted, *head]), payload=["uri", "content_hash", "document"]
-    ):
-        payload = point.payload
-        found.setdefault(payload["content_hash"], []).append((point.id, path_of(payload)))
+    keys = ["uri", "content_hash", "document", "vectors"]
+    same = {p.id: p.payload for p in store.scroll(collection, filter=models.Filter(must=[wanted, *head]), payload=keys)}
+    lacking = _lacking(store, collection, same, modality, vectors)
+    for id, payload in same.items():
+        found.setdefault(payload["content_hash"], []).append(_Donor(id, path_of(payload), id not in lacking))
     return found
 
 
-def _with_donor(
-    planned: Planned, same: Sequence[tuple[str, str]], recent: str | None, roots: Sequence[Path]
-) -> Planned:
-    others = [(id, _has_left(path, roots)) for id, path in same if id != planned.id]
-    gone = [id for id, file_is_gone in others if file_is_gone]
+def _with_donor(planned: Planned, same: Sequence[_Donor], recent: str | None, roots: Sequence[Path]) -> Planned:
+    others = sorted((donor for donor in same if donor.id != planned.id), key=lambda donor: not donor.whole)
+    gone = [donor for donor in others if _has_left(donor.path, roots)]
     if gone and planned.stored is None:
-        donor, moved = gone[0], True
-    elif others:
-        donor, moved = others[0][0], False
+        return replace(planned, action="reuse" if gone[0].whole else "read", donor=gone[0].id, moved=True)
+    if others and others[0].whole:
+        donor, moved = others[0].id, False
     elif recent is not None:
         donor, moved = recent, False
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from mmembed.errors import StoreError, UnsupportedModality
 from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
 from mmembed.ingest.plan import batched
 from mmembed.ingest.thumbnails import remove_thumbnails
+from mmembed.joint import encode_texts
 from mmembed.registry import load_encoder, load_remembered
-from mmembed.types import Encoder, LoadOptions, Store, Vector
+from mmembed.types import Embeddings, Encoder, Kind, LoadOptions, Modality, Store, Vector
 from mmembed.vectors import check_embeddings
 
 __all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget"]
@@ -22,6 +23,8 @@ __all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget"]
 MAX_TOKENS = 256
 OVERLAP_TOKENS = 32
 _URIS_A_FILTER = 128
+_KINDS: Mapping[Kind, str] = {"dense": "dense vectors", "sparse": "sparse vectors", "multi": "multivectors"}
+_INPUTS: Mapping[Modality, str] = {"image": "pictures", "text": "text"}
 
 
 class ImageTarget:
@@ -39,13 +42,12 @@ class ImageTarget:
         replicas: int | None = None,
         run: LoadOptions | None = None,
         default_caption_encoder: Encoder | None = None,
+        late_encoder: Encoder | None = None,
     ) -> None:
-        if "image" not in encoder.spec.modalities:
-            raise UnsupportedModality(encoder.spec.name, "pictures", encoder.spec.modalities)
-        if encoder.spec.kind != "dense":
-            raise StoreError(
-                f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors; pictures need dense ones"
-            )
+        _require(encoder, "image", "dense", "image")
+        self.late = late_encoder or _remembered(store, collection, "late", run)
+        if self.late is not None:
+            _require(self.late, "late", "multi", "image")
         self.store = store
         self.collection = collection
         self.encoder = encoder
@@ -60,7 +62,19 @@ class ImageTarget:
             self._bm25 = load_encoder("bm25")
             encoders["caption"] = (caption_encoder, vector_contract(caption_encoder, "text"))
             encoders["caption_bm25"] = (self._bm25, vector_contract(self._bm25, "text"))
+        if self.late is not None:
+            encoders["late"] = (self.late, vector_contract(self.late, "image"))
         prepare_collection(store, collection, "images", encoders, shards=shards, replicas=replicas)
+
+    @property
+    def vectors(self) -> list[str]:
+        """Those that every picture gets, with or without a caption."""
+        return ["image"] if self.late is None else ["image", "late"]
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures encoded at a time; for `late` each is held at its full size until then."""
+        return min(encoder.batch_size for encoder in (self.encoder, self.late) if encoder is not None)
 
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
         """n captions -> their `caption` and `caption_bm25` vectors."""
@@ -107,27 +121,33 @@ class DocumentTarget:
         shards: int | None,
         replicas: int | None,
         run: LoadOptions | None,
+        sparse_encoder: Encoder | None = None,
+        late_encoder: Encoder | None = None,
     ) -> None:
-        if "text" not in encoder.spec.modalities:
-            raise UnsupportedModality(encoder.spec.name, "text", encoder.spec.modalities)
-        if encoder.spec.kind != "dense":
-            raise StoreError(
-                f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors; the vector 'text' needs dense ones"
-            )
+        _require(encoder, "text", "dense", "text")
         self.store = store
         self.collection = collection
         self.roots = roots
         self.encoder = encoder
-        self.bm25 = load_encoder("bm25")
-        picture_encoder = _encoder_of_images(store, pictures_into or "images", run)
+        self.by_passage = {"text": encoder, "bm25": load_encoder("bm25")}  # those that read a passage as a whole
+        optional: dict[str, tuple[Encoder | None, Kind]] = {
+            "sparse": (sparse_encoder, "sparse"),
+            "late": (late_encoder, "multi"),
+        }
+        for name, (given, kind) in optional.items():
+            made_by = given or _remembered(store, collection, name, run)
+            if made_by is not None:
+                _require(made_by, name, kind, "text")
+                made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
+                self.by_passage[name] = made_by
+        picture_encoder = _remembered(store, pictures_into or "images", "image", run)
         self.cross = cross_encoder or picture_encoder or load_encoder("tiny")
         self.pictures_into = pictures_into
         self.images: ImageTarget | None = None  # until there is a picture, or the collection is there
         self._picture_encoder = picture_encoder or self.cross
         self._run = run
-        if pictures_into is not None and "image" not in self._picture_encoder.spec.modalities:
-            spec = self._picture_encoder.spec
-            raise UnsupportedModality(spec.name, "pictures", spec.modalities)
+        if pictures_into is not None:
+            _require(self._picture_encoder, "image", "dense", "image")
         if pictures_into is not None and pictures_into in store.collections():
             self.images = self.image_target(pictures_into)
         self.indexes = PayloadIndexes(store, collection)
@@ -136,9 +156,8 @@ class DocumentTarget:
             collection,
             "documents",
             {
-                "text": (encoder, vector_contract(encoder, "text")),
-                "bm25": (self.bm25, vector_contract(self.bm25, "text")),
                 "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
+                **{name: (each, vector_contract(each, "text")) for name, each in self.by_passage.items()},
             },
             shards=shards,
             replicas=replicas,
@@ -157,23 +176,30 @@ class DocumentTarget:
             )
         return self.images
 
+    @property
+    def vectors(self) -> list[str]:
+        """Those that every passage gets, sorted."""
+        return sorted([*self.by_passage, "cross"])
+
     def cut(self, document: Document) -> list[Passage]:
         limit = min(MAX_TOKENS, self.encoder.spec.context_length or MAX_TOKENS)
         overlap = min(OVERLAP_TOKENS, limit // 8)
         return cut_passages(document, count_tokens=self.encoder.count_tokens, max_tokens=limit, overlap=overlap)
 
     def encode(self, texts: Sequence[str]) -> list[dict[str, Vector]]:
-        """n passages -> their `text`, `bm25` and `cross` vectors."""
-        dense = self.encoder.encode_text(texts, role="document")
+        """n passages -> their vectors by name. Where several encoders share a forward pass, there is one."""
+        rows = encode_texts(list(self.by_passage.values()), texts, role="document")
+        made: dict[str, Embeddings | list[np.ndarray]] = dict(zip(self.by_passage, rows, strict=True))
+        dense = made["text"]
         assert isinstance(dense, np.ndarray)  # checked at the door: kind is dense
         check_embeddings(dense, n=len(texts), dim=self.encoder.spec.dim, encoder=self.encoder.spec.name)
-        words = self.bm25.encode_text(texts, role="document")
         limit = self.cross.spec.context_length or MAX_TOKENS
         pieces = [windows(text, count_tokens=self.cross.count_tokens, max_tokens=limit) for text in texts]
         flat = self.cross.encode_text([piece for some in pieces for piece in some], role="document")
         ends = np.cumsum([len(some) for some in pieces])
-        multi = np.split(np.asarray(flat), ends[:-1])
-        return [{"text": row, "bm25": word, "cross": rows} for row, word, rows in zip(dense, words, multi, strict=True)]
+        made["cross"] = np.split(np.asarray(flat), ends[:-1])
+        vectors = [dict(zip(made, of_one, strict=True)) for of_one in zip(*made.values(), strict=True)]
+        return [{name: v for name, v in of_one.items() if not _is_rowless(v)} for of_one in vectors]
 
     def forget_pictures_of(self, uris: Sequence[str]) -> None:
         """Remove the pictures that only stood inside these documents."""
@@ -192,9 +218,26 @@ class DocumentTarget:
             remove_thumbnails(self.store, self.images.collection, inside)
 
 
-def _encoder_of_images(store: Store, collection: str, run: LoadOptions | None) -> Encoder | None:
-    """The encoder that the collection of pictures remembers, if there is one of ours."""
+def _remembered(store: Store, collection: str, vector: str, run: LoadOptions | None) -> Encoder | None:
+    """The encoder that a collection of ours remembers for this vector, if it is there and has one."""
     contract = store.contract(collection) if collection in store.collections() else None
-    if contract is None or "image" not in contract.vectors:
+    if contract is None or vector not in contract.vectors:
         return None
-    return load_remembered(collection, "image", contract.vectors["image"], run=run)
+    return load_remembered(collection, vector, contract.vectors[vector], run=run)
+
+
+def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:
+    """Raise UnsupportedModality or StoreError for an encoder that cannot make this vector."""
+    spec = encoder.spec
+    if modality not in spec.modalities:
+        raise UnsupportedModality(spec.name, _INPUTS[modality], spec.modalities)
+    if spec.kind != kind:
+        raise StoreError(
+            f"encoder {spec.name!r} makes {_KINDS[spec.kind]}, and the vector {vector!r} is for {_KINDS[kind]}: "
+            f"choose another encoder for it"
+        )
+
+
+def _is_rowless(vector: Vector) -> bool:
+    """A multivector of no rows, from a text without a token that counts: a store has no place for it."""
+    return isinstance(vector, np.ndarray) and vector.size == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,8 @@ from mmembed.retrieval.query import Query
 from mmembed.stores.points import point_id
 from mmembed.types import Contract, Encoder, Hit, Leg, LoadOptions, Ranking, Store
 
-__all__ = ["COMPETITORS", "MAX_CANDIDATES", "Scale", "fetch", "scale_of", "with_probabilities", "without_point"]
+__all__ = ["COMPETITORS", "MAX_CANDIDATES", "Scale", "Where", "fetch", "fetch_late", "followed"]
+__all__ += ["scale_of", "with_probabilities", "without_point"]
 
 _DEPTH = 100  # candidates of each ranking that is fused
 COMPETITORS = 100  # hits that a softmax is taken over, however few are asked for
@@ -31,44 +32,78 @@ def without_point(
     return models.Filter(must=[filter] if filter is not None else None, must_not=[itself])
 
 
-def fetch(
-    store: Store,
-    collection: str,
-    rankings: Sequence[Ranking],
-    wanted: int,
-    filter: models.Filter | None,
-    score_threshold: float | None,
-    *,
-    exact: bool,
-    best_only: bool,
-) -> list[Hit]:
-    """The `wanted` best hits, fewer where there are no more; of a document its best passage, if `best_only`.
+@dataclass(frozen=True)
+class Where:
+    """What a search looks through, and what it counts as one hit."""
+
+    store: Store
+    collection: str
+    filter: models.Filter | None
+    exact: bool
+    best_only: bool  # of a document its best passage
+
+    def key(self, hit: Hit) -> str:
+        """What there is one hit of: a document, or a point."""
+        return str(hit.payload["uri"]) if self.best_only else hit.id
+
+
+def fetch(where: Where, rankings: Sequence[Ranking], wanted: int, *, score_threshold: float | None = None) -> list[Hit]:
+    """The `wanted` best hits, fewer where there are no more.
 
     Pages of one search neither overlap nor leave gaps. A fused score changes with the number of candidates that it
     is fused from: that number grows in the same steps for everybody, and what deeper steps find comes after.
     """
     fused = len(rankings) > 1
-    limit, depth = (wanted * 4 if best_only else wanted + 1), _DEPTH
+    limit, depth = (wanted * 4 if where.best_only else wanted + 1), _DEPTH
     found: dict[str, Hit] = {}
     while True:
         asked = min(limit, depth) if fused else limit
-        hits = store.query(
-            collection,
+        hits = where.store.query(
+            where.collection,
             rankings,
             limit=asked,
-            filter=filter,
+            filter=where.filter,
             score_threshold=score_threshold,
-            exact=exact,
+            exact=where.exact,
             depth=depth,
         )
         last = len(hits) < asked or asked >= max(MAX_CANDIDATES, 4 * wanted)
         for hit in _settled(hits, last=last):
-            found.setdefault(str(hit.payload["uri"]) if best_only else hit.id, hit)
+            found.setdefault(where.key(hit), hit)
         if last or len(found) >= wanted:
             return list(found.values())[:wanted]
         if asked == depth:
             depth *= 4
         limit = max(4 * limit, depth)
+
+
+def fetch_late(where: Where, rankings: Sequence[Ranking], late: Leg, wanted: int, *, candidates: int) -> list[Hit]:
+    """The `wanted` best hits: the best `candidates` of each ranking in the order of `late`, then those of `fetch`.
+
+    A point without that vector comes where the rankings have it, after those with one.
+    """
+    legs = sum(1 if isinstance(ranking, Leg) else len(ranking) for ranking in rankings)
+    ordered = where.store.query(
+        where.collection,
+        rankings,
+        limit=candidates * legs,  # all of them, whatever the page: pages neither overlap nor leave gaps
+        filter=where.filter,
+        exact=where.exact,
+        depth=candidates,
+        rerank=late,
+    )
+    return followed(where, _settled(ordered, last=True), wanted, lambda: fetch(where, rankings, wanted))
+
+
+def followed(where: Where, first: Sequence[Hit], wanted: int, others: Callable[[], Sequence[Hit]]) -> list[Hit]:
+    """The hits of `first`, then those of `others` that are not among them; `others` is asked only if need be."""
+    found: dict[str, Hit] = {}
+    for hit in first:
+        found.setdefault(where.key(hit), hit)
+    if len(found) < wanted:
+        for hit in others():
+            found.setdefault(where.key(hit), hit)
+    return list(found.values())[:wanted]
 
 
 def _settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:

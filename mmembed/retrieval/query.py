@@ -33,8 +33,15 @@ class Query:
     vector: Sequence[float] | npt.NDArray[np.floating[Any]] | None
     id: str | None
     minus: tuple[str | ImageQuery, ...]
-    weights: Mapping[str, float]
+    weights: Mapping[str, float]  # those that were given
     task: str | None
+
+    @property
+    def is_one_text(self) -> bool:
+        return self.text is not None and self.image is None and not self.minus
+
+    def weight(self, part: str) -> float:
+        return self.weights.get(part, WEIGHTS[part])
 
     @property
     def encoded(self) -> bool:
@@ -73,6 +80,14 @@ def _check_parts(query: Query) -> None:
     for name, weight in query.weights.items():
         if not isinstance(weight, int | float | np.number) or not math.isfinite(weight):
             raise InvalidQuery(f"the weight of {name} is {weight!r}: give a number")
+    parts = {"text": query.text is not None, "image": query.image is not None, "minus": bool(query.minus)}
+    idle = [name for name in query.weights if not parts[name]]
+    if idle or (query.weights and sum(parts.values()) < 2):
+        raise InvalidQuery(
+            f"a weight of {(idle or list(query.weights))[0]} was given, and this query has "
+            f"{' and '.join(name for name, there in parts.items() if there) or 'no such part'}: weights are for mixed "
+            f"queries, of two parts or more"
+        )
     texts = [part for part in (query.text, *query.minus) if isinstance(part, str)]
     if any(not text.strip() for text in texts):
         raise InvalidQuery("the text to search for, or to subtract, is empty")
@@ -122,15 +137,15 @@ def encode_query(encoder: Encoder, query: Query) -> DenseArray | SparseVector:
                     f"ask with words alone, or by another vector"
                 )
             return rows[0]
-        parts.append((query.weights["text"], _row(rows)))
+        parts.append((query.weight("text"), _row(rows)))
     if query.image is not None:
-        parts.append((query.weights["image"], _encode_picture(encoder, query.image)))
+        parts.append((query.weight("image"), _encode_picture(encoder, query.image)))
     for part in query.minus:
         if isinstance(part, str):
             row = _row(encoder.encode_text([part], role="query", task=query.task))
         else:
             row = _encode_picture(encoder, part)
-        parts.append((-query.weights["minus"], row))
+        parts.append((-query.weight("minus"), row))
     if len(parts) == 1:
         return parts[0][1]
     total = np.sum([weight * row for weight, row in parts], axis=0)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery
+from mmembed.joint import encode_texts
 from mmembed.presets import PRESETS
 from mmembed.registry import check_fingerprint, load_remembered
 from mmembed.retrieval.query import Query, encode_query, given_vector
 from mmembed.types import Contract, Encoder, Leg, LoadOptions, Ranking, Store
 
-__all__ = ["rankings_of"]
+__all__ = ["Asked", "rankings_of"]
 
 _MOSTLY = 0.8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The vector comparisons that answer a query: several rankings are fused, then `late` orders the candidates."""
+
+    rankings: list[Ranking]
+    late: Leg | None = None
 
 
 def rankings_of(
@@ -26,8 +38,9 @@ def rankings_of(
     run: LoadOptions | None,
     *,
     single: bool,
-) -> list[Ranking]:
-    """The vector comparisons that answer the query; several are fused."""
+    late: bool,
+) -> Asked:
+    """What answers the query: one ranking where it is `single`, no late stage unless `late`."""
     name = vector_name if vector_name is not None else _default_vector(contract, query)
     if contract is not None and name not in contract.vectors:
         raise InvalidQuery(
@@ -35,33 +48,73 @@ def rankings_of(
             + (": index it again with --cross-encoder to find its texts by picture" if name == "cross" else "")
         )
     if query.vector is not None:
-        return [Leg(name, given_vector(query.vector, name, contract.vectors[name] if contract is not None else None))]
+        vector = given_vector(query.vector, name, contract.vectors[name] if contract is not None else None)
+        return Asked([Leg(name, vector)])
     if query.id is not None:
-        return [_leg_of_point(store, collection, query.id, name)]
+        return Asked([_leg_of_point(store, collection, query.id, name)])
     made_by = _encoder_of(collection, name, contract, encoder, run)
+    if contract is not None and vector_name is None and not single and query.is_one_text:
+        return _of_one_text(store, collection, contract, query, made_by, run, late=late)
     encoded = encode_query(made_by, query)
     if contract is not None and contract.vectors[name].kind == "multi" and made_by.spec.kind == "dense":
         encoded = np.atleast_2d(np.asarray(encoded))  # (dim,) -> one window, (1, dim)
-    first = Leg(name, encoded)
-    if contract is None or vector_name is not None or single or query.pictures or query.minus or query.text is None:
-        return [first]
+    return Asked([Leg(name, encoded)])
+
+
+def _of_one_text(
+    store: Store,
+    collection: str,
+    contract: Contract,
+    query: Query,
+    made_by: Encoder,
+    run: LoadOptions | None,
+    *,
+    late: bool,
+) -> Asked:
+    """Every vector of the collection that words can be compared with, the text encoded once where they share it."""
+    names = [_default_vector(contract, query)]
     if contract.kind == "documents":
-        return [first, _text_leg(collection, "bm25", contract, query.text, run)]
-    if not _mostly_captioned(store, collection, contract):
-        return [first]
-    captions = [_text_leg(collection, leg, contract, query.text, run) for leg in ("caption", "caption_bm25")]
+        names += [name for name in ("bm25", "sparse") if name in contract.vectors]
+        if "sparse" in names and not _mostly_has(store, collection, contract, "sparse"):
+            names.remove("sparse")
+    elif _mostly_has(store, collection, contract, "caption"):
+        names += ["caption", "caption_bm25"]
+    last = ["late"] if late and _mostly_has(store, collection, contract, "late") else []
+    every = [*names, *last]
+    further = [load_remembered(collection, name, contract.vectors[name], run=run) for name in every[1:]]
+    legs = _encode(query, [made_by, *further], every)
+    return Asked(_rankings(contract, legs[: len(names)]), legs[-1] if last else None)
+
+
+def _encode(query: Query, encoders: Sequence[Encoder], names: Sequence[str]) -> list[Leg]:
+    """One leg for each encoder; a task is a matter of the first alone."""
+    assert query.text is not None
+    first, *further = encoders
+    text = [query.text]
+    if query.task is None:
+        rows = encode_texts(encoders, text, role="query")
+    else:
+        rows = [first.encode_text(text, role="query", task=query.task), *encode_texts(further, text, role="query")]
+    return [Leg(name, row[0]) for name, row in zip(names, rows, strict=True)]
+
+
+def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
+    """Which of the legs count, and how: each alike, but for captions, which are one ranking together."""
+    first, *others = legs
+    if contract.kind == "documents" or not others:
+        return list(legs)
     preset = PRESETS.get(contract.vectors["image"].encoder)
     if preset is not None and not preset.photographs:
-        return [*captions]  # measured on photographs: its ranking is noise that drowns theirs
-    return [first, tuple(captions)]  # the captions count as one ranking, as much as the pictures
+        return [*others]  # measured on photographs: its ranking is noise that drowns theirs
+    return [first, tuple(others)]  # the captions count as one ranking, as much as the pictures
 
 
-def _mostly_captioned(store: Store, collection: str, contract: Contract) -> bool:
-    """Whether captions may take part: where few pictures have one, those few would come up in every search."""
-    if "caption" not in contract.vectors:
+def _mostly_has(store: Store, collection: str, contract: Contract, name: str) -> bool:
+    """Whether a vector that points may lack takes part: those few that have it would come up in every search."""
+    if name not in contract.vectors:
         return False
-    captioned = models.Filter(must=[models.HasVectorCondition(has_vector="caption")])
-    return store.count(collection, filter=captioned) >= _MOSTLY * store.count(collection)
+    having = models.Filter(must=[models.HasVectorCondition(has_vector=name)])
+    return store.count(collection, filter=having) >= _MOSTLY * store.count(collection)
 
 
 def _default_vector(contract: Contract | None, query: Query) -> str:
@@ -87,11 +140,6 @@ def _encoder_of(
         return load_remembered(collection, name, remembered, run=run)
     check_fingerprint(collection, name, remembered, encoder)
     return encoder
-
-
-def _text_leg(collection: str, name: str, contract: Contract, text: str, run: LoadOptions | None) -> Leg:
-    encoder = load_remembered(collection, name, contract.vectors[name], run=run)
-    return Leg(name, encoder.encode_text([text], role="query")[0])
 
 
 def _leg_of_point(store: Store, collection: str, id: str, name: str) -> Leg:

@@ -14,7 +14,7 @@ from mmembed.stores.contract import contract_from_json, contract_to_json, with_v
 from mmembed.stores.edge_pipe import Hello, ShardPipe, open_pipe_to
 from mmembed.stores.filters import dump_filter
 from mmembed.stores.points import batches, canonical_ids, check_new, check_payload, check_points, check_search
-from mmembed.types import Contract, Hit, IndexType, Payload, Point, Ranking, VectorContract
+from mmembed.types import Contract, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -111,6 +111,7 @@ class EdgeStore:
         exact: bool = False,
         depth: int = 100,
         rrf_k: int = 60,
+        rerank: Leg | None = None,
     ) -> list[Hit]:
         search = check_search(
             collection,
@@ -122,11 +123,12 @@ class EdgeStore:
             exact=exact,
             depth=depth,
             rrf_k=rrf_k,
+            rerank=rerank,
         )
         if not search.legs:
             return []
         found: list[tuple[str, float, Payload]] = self._pipe.call("query", collection, search, dump_filter(filter))
-        name = None if search.fused else search.legs[0].vector_name
+        name = search.vector_name
         return [Hit(id=i, score=s, payload=p, vector_name=name, collection=collection) for i, s, p in found]
 
     def retrieve(

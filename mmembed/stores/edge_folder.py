@@ -135,7 +135,7 @@ class ShardFolder:
         opened = self._shard(name)
         exact = search.exact or is_compound(filter) or bool(unindexed_fields(filter, opened.graph_indexes))
         hits = opened.shard.query(models.edge_query(search, filter, exact=exact))
-        if filter is not None and not exact and search.approximate and len(hits) < search.limit:
+        if filter is not None and not exact and search.approximate and len(hits) < search.due:
             hits = opened.shard.query(models.edge_query(search, filter, exact=True))
         return [(str(hit.id), hit.score, hit.payload or {}) for hit in hits]
 

@@ -105,10 +105,10 @@ def _plain_vector(vector: Any) -> Vector:
 
 
 def edge_query(search: Search, filter: Json | None, *, exact: bool) -> edge.QueryRequest:
-    """One leg is a plain search; several are prefetched, each under the filter, and fused by Qdrant's RRF."""
+    """One leg is a plain search; several are prefetched, each under the filter, and fused or reranked by Qdrant."""
     condition = edge_filter(filter) if filter is not None else None
     params = edge.SearchParams(exact=True) if exact else None
-    if not search.fused:
+    if not search.fused and search.rerank is None:
         return edge.QueryRequest(
             limit=search.limit,
             offset=search.offset,
@@ -125,11 +125,14 @@ def edge_query(search: Search, filter: Json | None, *, exact: bool) -> edge.Quer
         fusion = _fusion(ranking, search.rrf_k)
         return edge.Prefetch(limit=search.depth, prefetches=[prefetch(leg) for leg in ranking], query=fusion)
 
+    last = search.rerank
+    prefetched: Sequence[Ranking] = search.rankings if last is None else search.legs
     return edge.QueryRequest(
         limit=search.limit,
         offset=search.offset,
-        prefetches=[prefetch(ranking) for ranking in search.rankings],
-        query=_fusion(search.rankings, search.rrf_k),
+        prefetches=[prefetch(ranking) for ranking in prefetched],
+        query=_fusion(search.rankings, search.rrf_k) if last is None else _nearest(last),
+        score_threshold=search.score_threshold,
         with_payload=True,
     )
 

@@ -35,6 +35,7 @@ class Search:
     rrf_k: int
     score_threshold: float | None
     exact: bool
+    rerank: Leg | None = None  # orders the candidates of all rankings
 
     @property
     def legs(self) -> list[Leg]:
@@ -42,8 +43,22 @@ class Search:
         return [leg for ranking in self.rankings for leg in _legs(ranking)]
 
     @property
+    def vector_name(self) -> str | None:
+        """The vector whose scores the hits carry; None where they come from a fusion."""
+        if self.rerank is not None:
+            return self.rerank.vector_name
+        return None if self.fused else self.legs[0].vector_name
+
+    @property
+    def due(self) -> int:
+        """Fewer hits than this under a filter: the walk of a graph may have got stuck."""
+        return self.limit if self.rerank is None else min(self.limit, self.depth)
+
+    @property
     def weighted(self) -> bool:
         """Whether a weight makes a difference somewhere."""
+        if self.rerank is not None:
+            return False
         fusions = [self.rankings, *(ranking for ranking in self.rankings if not isinstance(ranking, Leg))]
         return any(fusion_weights(fusion) for fusion in fusions)
 
@@ -70,6 +85,7 @@ def check_search(
     exact: bool,
     depth: int,
     rrf_k: int,
+    rerank: Leg | None = None,
 ) -> Search:
     """Check a search against the contract. A sparse query without terms ranks nothing: its leg falls away.
 
@@ -81,13 +97,18 @@ def check_search(
     for name, number, least in (("limit", limit, 1), ("offset", offset, 0), ("depth", depth, 1), ("rrf_k", rrf_k, 1)):
         if number < least:
             raise InvalidQuery(f"{name} {number} makes no sense in a search of {collection!r}: give {least} or more")
-    if len(legs) > 1 and score_threshold is not None:
+    if len(legs) > 1 and score_threshold is not None and rerank is None:
         raise InvalidQuery(
             f"a score threshold ({score_threshold}) means nothing for {len(legs)} fused rankings, whose scores come "
             f"from ranks: leave it out, or search by one vector"
         )
-    for leg in legs:
+    for leg in [*legs, *([rerank] if rerank is not None else [])]:
         _check_leg(collection, contract, leg)
+    if rerank is not None and isinstance(rerank.query, SparseVector):
+        raise InvalidQuery(
+            f"candidates in {collection!r} were to be reranked by the sparse vector {rerank.vector_name!r}, which has "
+            f"no score for most of them: rerank by a multivector or a dense one"
+        )
     kept = [ranking for ranking in map(_without_empty, rankings) if ranking]
     if len(kept) == 1:
         kept = list(_legs(kept[0]))
@@ -96,10 +117,11 @@ def check_search(
         fused=len(legs) > 1,
         limit=limit,
         offset=offset,
-        depth=max(depth, limit + offset),
+        depth=max(depth, limit + offset) if rerank is None else depth,
         rrf_k=rrf_k,
         score_threshold=score_threshold,
         exact=exact,
+        rerank=rerank,
     )
 
 

@@ -26,7 +26,7 @@ from mmembed.stores.points import (
 from mmembed.stores.qdrant_calls import attempt
 from mmembed.stores.qdrant_collections import Collections
 from mmembed.stores.qdrant_models import plain_point, query_arguments, wire_vectors
-from mmembed.types import Contract, Hit, IndexType, Payload, Point, Ranking, VectorContract
+from mmembed.types import Contract, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
 
 __all__ = ["QdrantStore", "open_memory", "open_server"]
 
@@ -169,6 +169,7 @@ class QdrantStore:
         exact: bool = False,
         depth: int = 100,
         rrf_k: int = 60,
+        rerank: Leg | None = None,
     ) -> list[Hit]:
         known = self._collections.remembered(collection)
         search = check_search(
@@ -181,6 +182,7 @@ class QdrantStore:
             exact=exact,
             depth=depth,
             rrf_k=rrf_k,
+            rerank=rerank,
         )
         if not search.legs:
             return []
@@ -189,9 +191,9 @@ class QdrantStore:
         condition = dump_filter(filter)
         exact = exact or bool(unindexed_fields(condition, known.indexes))
         points = self._nearest(collection, search, filter, exact=exact, acorn=is_compound(condition))
-        if filter is not None and not exact and search.approximate and len(points) < limit:
+        if filter is not None and not exact and search.approximate and len(points) < search.due:
             points = self._nearest(collection, search, filter, exact=True, acorn=False)
-        name = None if search.fused else search.legs[0].vector_name
+        name = search.vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
 
     def _nearest(

@@ -97,9 +97,10 @@ def _plain_vector(vector: Any) -> Vector:
 def query_arguments(search: Search, filter: models.Filter | None, params: models.SearchParams | None) -> dict[str, Any]:
     """Arguments of `QdrantClient.query_points`.
 
-    One leg is a plain search; several are prefetched, each under the filter, and fused by Qdrant's RRF.
+    One leg is a plain search; several are prefetched, each under the filter, and fused by Qdrant's RRF; with
+    `rerank` the candidates of all of them are compared with one more vector.
     """
-    if not search.fused:
+    if not search.fused and search.rerank is None:
         leg = search.legs[0]
         return {
             "query": _wire_vector(leg.query),
@@ -121,6 +122,13 @@ def query_arguments(search: Search, filter: models.Filter | None, params: models
         fusion = _fusion(ranking, search.rrf_k)
         return models.Prefetch(prefetch=[prefetch(leg) for leg in ranking], query=fusion, limit=search.depth)
 
+    if search.rerank is not None:
+        return {
+            "prefetch": [prefetch(leg) for leg in search.legs],
+            "query": _wire_vector(search.rerank.query),
+            "using": search.rerank.vector_name or None,
+            "score_threshold": search.score_threshold,
+        }
     return {
         "prefetch": [prefetch(ranking) for ranking in search.rankings],
         "query": _fusion(search.rankings, search.rrf_k),
