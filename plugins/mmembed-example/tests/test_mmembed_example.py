@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmembed import Encoder, load_encoder
 from mmembed.errors import EncoderLoadError
+from mmembed.testing import check_encoder
 
 AXES = ["black", "white", "red", "lime", "blue", "yellow", "magenta", "cyan"]
 
@@ -91,3 +92,9 @@ def test_the_name_takes_no_model(colours: Encoder) -> None:
 def test_tokens_are_words(colours: Encoder) -> None:
     """Long texts are counted in words."""
     assert [colours.count_tokens(text) for text in ("", "a red wall", "red-and-white")] == [0, 3, 3]
+
+
+def test_it_is_right(colours: Encoder) -> None:
+    """What every encoder must do, whatever it encodes."""
+    report = check_encoder(colours, load=load_encoder)
+    assert report.ok, report
