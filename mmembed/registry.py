@@ -132,8 +132,8 @@ def load_encoder(
     _check_options(parsed, load)
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
     encoder = load(parsed, run, **parsed.options)
-    if preset is not None and "dim" not in parsed.options:
-        check_loaded(preset, encoder.spec)
+    if preset is not None:
+        check_loaded(preset, encoder.spec, cut="dim" in parsed.options)
     return encoder
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "check_weights",
     "in_smaller_batches",
     "matryoshka_dim",
+    "matryoshka_dims",
     "module_settings",
     "picture_settings",
     "read_layout",
@@ -180,6 +181,13 @@ def matryoshka_dim(name: str, dim: str | None, full: int, preset: Preset | None)
             + ": leave ?dim= away or take one it was trained for"
         )
     return int(dim)
+
+
+def matryoshka_dims(preset: Preset | None, full: int) -> tuple[int, ...]:
+    """Those of the preset that a checkpoint of `full` dimensions really has, up to all of it."""
+    if preset is None or not preset.matryoshka_dims:
+        return ()
+    return (*(dim for dim in preset.matryoshka_dims if dim < full), full)
 
 
 def whole_number(name: str, option: str, value: str | None, *, least: int) -> int | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import string
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,27 @@ def test_tokens_of_a_document_are_counted(colbert: LateEncoder, folders: dict[st
     tokenizer = Tokenizer.from_file(str(folders["colbert"] / "tokenizer.json"))
     for text in [*TEXTS, "long " * 200]:
         assert colbert.count_tokens(text) == 3 + len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_threads_of_both_roles_do_not_cut_each_other(colbert: LateEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries and documents of several threads have the vectors of calls one after another.
+
+    Both set one tokenizer's length and padding before they use it; a pause after that lets another thread in between.
+    """
+    tokenizer = type(colbert._model.tokenizer)
+    plain = tokenizer.set_truncation_and_padding
+
+    def slow(*args: Any, **options: Any) -> None:
+        plain(*args, **options)
+        time.sleep(0.002)
+
+    roles: list[Role] = ["query", "document"] * 8
+    texts = ["two parrots on a branch " * 8]
+    expected = [colbert.encode_text(texts, role=role)[0] for role in roles]
+    monkeypatch.setattr(tokenizer, "set_truncation_and_padding", slow)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda role: colbert.encode_text(texts, role=role)[0], roles))
+    assert_same(found, expected)
 
 
 # --- what a collection remembers ------------------------------------------------------------------

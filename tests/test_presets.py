@@ -320,6 +320,23 @@ def test_another_model_under_a_known_name(tmp_path: Path, monkeypatch: pytest.Mo
         load_encoder("bge-small", device="cpu")
 
 
+def test_another_model_under_a_known_name_when_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ?dim= too: what is left of the vectors has the right length, and would hide that the model is another."""
+    folder = build_bert(tmp_path / "m", pooling="mean")
+    known(monkeypatch, tmp_path / "cache", "gemma-text", folder, dim=64, matryoshka_dims=(16, 32, 64))
+    for name in ("gemma-text", "gemma-text?dim=16", "gemma-text?dim=64"):
+        with pytest.raises(EncoderLoadError, match="known for vectors of 64 dimensions, and this checkpoint makes 32"):
+            load_encoder(name, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["e5-large", "bge-small", "gemma-text"])
+def test_a_dim_is_refused_before_any_download(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was not trained for so many dimensions says so before gigabytes of it are fetched."""
+    empty_cache(monkeypatch, tmp_path)
+    with pytest.raises(SettingsError, match="was asked for 100 dimensions, but"):
+        load_encoder(f"{name}?dim=100", device="cpu")
+
+
 def test_a_folder_may_be_called_like_a_known_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is promised of a hub id is not promised of a folder with the same relative path."""
     build_bert(tmp_path / "nomic-ai" / "nomic-embed-text-v1.5", pooling="mean")

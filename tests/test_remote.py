@@ -240,7 +240,6 @@ def test_a_refusal_is_final(server: StandIn, pauses: list[float], status: int) -
     [
         ({"Retry-After": "7"}, 7, 7),
         ({"Retry-After": "0"}, 0, 0),
-        ({"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)}, 30, 60),
         ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0, 0),
         ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 -0000"}, 0, 0),
         ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25, 0.25),
@@ -256,6 +255,15 @@ def test_the_server_says_when_to_come_back(
     api(server).post("/embeddings", {"input": []})
     assert len(pauses) == 1
     assert least <= pauses[0] <= most
+
+
+def test_a_date_to_come_back_at_is_heeded(server: StandIn, pauses: list[float]) -> None:
+    """Retry-After as a date in the future: what is left until then."""
+    later = datetime.now(UTC) + timedelta(seconds=60)
+    server.first(Reply(status=429, headers={"Retry-After": format_datetime(later, usegmt=True)}))
+    api(server).post("/embeddings", {"input": []})
+    assert len(pauses) == 1
+    assert 30 <= pauses[0] <= 60
 
 
 def test_nobody_waits_for_longer_than_two_minutes(server: StandIn, pauses: list[float]) -> None:
@@ -349,6 +357,33 @@ def test_a_key_that_the_server_repeats_in_part_is_not_passed_on(server: StandIn)
     assert SECRET[:8] not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"index": f"Bearer {SECRET}", "embedding": [1.0]}],
+        [{"index": 0, "embedding": {"echo": SECRET}}],
+        [{"index": 0, "embedding": [SECRET]}],
+        [{"index": 0, "embedding": [1.0, [SECRET]]}],
+        [{"index": 0, "embedding": SECRET}],
+    ],
+)
+def test_a_key_in_the_place_of_a_vector_is_not_passed_on(server: StandIn, rows: list[object]) -> None:
+    """A server that repeats the key in an answer of status 200 does not get it into an error either."""
+    server.first(Reply({"data": rows}))
+    with pytest.raises(InvalidEmbedding) as caught:
+        encoder(server).encode_text(["a"], role="query")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_escaped_key_and_control_characters_are_not_passed_on(server: StandIn) -> None:
+    """A key with slashes is taken out as JSON writes it, and nothing in a message speaks to the terminal."""
+    server.first(Reply(rb"bad \"sk-A1b2\/c3\"" + b"\x1b[31m\x07 red", status=400))
+    with pytest.raises(EncoderRefused, match=r"\[key\].* red") as caught:
+        api(server, secret="sk-A1b2/c3").post("/embeddings", {})
+    assert str(caught.value).isprintable()
+    assert "A1b2" not in str(caught.value)
+
+
 def test_what_to_do_follows_from_the_status(server: StandIn) -> None:
     """A refused key names its variable, a server without one how to give it, an unknown model the model."""
     server.first(Reply(status=401), Reply(status=401), Reply(status=404), Reply(status=404), Reply(status=413))
@@ -363,7 +398,7 @@ def test_what_to_do_follows_from_the_status(server: StandIn) -> None:
             api(server, secret=secret).post("/embeddings", {})
 
 
-@pytest.mark.parametrize("body", [b"<html>hello</html>", b"\xff\xfe", b"", b"[1, 2]", b'"text"'])
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b"\xff\xfe", b"", b"[1, 2]", b'"text"', b"[" * 100_000])
 def test_an_answer_that_is_no_object_is_refused(server: StandIn, body: bytes) -> None:
     """A page, a list or nothing at all with status 200 is told as such, not tried again."""
     server.first(Reply(body))
@@ -444,7 +479,7 @@ def test_base64_and_numbers_are_the_same_vectors() -> None:
         ([["1", "2"], [1.0, 2.0]], "no list of numbers"),
         ([[[1.0], [2.0]], [1.0, 2.0]], "no list of numbers"),
         ([[1.0, [2.0]], [1.0, 2.0]], "no list of numbers"),
-        ([None, [1.0, 2.0]], "no list of numbers but 'None'"),
+        ([None, [1.0, 2.0]], "no list of numbers but null"),
         ([[True, False], [1.0, 2.0]], "no list of numbers"),
         ([{"float": [1.0]}, [1.0, 2.0]], "no list of numbers"),
     ],

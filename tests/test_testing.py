@@ -653,7 +653,7 @@ def test_e5_mistral_in_sentence_transformers_loses_its_closing_token(tmp_path: P
     assert found(report, "prompts").outcome == "passed"
     report = check_encoder(own, longest=256)
     assert report.ok, report
-    assert "2 special ones are promised" in found(report, "special tokens").found
+    assert found(report, "special tokens").found == "every text starts with token 1 and every text ends with token 2"
 
 
 INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "

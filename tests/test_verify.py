@@ -95,7 +95,7 @@ def test_a_fault_says_why_it_matters_and_exits_with_1(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert "fault    text batches" in done.stdout
     assert "why it matters: what an index finds would depend on what happened to be embedded" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("wrong: 1 faults (text batches), ")
+    assert done.stdout.splitlines()[-1].startswith("wrong: 1 fault (text batches), ")
     assert not (folder / "never.json").exists()
 
 

@@ -136,7 +136,8 @@ def _verdict(report: EncoderReport) -> str:
     if report.ok:
         return f"right, as far as was judged: {passed} checks passed, {skipped} skipped"
     faults = ", ".join(check.name for check in report.faults)
-    return f"wrong: {len(report.faults)} faults ({faults}), {passed} checks passed, {skipped} skipped"
+    s = "" if len(report.faults) == 1 else "s"
+    return f"wrong: {len(report.faults)} fault{s} ({faults}), {passed} checks passed, {skipped} skipped"
 
 
 def _count(checks: tuple[Check, ...], outcome: str) -> int:

@@ -11,6 +11,7 @@ The score of a query q with a document d is the sum over i of max over j of q_i 
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,9 @@ class LateEncoder:
         self._counter = copy.deepcopy(model.tokenizer)  # its own, since truncation is a tokenizer's state
         self._prefix = model.prompts.get("document") or ""
         self._frame: int | None = None  # tokens that the processor of a model of pages adds to a query and its prefix
-        if self._text_role == "query":
+        if self._text_role == "document":
+            _take_turns(model)
+        else:
             self._prefix = str(getattr(model.processor, "query_prefix", ""))
             framed = model.preprocess([{"text": "a"}], task="query")["input_ids"].shape[1]
             self._frame = framed - self._length(f"{self._prefix}a", add_special_tokens=False)
@@ -177,6 +180,21 @@ def _load_model(checkpoint: Checkpoint, run: LoadOptions) -> MultiVectorEncoder:
         )
     check_weights(model, checkpoint)
     return model.eval()
+
+
+def _take_turns(model: MultiVectorEncoder) -> None:
+    """Let one thread at a time make token ids, which is short; forward passes still run side by side.
+
+    Queries and documents set the one tokenizer of a model of texts to their own length and padding before they use
+    it, so that without this a query may be cut or padded as the document of another thread.
+    """
+    turn, preprocess = threading.Lock(), model.preprocess
+
+    def in_turn(*args: Any, **options: Any) -> dict[str, Any]:
+        with turn:
+            return preprocess(*args, **options)
+
+    model.preprocess = in_turn  # type: ignore[method-assign]
 
 
 def _reads_pages(model: MultiVectorEncoder) -> bool:

@@ -26,7 +26,14 @@ from mmembed.instructions import Prompts
 from mmembed.loading import fingerprint, pick_device, pick_dtype, weights_checksum
 from mmembed.presets import Preset, preset_of_model
 from mmembed.registry import EncoderName
-from mmembed.sentence_models import check_weights, in_smaller_batches, matryoshka_dim, read_layout, token_limit
+from mmembed.sentence_models import (
+    check_weights,
+    in_smaller_batches,
+    matryoshka_dim,
+    matryoshka_dims,
+    read_layout,
+    token_limit,
+)
 from mmembed.tokens import characters, closing_token_promised
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
@@ -133,6 +140,7 @@ def load(
     # 1. Which model, where its files are, and whether it is for this family.
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     preset = preset_of_model(checkpoint.model)
+    cut = None if dim is None else matryoshka_dim(str(name), dim, 0, preset)
     source = _packaged(checkpoint, preset)
     adapted = with_adapter(name, source, adapter)
     _check_kind(checkpoint, source, adapted.base, advice=_offline_advice(checkpoint))
@@ -144,7 +152,7 @@ def load(
     full = model.get_embedding_dimension()
     if full is None:
         raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
-    width = matryoshka_dim(str(name), dim, full, preset)
+    width = cut or full
     # 3. What a collection remembers of it.
     ingredients: dict[str, Any] = {
         **_weights(source, adapted),
@@ -160,7 +168,7 @@ def load(
         dim=width,
         modalities=frozenset({"text"}),
         fingerprint=fingerprint(ingredients),
-        matryoshka_dims=preset.matryoshka_dims if preset else (),
+        matryoshka_dims=matryoshka_dims(preset, full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
         licence=preset.licence if preset else None,

@@ -27,12 +27,13 @@ def check_loadable(preset: Preset, *, trust_remote_code: bool) -> None:
         )
 
 
-def check_loaded(preset: Preset, spec: EncoderSpec) -> None:
-    """Raise EncoderLoadError where all of a vector's dimensions are not as many as the preset says."""
-    if preset.dim is None or spec.dim is None or preset.dim == spec.dim:
+def check_loaded(preset: Preset, spec: EncoderSpec, *, cut: bool) -> None:
+    """Raise EncoderLoadError where all of a vector's dimensions, before it was `cut`, are not what the preset says."""
+    full = max(spec.matryoshka_dims, default=spec.dim) if cut else spec.dim
+    if preset.dim is None or full is None or preset.dim == full:
         return
     raise EncoderLoadError(
-        f"{preset.model} is known for vectors of {preset.dim} dimensions, and this checkpoint makes {spec.dim}: it is "
+        f"{preset.model} is known for vectors of {preset.dim} dimensions, and this checkpoint makes {full}: it is "
         f"another one than was published, so give it a name or a folder of its own"
     )
 

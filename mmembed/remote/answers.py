@@ -26,8 +26,9 @@ def rows_by_index(answer: Mapping[str, Any]) -> list[object]:
         raise InvalidEmbedding('the answer has no list of objects under "data": it is not that of an embeddings API')
     indices = [row.get("index") for row in rows]
     if not all(type(index) is int for index in indices) or sorted(indices) != list(range(len(rows))):
+        found = ", ".join(str(index) if type(index) is int else _kind(index) for index in indices)
         raise InvalidEmbedding(
-            f"the answer numbers its {len(rows)} vectors {str(indices)[:80]}, not each once from 0 on: "
+            f"the answer numbers its {len(rows)} vectors [{found[:80]}], not each once from 0 on: "
             f"which is which cannot be known"
         )
     return [row.get("embedding") for row in sorted(rows, key=lambda row: int(row["index"]))]
@@ -69,6 +70,13 @@ def _vector(row: object, host: str) -> npt.NDArray[np.float32]:
     except ValueError as exc:  # lists of several lengths
         raise InvalidEmbedding(f"{host} returned a vector that is no list of numbers ({exc})") from exc
     if array.ndim != 1 or array.dtype.kind not in "iuf":
-        raise InvalidEmbedding(f"{host} returned a vector that is no list of numbers but {str(row)[:40]!r}")
+        raise InvalidEmbedding(f"{host} returned a vector that is no list of numbers but {_kind(row)}")
     with np.errstate(over="ignore"):  # becomes infinity, which is refused
         return array.astype(np.float32)
+
+
+def _kind(value: object) -> str:
+    """What a message says of a value from outside: never the value itself, since servers repeat what they are sent."""
+    if isinstance(value, list):
+        return f"a list of {' and '.join(sorted({type(item).__name__ for item in value})) or 'nothing'}"
+    return "null" if value is None else type(value).__name__

@@ -114,7 +114,7 @@ class Api:
     def _read(self, response: httpx.Response) -> dict[str, Any]:
         try:
             answer = response.json()
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:  # no JSON, or nested too deeply
             raise InvalidEmbedding(f"{self.host} answered with something that is no JSON: {self._look_at()}") from exc
         if not isinstance(answer, dict):
             raise InvalidEmbedding(f"{self.host} answered with JSON that is no object: {self._look_at()}")
@@ -206,11 +206,12 @@ def _message(response: httpx.Response) -> str:
     """The server's own words: `error.message` (OpenAI), `message` (Cohere), `detail` (Voyage, Jina, FastAPI)."""
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = response.text
     for key in ("error", "message", "detail", "msg"):
         while isinstance(body, list) and body:
             body = body[0]
         if isinstance(body, dict) and key in body:
             body = body[key]
-    return " ".join(str(body).split()) if body else ""
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(body)) if body else ""
+    return " ".join(shown.split())  # no control characters: they would speak to the terminal

@@ -97,6 +97,9 @@ _BAD_URL = (
 def without_key(text: str, key: ApiKey | None) -> str:
     """A server's words with the key, should it repeat it, and anything said to be a bearer's token taken out."""
     text = _BEARER.sub(r"\1[key]", text)
-    for form in {key.secret, quote(key.secret, safe="")} if key else set():
+    forms = (
+        {key.secret, quote(key.secret, safe=""), key.secret.replace("/", "\\/")} if key else set()
+    )  # as JSON may write it
+    for form in sorted(forms, key=len, reverse=True):
         text = re.sub(re.escape(form), "[key]", text, flags=re.IGNORECASE)
     return text

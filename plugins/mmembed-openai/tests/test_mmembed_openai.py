@@ -158,7 +158,7 @@ def test_roles_are_alike_and_tasks_are_refused(server: StandIn) -> None:
         *[encoder.encode_text(["a dog"], role=role, task="") for role in ("query", "document")]
     )
     assert [asked.body["input"] for asked in server.asked] == [["a dog"], ["a dog"]]
-    with pytest.raises(SettingsError, match="text-embedding-3-small follows no task 'similarity'"):
+    with pytest.raises(SettingsError, match="text-embedding-3-small knows no task 'similarity'"):
         encoder.encode_text(["a dog"], role="query", task="similarity")
     with pytest.raises(UnsupportedModality, match="cannot encode images, only text"):
         encoder.encode_image([Image.new("RGB", (8, 8))])
