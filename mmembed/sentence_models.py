@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from sentence_transformers.util import load_file_path
 
-from mmembed.errors import EncoderError, EncoderLoadError, SettingsError
+from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
 from mmembed.hub import Checkpoint
 from mmembed.images import to_rgb
 from mmembed.tokens import characters
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlainText",
+    "check_finite",
     "check_weights",
     "in_smaller_batches",
     "matryoshka_dim",
@@ -93,7 +96,7 @@ def read_layout(
         if adapter is not None and base is None:
             raise EncoderLoadError(
                 f"{checkpoint.model} is an adapter of {adapter.get('base_model_name_or_path')} and no whole model: "
-                f"merge the two and name the folder, or name a model that is published whole"
+                f"write FAMILY:BASE?adapter={checkpoint.model}, or merge the two and name that folder"
             )
         if config is None and listing is None:
             raise OSError("there is neither a config.json nor a modules.json")
@@ -123,6 +126,13 @@ def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.model} lacks {len(made_up)} of its weights ({made_up[0]} is one) and would run on "
                 f"random ones: download it again, or name a model that was trained for this"
             )
+
+
+def check_finite(rows: npt.NDArray[np.float32], encoder: str, dtype: str) -> npt.NDArray[np.float32]:
+    """`rows` as they are. Raises InvalidEmbedding for NaN or infinity, which half precision can come to."""
+    if not np.isfinite(rows).all():
+        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try --dtype bfloat16 or float32")
+    return rows
 
 
 class PlainText:

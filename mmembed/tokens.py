@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from mmembed.hub import Checkpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Tokens", "characters", "load_tokens"]
+__all__ = ["Tokens", "characters", "closing_token_promised", "load_tokens", "token_batches"]
 
 _PROBE = "a"
 _PROBES = ("", " ", "two words", "Ünïcode 漢字 🙂", "line\nbreak", "long " * 1000)
@@ -40,6 +40,22 @@ class Tokens:
     def words(self, ids: Sequence[int]) -> list[str]:
         """The tokens of some ids, for people to read."""
         return [str(self.tokenizer.convert_ids_to_tokens(i)) for i in ids]
+
+
+def token_batches(lengths: Sequence[float], *, budget: int, cap: int) -> Iterator[list[int]]:
+    """Positions of `lengths` in batches, longest first, of at most `cap` rows and `budget` padded tokens.
+
+    A row longer than the budget is a batch of its own.
+
+    >>> list(token_batches([2, 9, 4, 3], budget=8, cap=2))
+    [[1], [2, 3], [0]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        size = max(1, min(cap, int(budget // max(1, lengths[order[start]]))))
+        yield order[start : start + size]
+        start += size
 
 
 def characters(text: str) -> str:

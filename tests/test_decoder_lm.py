@@ -20,13 +20,13 @@ from PIL import Image
 from transformers import AutoModel, AutoTokenizer
 
 from mmembed.encoders import decoder_lm
-from mmembed.encoders.decoder_forward import token_batches
 from mmembed.encoders.decoder_lm import E5_MISTRAL, QWEN3, DecoderLM
 from mmembed.encoders.decoder_passes import Prefix
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
 from mmembed.instructions import known_tasks, query_prefix
 from mmembed.presets import PRESETS
 from mmembed.registry import load_encoder, parse_name
+from mmembed.tokens import token_batches
 from mmembed.types import DenseArray, LoadOptions
 
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"

@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mmembed.encoders import sentence
 from mmembed.encoders.sentence import SentenceEncoder
-from mmembed.errors import EncoderError, EncoderLoadError, SettingsError, UnsupportedModality
+from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
 from mmembed.presets import PRESETS
 from mmembed.registry import load_encoder
 from mmembed.types import DenseArray
@@ -397,3 +397,13 @@ def test_a_picture_is_refused(tmp_path: Path) -> None:
     encoder = load_encoder(f"sentence:{build_bert(tmp_path / 'm', pooling='mean')}", device="cpu")
     with pytest.raises(UnsupportedModality, match="only text"):
         encoder.encode_image([Image.new("RGB", (4, 4))])
+
+
+def test_an_overflow_names_the_encoder_and_what_to_try(tmp_path: Path) -> None:
+    """Vectors that are not finite are refused with the encoder, its dtype and the way out."""
+    folder = build_bert(tmp_path / "bert", pooling="mean")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.0.output.dense.weight"].fill_(float("inf"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidEmbedding, match=rf"encoder sentence:{folder} overflowed in float32: try --dtype"):
+        load_encoder(f"sentence:{folder}", device="cpu").encode_text(["a"], role="query")

@@ -14,7 +14,7 @@ from mmembed.hub import Checkpoint, find_checkpoint
 from mmembed.loading import fingerprint, weights_checksum
 from mmembed.registry import EncoderName
 
-__all__ = ["WEIGHTS", "Adapted", "Adapter", "check_base", "find_adapter", "with_adapter"]
+__all__ = ["WEIGHTS", "Adapted", "Adapter", "check_base", "find_adapter", "given_adapter", "with_adapter"]
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG, _PICKLE = "adapter_config.json", "adapter_model.bin"
@@ -65,10 +65,10 @@ class Adapted:
             names, on_hub = [self.base.model], not self.base.local
             check_base(self.adapter, names, on_hub=on_hub, weights=self.base.weight_files())
 
-    def ingredients(self) -> dict[str, object]:
-        """What a fingerprint takes in: the base and the adapter, each once. Only after it was loaded."""
+    def ingredients(self, files: Sequence[Path] | None = None) -> dict[str, object]:
+        """What a fingerprint takes in: the weights in `files` (None: the base's), and the adapter. Only when loaded."""
         adapter = {} if self.adapter is None else {"adapter": self.adapter.checksum()}
-        return {"weights": weights_checksum(self.base.weight_files()), **adapter}
+        return {"weights": weights_checksum(self.base.weight_files() if files is None else files), **adapter}
 
 
 def with_adapter(name: EncoderName, checkpoint: Checkpoint, option: str | None) -> Adapted:
@@ -90,6 +90,14 @@ def with_adapter(name: EncoderName, checkpoint: Checkpoint, option: str | None) 
             f"encoder {str(name)!r}: {checkpoint.model} has an adapter of its own, beside {option}: merge one of them "
             f"into the model first, or leave ?adapter= away"
         )
+    return given_adapter(name, checkpoint, option)
+
+
+def given_adapter(name: EncoderName, checkpoint: Checkpoint, option: str | None) -> Adapted:
+    """The checkpoint with the adapter that `?adapter=` names, if any; for families that take no other."""
+    name = name.with_model(checkpoint.model)
+    if option is None:
+        return Adapted(name, checkpoint, None)
     adapter = find_adapter(option)
     return Adapted(replace(name, options={**name.options, "adapter": adapter.source}), checkpoint, adapter)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmembed.adapters.found import WEIGHTS, Adapted, Adapter
 from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-__all__ = ["cast", "load_adapted", "merge_adapter"]
+__all__ = ["build_adapted", "cast", "load_adapted", "merge_adapter"]
 
 _PEFT_PREFIX = "base_model.model."
+_Model = TypeVar("_Model", bound="torch.nn.Module")
 
 
 def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
@@ -66,6 +67,26 @@ def load_adapted(adapted: Adapted, run: LoadOptions, *, on_gpu: str) -> PreTrain
     cast(model, device, dtype)
     placed: PreTrainedModel = model.eval()
     return placed
+
+
+def build_adapted(
+    adapted: Adapted, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
+) -> _Model:
+    """`build(device, dtype)`, a model of sentence-transformers, with its adapter merged as in `load_adapted`."""
+    import torch
+
+    device = pick_device(run.device)
+    dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
+    if adapted.adapter is None:
+        return build(str(device), dtype)
+    model = build("cpu", torch.float32)
+    adapted.check()
+    transformer: Any = getattr(model, "transformers_model", None)
+    if transformer is None:
+        raise EncoderLoadError(f"{adapted.base.model} has no transformer to merge an adapter into: leave it away")
+    merge_adapter(transformer, adapted.adapter)
+    cast(model, device, dtype)
+    return model
 
 
 def cast(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -122,8 +143,9 @@ def _peft_config(adapter: Adapter) -> PeftConfig:
 def _named_as_in(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Keys as in `model`: without PEFT's prefix, and without that of a model with a head around this one."""
     bare = {key.removeprefix(_PEFT_PREFIX): value for key, value in state.items()}
-    around = f"{getattr(model, 'base_model_prefix', '')}."
-    if around != "." and all(key.startswith(around) for key in bare):
+    inner = getattr(model, "base_model_prefix", "")
+    around = f"{inner}."
+    if inner and not hasattr(model, inner) and all(key.startswith(around) for key in bare):
         return {key.removeprefix(around): value for key, value in bare.items()}
     return bare
 

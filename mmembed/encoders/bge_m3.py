@@ -7,12 +7,13 @@ their vectors from the same hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 
+from mmembed.adapters import given_adapter
 from mmembed.encoders.bge_m3_weights import Output, Weights, shared_weights
 from mmembed.errors import EncoderError, InvalidEmbedding, SettingsError, UnsupportedModality
 from mmembed.hub import find_checkpoint, load_config
@@ -20,6 +21,7 @@ from mmembed.instructions import check_task
 from mmembed.loading import fingerprint
 from mmembed.presets import preset_of_model
 from mmembed.registry import EncoderName
+from mmembed.tokens import token_batches
 from mmembed.types import Embeddings, Encoder, EncoderSpec, Kind, LoadOptions, Role, SparseVector, Vector
 from mmembed.vectors import l2_normalize
 
@@ -105,7 +107,7 @@ class BgeM3:
     def _encode(self, texts: Sequence[str], outputs: tuple[Output, ...]) -> dict[Output, Embeddings]:
         rows = self._weights.tokens.ids(texts, limit=self._max_length)
         found: dict[Output, dict[int, Vector]] = {output: {} for output in outputs}
-        for batch in _token_batches([len(row) for row in rows], budget=self._token_budget, cap=self.batch_size):
+        for batch in token_batches([len(row) for row in rows], budget=self._token_budget, cap=self.batch_size):
             for output, vectors in self._read_or_halve([rows[i] for i in batch], outputs).items():
                 found[output].update(zip(batch, vectors, strict=True))
         return {output: self._in_order(output, vectors) for output, vectors in found.items()}
@@ -182,19 +184,6 @@ _Pool: TypeAlias = Callable[[torch.Tensor, list[list[int]], Weights], list[Vecto
 _POOLS: Mapping[Output, _Pool] = {"dense": _dense, "sparse": _sparse, "colbert": _colbert}
 
 
-def _token_batches(lengths: Sequence[int], *, budget: int, cap: int) -> Iterator[list[int]]:
-    """Positions of `lengths` in batches, longest first, of at most `cap` rows and `budget` padded tokens.
-
-    A row longer than the budget is a batch of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, min(cap, budget // lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
 def load(
     name: EncoderName,
     run: LoadOptions,
@@ -202,6 +191,7 @@ def load(
     output: str = "dense",
     revision: str | None = None,
     max_length: str | None = None,
+    adapter: str | None = None,
 ) -> BgeM3:
     """Load `bge-m3:MODEL`, a hub id or a folder laid out like BAAI/bge-m3.
 
@@ -209,6 +199,7 @@ def load(
         output: "dense", "sparse" or "colbert".
         revision: of the hub's repository; a known model has its own.
         max_length: tokens a text is cut to, 8 to the model's own 8192.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
     """
     if output not in _OUTPUTS:
         raise SettingsError(f"?output={output} is not one of {', '.join(_OUTPUTS)}, which a BGE-M3 makes")
@@ -218,12 +209,13 @@ def load(
     config = load_config(checkpoint, ("xlm-roberta",), _EXAMPLE, run)
     length = _context_length(config, max_length)
     # 2. Its weights, heads and tokenizer, once for all three outputs.
-    weights = shared_weights(checkpoint, run)
+    adapted = given_adapter(name, checkpoint, adapter)
+    weights = shared_weights(adapted, run)
     # 3. What a collection remembers of it.
     dims = {"dense": config.hidden_size, "sparse": None, "colbert": weights.heads["colbert"].out_features}
     preset = preset_of_model(checkpoint.model)
     spec = EncoderSpec(
-        name=str(name.with_model(checkpoint.model)),
+        name=str(adapted.name),
         kind=_KINDS[made],
         dim=dims[made],
         modalities=frozenset({"text"}),

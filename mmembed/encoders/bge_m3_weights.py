@@ -15,8 +15,9 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors.torch import load_file
 from torch import nn
 
+from mmembed.adapters import Adapted, load_adapted
 from mmembed.errors import EncoderLoadError
-from mmembed.hub import Checkpoint, load_weights
+from mmembed.hub import Checkpoint
 from mmembed.loading import pick_device, pick_dtype, weights_checksum
 from mmembed.tokens import Tokens, load_tokens
 from mmembed.types import LoadOptions
@@ -46,33 +47,38 @@ _IN_USE: weakref.WeakValueDictionary[tuple[object, ...], Weights] = weakref.Weak
 _LOADING = threading.Lock()
 
 
-def shared_weights(checkpoint: Checkpoint, run: LoadOptions) -> Weights:
-    """The weights of `checkpoint`: those of another encoder if it has them in use on that device in that dtype.
+def shared_weights(adapted: Adapted, run: LoadOptions) -> Weights:
+    """The weights of a checkpoint with its adapter, shared with encoders that use them on that device in that dtype.
 
     A folder whose files were written anew since is read anew.
     """
+    checkpoint = adapted.base
     files = [*checkpoint.weight_files(), *_head_files(checkpoint)] if checkpoint.local else []
+    merged = adapted.adapter.checksum() if adapted.adapter else None
     written = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=_GPU_DTYPE)
-    key = (checkpoint.model, checkpoint.revision, written, device, dtype, run.trust_remote_code)
+    key = (checkpoint.model, checkpoint.revision, written, merged, device, dtype, run.trust_remote_code)
     with _LOADING:
         weights = _IN_USE.get(key)
         if weights is None:
-            weights = _IN_USE[key] = _load(checkpoint, run)
+            weights = _IN_USE[key] = _load(adapted, run)
         return weights
 
 
-def _load(checkpoint: Checkpoint, run: LoadOptions) -> Weights:
+def _load(adapted: Adapted, run: LoadOptions) -> Weights:
+    checkpoint = adapted.base
     tokens = load_tokens(checkpoint, flags={}, first="<s>", last="</s>", trust_remote_code=run.trust_remote_code)
     files = dict(zip(_STEMS, _head_files(checkpoint), strict=True))
-    transformer = load_weights(checkpoint, run, on_gpu=_GPU_DTYPE)
+    transformer = load_adapted(adapted, run, on_gpu=_GPU_DTYPE)
     width = transformer.config.hidden_size
     heads = {
         "sparse": _head(checkpoint, files["sparse"], width, rows=1),
         "colbert": _head(checkpoint, files["colbert"], width),
     }
     body = weights_checksum(checkpoint.weight_files())
+    if adapted.adapter is not None:
+        body += f" {adapted.adapter.checksum()}"
     return Weights(
         transformer=transformer,
         heads={output: heads[output].to(transformer.device) for output in _STEMS},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -21,12 +21,13 @@ from torch.nn.functional import normalize
 
 from mmembed.encoders.decoder_passes import Prefix, pool_packed, pool_padded, pool_prefixed, read_prefix
 from mmembed.errors import EncoderError
+from mmembed.tokens import token_batches
 from mmembed.types import DenseArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["DecoderForward", "Ways", "common_prefix", "equal_ways", "packed_rows", "token_batches"]
+__all__ = ["DecoderForward", "Ways", "common_prefix", "equal_ways", "packed_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -49,22 +50,6 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
     first, last = min(map(tuple, rows)), max(map(tuple, rows))
     shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return list(first[:shared])
-
-
-def token_batches(lengths: Sequence[int], *, budget: int, cap: int) -> Iterator[list[int]]:
-    """Positions of `lengths` in batches, longest first, of at most `cap` rows and `budget` padded tokens.
-
-    A row longer than the budget is a batch of its own.
-
-    >>> list(token_batches([2, 9, 4, 3], budget=8, cap=2))
-    [[1], [2, 3], [0]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, min(cap, budget // max(1, lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
 
 
 def packed_rows(lengths: Sequence[int], packs: int) -> list[list[int]]:

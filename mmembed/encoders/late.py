@@ -13,20 +13,24 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
+from mmembed.adapters import build_adapted, given_adapter
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.hub import Checkpoint, find_checkpoint
 from mmembed.instructions import check_task
-from mmembed.loading import fingerprint, pick_device, pick_dtype, weights_checksum
+from mmembed.loading import fingerprint
 from mmembed.presets import preset_of_model
 from mmembed.registry import EncoderName
 from mmembed.sentence_models import (
     PlainText,
+    check_finite,
     check_weights,
     in_smaller_batches,
     module_settings,
@@ -109,30 +113,40 @@ class LateEncoder:
             else:
                 tensors = self._model.encode_document(list(inputs), token_pooling=self._pooling, **settings)
             # Normalised again: half precision leaves norms off by 1e-3, and merged vectors are shorter than 1.
-            return [l2_normalize(tensor.float().cpu().numpy()) for tensor in tensors]
+            rows = (check_finite(tensor.float().cpu().numpy(), self.spec.name, self.dtype) for tensor in tensors)
+            return [l2_normalize(row) for row in rows]
 
         return in_smaller_batches(run, self.batch_size, name=f"encoder {self.spec.name}") if inputs else []
 
 
-def load(name: EncoderName, run: LoadOptions, *, revision: str | None = None, pool: str | None = None) -> LateEncoder:
+def load(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    pool: str | None = None,
+    adapter: str | None = None,
+) -> LateEncoder:
     """Load `late:MODEL`, a hub id or a folder.
 
     Args:
         revision: of the hub's repository; a known model has its own.
         pool: documents keep about one vector in so many, the means of the most alike; queries keep all.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
 
     Raises:
         EncoderLoadError: not there, incomplete, or no late-interaction model: one would be made up.
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLES)
     preset = preset_of_model(checkpoint.model)
-    name = name.with_model(checkpoint.model)
+    adapted = given_adapter(name, checkpoint, adapter)
+    name = adapted.name
     factor = whole_number(str(name), "pool", pool, least=2)
     marker = _check_kind(checkpoint)
-    model = _load_model(checkpoint, run)
+    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run), on_gpu="bfloat16").eval()
     processor = model.processor
     ingredients = {
-        "weights": weights_checksum(checkpoint.weight_files(marker)),
+        **adapted.ingredients(checkpoint.weight_files(marker)),
         "modules": module_settings(model),
         "prompts": model.prompts,
         "pictures": picture_settings(processor),
@@ -168,18 +182,17 @@ def _check_kind(checkpoint: Checkpoint) -> str:
     )
 
 
-def _load_model(checkpoint: Checkpoint, run: LoadOptions) -> MultiVectorEncoder:
-    device = pick_device(run.device)
+def _load_model(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype) -> MultiVectorEncoder:
     with checkpoint.loading():
         model = MultiVectorEncoder(
             checkpoint.model,
             revision=checkpoint.revision,
-            device=str(device),
+            device=device,
             trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": pick_dtype(run.dtype, device, on_gpu="bfloat16")},
+            model_kwargs={"dtype": dtype},
         )
     check_weights(model, checkpoint)
-    return model.eval()
+    return model
 
 
 def _take_turns(model: MultiVectorEncoder) -> None:

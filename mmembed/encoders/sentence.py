@@ -27,6 +27,7 @@ from mmembed.loading import fingerprint, pick_device, pick_dtype, weights_checks
 from mmembed.presets import Preset, preset_of_model
 from mmembed.registry import EncoderName
 from mmembed.sentence_models import (
+    check_finite,
     check_weights,
     in_smaller_batches,
     matryoshka_dim,
@@ -100,7 +101,7 @@ class SentenceEncoder:
                 normalize_embeddings=True,
                 show_progress_bar=False,
             )
-            return np.asarray(vectors, dtype=np.float32)
+            return check_finite(np.asarray(vectors, dtype=np.float32), self.spec.name, self.dtype)
 
         full = in_smaller_batches(run, self.batch_size, name=f"encoder {self.spec.name}")
         if self._layer_norm:  # of which nothing but the centring is left where rows are of norm 1 before and after

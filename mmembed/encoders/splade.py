@@ -11,7 +11,8 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,14 +23,15 @@ from sentence_transformers.base.modules import InputModule, Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
+from mmembed.adapters import build_adapted, given_adapter
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
 from mmembed.hub import Checkpoint, find_checkpoint
 from mmembed.instructions import Prompts
-from mmembed.loading import fingerprint, pick_device, pick_dtype, weights_checksum
+from mmembed.loading import fingerprint
 from mmembed.presets import preset_of_model
 from mmembed.registry import EncoderName
 from mmembed.sentence_models import check_weights, read_layout, whole_number
-from mmembed.tokens import characters
+from mmembed.tokens import characters, token_batches
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVector
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class SpladeEncoder:
         read = [characters(text) for text in texts]
         lengths = [min(self.count_tokens(prompt + text), self.spec.context_length or math.inf) for text in read]
         made: dict[int, SparseVector] = {}
-        for batch in _token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
+        for batch in token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
             weights = self._weigh_or_halve([read[i] for i in batch], role, prompt)
             made.update((i, _non_zero(row, self._top_k)) for i, row in zip(batch, weights, strict=True))
         return [made[i] for i in range(len(read))]
@@ -134,19 +136,6 @@ def _non_zero(weights: DenseArray, top_k: int | None) -> SparseVector:
     return SparseVector(indices.astype(np.uint32), weights[indices])
 
 
-def _token_batches(lengths: Sequence[float], *, budget: int, cap: int) -> Iterator[list[int]]:
-    """Positions of `lengths` in batches, longest first, of at most `cap` rows and `budget` padded tokens.
-
-    A row longer than the budget is a batch of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    while start < len(order):
-        size = max(1, min(cap, int(budget // max(1, lengths[order[start]]))))
-        yield order[start : start + size]
-        start += size
-
-
 def load(
     name: EncoderName,
     run: LoadOptions,
@@ -154,6 +143,7 @@ def load(
     revision: str | None = None,
     max_length: str | None = None,
     top_k: str | None = None,
+    adapter: str | None = None,
 ) -> SpladeEncoder:
     """Load `splade:MODEL`: a SparseEncoder, or a bare masked language model, which is pooled as SPLADE does.
 
@@ -162,12 +152,14 @@ def load(
         max_length: tokens a text is cut to, 8 to the model's own.
         top_k: weights that a vector keeps at most, of queries and documents alike. Vectors that keep more or less
             of them stay comparable, so it is not in the fingerprint.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
     """
     # 1. Which model, and whether its vectors are sparse.
     keep = whole_number(str(name), "top_k", top_k, least=1)
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     saved = _is_saved(checkpoint)
-    model = _load_model(checkpoint, run)
+    adapted = given_adapter(name, checkpoint, adapter)
+    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
     # 2. How long its texts may be.
     longest = _document_reader(model).max_seq_length
     length = whole_number(str(name), "max_length", max_length, least=8) or longest
@@ -177,13 +169,13 @@ def load(
     # 3. What a collection remembers of it.
     preset = preset_of_model(checkpoint.model)
     spec = EncoderSpec(
-        name=str(name.with_model(checkpoint.model)),
+        name=str(adapted.name),
         kind="sparse",
         dim=None,
         modalities=frozenset({"text"}),
         fingerprint=fingerprint(
             {
-                "weights": weights_checksum(_weight_files(checkpoint, saved=saved)),
+                **adapted.ingredients(_weight_files(checkpoint, saved=saved)),
                 "tables": [
                     _checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)
                 ],
@@ -232,15 +224,14 @@ def _weight_files(checkpoint: Checkpoint, *, saved: bool) -> list[Path]:
     return files
 
 
-def _load_model(checkpoint: Checkpoint, run: LoadOptions) -> SparseEncoder:
-    device = pick_device(run.device)
+def _load_model(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype) -> SparseEncoder:
     with checkpoint.loading():
         model = SparseEncoder(
             checkpoint.model,
             revision=checkpoint.revision,
-            device=str(device),
+            device=device,
             trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": pick_dtype(run.dtype, device, on_gpu="float16")},
+            model_kwargs={"dtype": dtype},
         )
     check_weights(model, checkpoint)
     if model.similarity_fn_name != "dot":
@@ -248,7 +239,7 @@ def _load_model(checkpoint: Checkpoint, run: LoadOptions) -> SparseEncoder:
             f"{checkpoint.model} compares its vectors by {model.similarity_fn_name}, Qdrant compares sparse ones by "
             f"dot product only: name another model"
         )
-    return model.eval()
+    return model
 
 
 def _document_reader(model: SparseEncoder) -> InputModule:

@@ -13,20 +13,24 @@ from __future__ import annotations
 import copy
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
+from mmembed.adapters import build_adapted, given_adapter
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.hub import Checkpoint, find_checkpoint
 from mmembed.instructions import Prompts, is_symmetric, known_tasks
-from mmembed.loading import fingerprint, pick_device, pick_dtype, weights_checksum
+from mmembed.loading import fingerprint
 from mmembed.presets import Preset, preset_of_model
 from mmembed.registry import EncoderName
 from mmembed.sentence_models import (
     PlainText,
+    check_finite,
     check_weights,
     in_smaller_batches,
     matryoshka_dim,
@@ -51,6 +55,7 @@ _UNUSED_TOWERS = {"embedding_gemma2": {"audio_config": None}}
 """Parts of a config to leave away by model type: no sounds are encoded here."""
 
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 4, 16
+_GPU_DTYPE = "bfloat16"  # Gemma overflows in float16
 
 
 class MultimodalEncoder:
@@ -117,7 +122,7 @@ class MultimodalEncoder:
                 normalize_embeddings=True,
                 show_progress_bar=False,
             )
-            return np.asarray(vectors, dtype=np.float32)
+            return check_finite(np.asarray(vectors, dtype=np.float32), self.spec.name, self.dtype)
 
         full = in_smaller_batches(run, self.batch_size, name=f"encoder {self.spec.name}")
         return truncate(full, dim)  # renormalised: half precision leaves norms off by 1e-3
@@ -156,6 +161,7 @@ def load(
     revision: str | None = None,
     dim: str | None = None,
     max_pixels: str | None = None,
+    adapter: str | None = None,
 ) -> MultimodalEncoder:
     """Load `vlm:MODEL`, a hub id or a folder with a modules.json.
 
@@ -163,6 +169,7 @@ def load(
         revision: of the hub's repository; a known model has its own.
         dim: fewer dimensions, for a model that is known to be Matryoshka.
         max_pixels: of a picture, which is made smaller above.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
 
     Raises:
         EncoderLoadError: not there, incomplete, or a model that does not read both texts and pictures.
@@ -170,9 +177,10 @@ def load(
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     preset = preset_of_model(checkpoint.model)
-    name = name.with_model(checkpoint.model)
+    adapted = given_adapter(name, checkpoint, adapter)
+    name = adapted.name
     config = _check_kind(checkpoint)
-    model = _load_model(checkpoint, run, config)
+    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
     _limit_pixels(name, model, config, max_pixels)
     lead = Lead(str(name), model, preset)
     full = model.get_embedding_dimension()
@@ -180,7 +188,7 @@ def load(
         raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
     width = matryoshka_dim(str(name), dim, full, preset)
     ingredients = {
-        "weights": weights_checksum(checkpoint.weight_files("modules.json")),
+        **adapted.ingredients(checkpoint.weight_files("modules.json")),
         "dim": width,
         "modules": module_settings(model),
         "prompts": lead.prompts.roles,
@@ -223,15 +231,16 @@ def _check_kind(checkpoint: Checkpoint) -> dict[str, Any]:
     return config
 
 
-def _load_model(checkpoint: Checkpoint, run: LoadOptions, config: Mapping[str, Any]) -> SentenceTransformer:
-    device = pick_device(run.device)
+def _load_model(
+    checkpoint: Checkpoint, run: LoadOptions, config: Mapping[str, Any], device: str, dtype: torch.dtype
+) -> SentenceTransformer:
     with checkpoint.loading():
         model = SentenceTransformer(
             checkpoint.model,
             revision=checkpoint.revision,
-            device=str(device),
+            device=device,
             trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": pick_dtype(run.dtype, device, on_gpu="bfloat16")},  # Gemma overflows in float16
+            model_kwargs={"dtype": dtype},
             config_kwargs=dict(_UNUSED_TOWERS.get(str(config.get("model_type")), {})),
         )
     if not (model.supports("text") and model.supports("image")):
@@ -241,7 +250,7 @@ def _load_model(checkpoint: Checkpoint, run: LoadOptions, config: Mapping[str, A
             f"sentence:{checkpoint.model}"
         )
     check_weights(model, checkpoint)
-    return model.eval()
+    return model
 
 
 def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping[str, Any], most: str | None) -> None:

@@ -11,6 +11,7 @@ Options: `revision=COMMIT`, `max_length=` tokens of a query and a candidate toge
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ import torch
 from PIL import Image
 from sentence_transformers import CrossEncoder
 
+from mmembed.adapters import build_adapted, given_adapter
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.hub import Checkpoint, find_checkpoint
-from mmembed.loading import pick_device, pick_dtype
 from mmembed.registry import EncoderName
 from mmembed.sentence_models import PlainText, check_weights, in_smaller_batches, read_layout, to_readable, whole_number
 from mmembed.types import LoadOptions, Modality
@@ -78,38 +79,51 @@ class CrossEncoderReranker:
 
 
 def load(
-    name: EncoderName, run: LoadOptions, *, revision: str | None = None, max_length: str | None = None
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    max_length: str | None = None,
+    adapter: str | None = None,
 ) -> CrossEncoderReranker:
     """Load `cross-encoder:MODEL`, a hub id or a folder.
 
     Args:
         revision: of the hub's repository; without it the latest.
         max_length: tokens of a query and a candidate together, special ones included; the longer is cut first.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
 
     Raises:
         EncoderLoadError: not there, incomplete, or no model that gives a pair one score.
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
-    name = name.with_model(checkpoint.model)
+    adapted = given_adapter(name, checkpoint, adapter)
+    name = adapted.name
     tokens = whole_number(str(name), "max_length", max_length, least=8)
     _check_kind(checkpoint)
-    device = pick_device(run.device)
-    with checkpoint.loading():
-        model = CrossEncoder(
-            checkpoint.model,
-            revision=checkpoint.revision,
-            device=str(device),
-            trust_remote_code=run.trust_remote_code,
-            max_length=tokens,
-            model_kwargs={"dtype": pick_dtype(run.dtype, device, on_gpu="bfloat16")},
-        )
-    check_weights(model, checkpoint)
+    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run, tokens), on_gpu="bfloat16")
     if model.num_labels != 1:
         raise EncoderLoadError(
             f"{checkpoint.model} gives a pair {model.num_labels} scores, not 1: it sorts pairs into classes, so name a "
             f"reranker, such as {_EXAMPLE}"
         )
     return CrossEncoderReranker(str(name), model.eval(), run)
+
+
+def _load_model(
+    checkpoint: Checkpoint, run: LoadOptions, tokens: int | None, device: str, dtype: torch.dtype
+) -> CrossEncoder:
+    with checkpoint.loading():
+        model: CrossEncoder = CrossEncoder(
+            checkpoint.model,
+            revision=checkpoint.revision,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+            max_length=tokens,
+            model_kwargs={"dtype": dtype},
+        )
+    check_weights(model, checkpoint)
+    return model
 
 
 def _check_kind(checkpoint: Checkpoint) -> None:
