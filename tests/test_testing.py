@@ -529,7 +529,7 @@ FAULTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("no texts", Mangled(lambda rows: rows if len(rows) else []), {}, "a list of 0"),
     ("odd texts", ForgetsTheEmpty(), {}, "the empty text as a query: a vector has the norm 0"),
     ("odd texts", RefusesSurrogates(), {}, "a lone surrogate as a query: encode_text raised UnicodeEncodeError"),
-    ("text batches", PadsToTheLongest(), {}, "among "),
+    ("text batches", PadsToTheLongest(), {}, "beside a text of other length"),
     ("text batches", DiscardsLoneTexts(), {}, "another shape"),
     ("truncation", ReadsOn(), {}, "20 tokens and more"),
     ("truncation", RefusesLongTexts(), {}, "RuntimeError: index out of range"),
@@ -633,6 +633,15 @@ def test_siglip_in_sentence_transformers_depends_on_its_batch_mates(tmp_path: Pa
     assert [check.name for check in report.faults] == ["text batches", "against"]
     assert "a cosine of 0." in report.faults[0].found
     assert check_encoder(own).ok
+
+
+def test_a_dynamic_padding_is_found_where_long_texts_cannot_be_read(tmp_path: Path) -> None:
+    """Where the library raises on long texts instead of cutting them, that short ones change each other is told."""
+    model = SentenceTransformer(str(siglip2_folder(tmp_path / "siglip")), device="cpu")
+    report = check_encoder(wrap(lambda texts: model.encode(texts, normalize_embeddings=True)))
+    assert "Sequence length must be less than" in found(report, "text form").found
+    assert found(report, "text batches").outcome == "fault"
+    assert "a cosine of 0." in found(report, "text batches").found
 
 
 def test_e5_mistral_in_sentence_transformers_loses_its_closing_token(tmp_path: Path) -> None:

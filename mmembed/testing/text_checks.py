@@ -61,6 +61,11 @@ def odd_texts(subject: Subject) -> str:
 
 
 def batch_invariance(subject: Subject) -> str:
+    short = TEXTS[:2]  # first, so that one that cannot read the longer texts is told of this too
+    for role in subject.roles:
+        alone = [subject.texts([text], role=role)[0] for text in short]
+        names = [f"{role} {text!r} beside a text of other length" for text in short]
+        subject.equal(_side_by_side(names, alone, subject.texts(short, role=role)))
     return subject.equal(pair for role in subject.roles for pair in _alone_and_together(subject, role))
 
 
