@@ -28,6 +28,7 @@ from mmembed.errors import (
     EncoderLoadError,
     MissingDependency,
     MmembedError,
+    SettingsError,
     UnknownEncoder,
 )
 from mmembed.presets import PRESETS, Preset, preset_of_model
@@ -228,8 +229,13 @@ def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
     known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for option in name.options:
         if option not in known:
-            has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
             bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
+            if option == "dim":
+                raise SettingsError(
+                    f"encoder {bare!r} was asked for fewer dimensions, but models of family {name.family!r} were not "
+                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= away"
+                )
+            has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
             raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")
 
 

@@ -15,6 +15,7 @@ from mmembed.errors import (
     EncoderError,
     EncoderLoadError,
     MissingDependency,
+    SettingsError,
     UnknownEncoder,
 )
 from mmembed.presets import PRESETS
@@ -99,7 +100,14 @@ def test_unknown_options_list_the_known() -> None:
     with pytest.raises(EncoderError, match="option 'dims': family 'fake' has the options dim"):
         load_encoder("fake?dims=3")
     with pytest.raises(EncoderError, match="family 'tiny' has no options"):
-        load_encoder("tiny?dim=3")
+        load_encoder("tiny?side=3")
+
+
+@pytest.mark.parametrize("name", ["tiny", "siglip2-b32", "clip:openai/clip-vit-base-patch32", "siglip2-so400m", "bm25"])
+def test_fewer_dimensions_of_a_family_without_are_refused(name: str) -> None:
+    """CLIP and SigLIP were not trained for it: said so, and before anything is looked for."""
+    with pytest.raises(SettingsError, match=r"were not trained so that their first ones stand alone \(Matryoshka\)"):
+        load_encoder(f"{name}?dim=128")
 
 
 def test_listing_imports_no_plugin(tmp_path: Path) -> None:
