@@ -68,7 +68,8 @@ def load_tokens(
 ) -> Tokens:
     """Load the tokenizer of `checkpoint`, measure its frame and hold it against what the model was trained on.
 
-    Text that spells a special token (`</s>`) is read as text.
+    Text that spells a special token (`</s>`) is read as text, but for a Unigram tokenizer (XLM-RoBERTa's), whose
+    vocabulary has it as a piece.
 
     Args:
         flags: passed to the tokenizer, such as add_eos_token.
