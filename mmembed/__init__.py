@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmembed.ingest import IngestReport, ingest_documents, ingest_images
     from mmembed.registry import families, load_encoder, load_reranker
     from mmembed.retrieval import search
+    from mmembed.retrieval.several import search_several
     from mmembed.stores import open_store
     from mmembed.types import (
         Contract,
@@ -57,6 +58,7 @@ _HOME = {
     "load_reranker": "registry",
     "open_store": "stores",
     "search": "retrieval",
+    "search_several": "retrieval.several",
 }
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "load_reranker",
     "open_store",
     "search",
+    "search_several",
 ]
 
 

@@ -15,13 +15,22 @@ MmembedError
 │   ├── ImageTooLarge
 │   ├── UnreadableDocument
 │   ├── UnreadableSource      a path, folder or manifest that cannot be read
+│   ├── ForbiddenUrl          an address that pictures are not fetched from
 │   └── InvalidQuery          a search that asks for nothing, or for what the collection cannot answer
 ├── StoreError
 │   ├── StoreUnavailable      not reachable, gone half-way, or held by another process
 │   ├── StoreFull             no room on the disk for the next batch
 │   ├── CollectionNotFound
+│   ├── PointNotFound
 │   ├── CollectionNotOurs     no contract: it is read, never written to
 │   └── CollectionMismatch    the vectors were made by another encoder
+├── ServiceError              the service turns a request away
+│   ├── InvalidRequest        malformed, of the wrong type, or with an option that there is not
+│   ├── Unauthorized          no key, or one that is not known
+│   ├── Forbidden             a key without the scope, or a page of another origin
+│   ├── RequestTooLarge       more bytes or inputs than are taken at once
+│   ├── RequestTimeout        the request did not arrive in time
+│   └── Overloaded            too much is waiting already: later it may be answered
 └── SettingsError             an option that makes no sense
 
 Each says in one sentence what was asked, what was found and what to do.
@@ -41,16 +50,25 @@ __all__ = [
     "EncoderLoadError",
     "EncoderRefused",
     "EncoderUnavailable",
+    "Forbidden",
+    "ForbiddenUrl",
     "ImageTooLarge",
     "InputError",
     "InvalidEmbedding",
     "InvalidQuery",
+    "InvalidRequest",
     "MissingDependency",
     "MmembedError",
+    "Overloaded",
+    "PointNotFound",
+    "RequestTimeout",
+    "RequestTooLarge",
+    "ServiceError",
     "SettingsError",
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
+    "Unauthorized",
     "UnknownEncoder",
     "UnreadableDocument",
     "UnreadableImage",
@@ -154,6 +172,10 @@ class UnreadableSource(InputError):
     """A path, folder or manifest that was named cannot be read."""
 
 
+class ForbiddenUrl(InputError):
+    """An address that the service does not fetch pictures from: not http, not public, or not answering as it must."""
+
+
 class InvalidQuery(InputError):
     """The search asks for nothing, or for something this collection cannot answer."""
 
@@ -185,6 +207,13 @@ class CollectionNotFound(StoreError):
         super().__init__(f"no collection {collection!r} in {store}: {advice}")
 
 
+class PointNotFound(StoreError):
+    """No such point in the collection."""
+
+    def __init__(self, collection: str, id: str) -> None:
+        super().__init__(f"collection {collection!r} has no point {id!r}")
+
+
 class CollectionNotOurs(StoreError):
     """The collection carries no contract: it is somebody else's and is only read."""
 
@@ -203,6 +232,38 @@ class CollectionMismatch(StoreError):
             f"vector {vector!r} of collection {collection!r} was made by {stored}, not by {given}, and their "
             f"scores would be noise: {advice or 'use the first, or another collection'}"
         )
+
+
+class ServiceError(MmembedError):
+    """The service turns a request away before it looks at what is asked."""
+
+
+class InvalidRequest(ServiceError):
+    """Malformed, of the wrong type, or with an option that there is not."""
+
+
+class Unauthorized(ServiceError):
+    """No key was sent, or one that is not known."""
+
+
+class Forbidden(ServiceError):
+    """A key without the scope that this needs, or a request of a web page of another origin."""
+
+
+class RequestTooLarge(ServiceError):
+    """More bytes or inputs than the service takes at once."""
+
+
+class RequestTimeout(ServiceError):
+    """The request did not arrive in time."""
+
+
+class Overloaded(ServiceError):
+    """Too much is waiting already; `retry_after_seconds` says when to try again."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
 
 
 class SettingsError(MmembedError):

@@ -178,13 +178,18 @@ def _where_from(family: str, installed: Collection[str]) -> str:
 
 
 def load_remembered(
-    collection: str, vector: str, contract: VectorContract, *, run: LoadOptions | None = None
+    collection: str,
+    vector: str,
+    contract: VectorContract,
+    *,
+    run: LoadOptions | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> Encoder:
-    """The encoder that made `vector` of `collection`, loaded once and kept.
+    """The encoder that made `vector` of `collection`: one of `encoders` if there are any, else loaded once and kept.
 
     Raises CollectionMismatch if what its name loads today has another fingerprint.
     """
-    encoder = _load_once(contract.encoder, run or LoadOptions())
+    encoder = _load_once(contract.encoder, run or LoadOptions()) if encoders is None else encoders[contract.encoder]
     check_fingerprint(collection, vector, contract, encoder)
     return encoder
 

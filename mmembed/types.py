@@ -23,6 +23,7 @@ Modality: TypeAlias = Literal["image", "text"]
 Kind: TypeAlias = Literal["dense", "sparse", "multi"]
 Distance: TypeAlias = Literal["cosine", "dot"]
 IndexType: TypeAlias = Literal["keyword", "integer", "float", "bool", "datetime"]
+FacetValue: TypeAlias = str | int | bool
 
 Payload: TypeAlias = dict[str, Any]
 DenseArray: TypeAlias = npt.NDArray[np.float32]
@@ -254,6 +255,10 @@ class Store(Protocol):
         """Further payload indexes; those that exist are left as they are."""
         ...
 
+    def indexes(self, collection: str) -> Mapping[str, IndexType]:
+        """The payload indexes there are, by key."""
+        ...
+
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write whole points, replacing those of the same id. On return they are stored."""
         ...
@@ -307,6 +312,15 @@ class Store(Protocol):
         ...
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int: ...
+
+    def facet(
+        self, collection: str, key: str, *, filter: Filter | None = None, limit: int = 10
+    ) -> list[tuple[FacetValue, int]]:
+        """The most frequent values of a payload key, each with its number of points; ties in the order of values.
+
+        Raises StoreError unless the key has an index of keywords, integers or bools.
+        """
+        ...
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Remove points; unknown ids are no error."""

@@ -139,6 +139,16 @@ class Service:
             next_page_offset=None if following is None else RestToGrpc.convert_extended_point_id(following),
         )
 
+    def facet(self, request: Any) -> Any:
+        found = self.local.facet(
+            request.collection_name,
+            request.key,
+            facet_filter=_filter(request),
+            limit=request.limit,
+            exact=request.exact,
+        )
+        return q.FacetResponse(hits=[RestToGrpc.convert_facet_value_hit(hit) for hit in found.hits])
+
     def count(self, request: Any) -> Any:
         counted = self.local.count(request.collection_name, count_filter=_filter(request), exact=request.exact)
         return q.CountResponse(result=RestToGrpc.convert_count_result(counted))
@@ -210,6 +220,7 @@ _POINTS = {
     "Get": "get",
     "Scroll": "scroll",
     "Count": "count",
+    "Facet": "facet",
     "Query": "query",
 }
 

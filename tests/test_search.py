@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from mmembed.errors import (
     InvalidQuery,
     MmembedError,
     StoreError,
+    UnknownEncoder,
     UnreadableImage,
     UnsupportedModality,
 )
@@ -638,6 +640,20 @@ def test_what_makes_no_sense_is_refused(store: Store, how: dict[str, Any], says:
     assert "\n" not in str(caught.value)
 
 
+def test_only_the_ratio_of_weights_counts(store: Store) -> None:
+    """Weights a million times, or the largest numbers there are, ask what their ratio asks."""
+    plain = search(store, "drawings", text="a bird", image=RED)
+    for weight in (1e-9, 1e6, 1.7e308):
+        same = search(store, "drawings", text="a bird", image=RED, weights={"text": weight, "image": weight})
+        assert [hit.id for hit in same] == [hit.id for hit in plain]
+
+
+def test_a_vector_beyond_float32_is_refused(store: Store) -> None:
+    """What overflows is infinity, which is no vector."""
+    with pytest.raises(InvalidQuery, match="NaN or infinity"):
+        search(store, "drawings", vector=[1e300] * 256)
+
+
 def test_words_cannot_be_subtracted_from_words_of_bm25(store: Store) -> None:
     """Sparse vectors are not mixed, nor given as lists, nor made of pictures."""
     with pytest.raises(InvalidQuery, match="cannot be mixed or subtracted"):
@@ -654,6 +670,13 @@ def test_a_bad_id(store: Store) -> None:
     """What cannot be an id of a point is said so."""
     with pytest.raises(StoreError, match="'abc' is not the id of a point"):
         search(store, "images", id="abc")
+
+
+@pytest.mark.parametrize("id", [str(2**64), "9" * 20, "\N{ARABIC-INDIC DIGIT THREE}", "\N{SUPERSCRIPT TWO}", ""])
+def test_a_number_that_is_no_id(store: Store, id: str) -> None:
+    """Numbers of points have 64 bits and ASCII digits."""
+    with pytest.raises(StoreError, match="is not the id of a point"):
+        search(store, "images", id=id)
 
 
 def test_an_unknown_collection(store: Store) -> None:
@@ -692,6 +715,56 @@ def test_another_encoder_is_refused(store: Store) -> None:
     with pytest.raises(CollectionMismatch, match=r"MiniLM.*, not by fake"):
         search(store, "texts", text="a", encoder=load_encoder("fake"))
     assert are_same(search(store, "images", text="a", encoder=load_encoder("fake")), search(store, "images", text="a"))
+
+
+# --- encoders that are already loaded -----------------------------------------------------------
+
+
+class Given(dict[str, Encoder]):
+    """Encoders by name; what is not there is an error of ours."""
+
+    def __missing__(self, name: str) -> Encoder:
+        raise UnknownEncoder(name, self)
+
+
+@pytest.mark.parametrize(
+    ("collection", "names", "how"),
+    [
+        ("images", ["fake"], {"text": "a river"}),
+        ("documents", ["fake", "bm25"], {"text": "copper lantern"}),
+        ("drawings", ["tiny"], {"text": "a bird", "minus": ["a hat"]}),
+        ("texts", ["minilm", "bm25"], {"text": "How do bees dance?"}),
+    ],
+)
+def test_encoders_that_are_given_are_the_ones_that_answer(
+    store: Store, collection: str, names: list[str], how: dict[str, Any]
+) -> None:
+    """Scores and probabilities are those of encoders loaded by name; each that is missing is asked for, not loaded."""
+    loaded = [load_encoder(name) for name in names]
+    given = Given({encoder.spec.name: encoder for encoder in loaded})
+    assert search(store, collection, encoders=given, **how) == search(store, collection, **how)
+    for name in list(given):
+        with pytest.raises(UnknownEncoder, match=re.escape(f"no encoder {name!r}")):
+            search(store, collection, encoders=Given({n: e for n, e in given.items() if n != name}), **how)
+
+
+def test_captions_are_encoded_by_the_encoders_that_are_given(memory: Store, tmp_path: Path) -> None:
+    """The three encoders of pictures with captions all come from the mapping."""
+    manifest = make_pictures(tmp_path / "pictures")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    manifest.write_text("\n".join(json.dumps({**row, "caption": WORDS[n % 12]}) for n, row in enumerate(rows)))
+    ingest_images(memory, "images", [manifest], encoder=load_encoder("fake"), caption_encoder=load_encoder("fake:two"))
+    given = Given({name: load_encoder(name) for name in ("fake", "fake:two", "bm25")})
+    assert search(memory, "images", text="river", encoders=given) == search(memory, "images", text="river")
+    for name in given:
+        with pytest.raises(UnknownEncoder, match=re.escape(f"no encoder {name!r}")):
+            search(memory, "images", text="river", encoders=Given({n: e for n, e in given.items() if n != name}))
+
+
+def test_an_encoder_that_is_given_must_be_the_one_that_made_the_vectors(store: Store) -> None:
+    """Its fingerprint is compared with the collection's, under whatever name it is given."""
+    with pytest.raises(CollectionMismatch, match="was made by fake, not by fake:other"):
+        search(store, "images", text="a", encoders={"fake": load_encoder("fake:other")})
 
 
 # --- collections of other people ----------------------------------------------------------------

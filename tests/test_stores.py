@@ -919,3 +919,65 @@ def test_contract_on_a_server_without_metadata(monkeypatch: pytest.MonkeyPatch) 
     create("photos", vectors_config=m.VectorParams(size=3, distance=m.Distance.DOT))
     assert store.contract("photos") is None
     store.close()
+
+
+# --- facets -------------------------------------------------------------------------------------
+
+
+def shelved(store: Store, name: str) -> None:
+    """Seven points: three of kind a, two of b and of c, one of which has both; the one without tags is not counted."""
+    store.create(name, CONTRACT, indexes=INDEXES)  # type: ignore[arg-type]
+    tags: list[Any] = ["b", "a", ["c", "b"], "a", "c", "a", None]
+    rows = [
+        Point(uid(n), {}, {"tag": tag, "n": n % 2, "seen": n < 2, "score": n / 2, "loose": "x"})
+        for n, tag in enumerate(tags)
+    ]
+    store.upsert(name, rows)
+
+
+def test_indexes_are_listed(store: Store, name: str) -> None:
+    """A collection tells its payload indexes and their types, those that were added later too."""
+    store.create(name, CONTRACT, indexes=INDEXES)  # type: ignore[arg-type]
+    assert store.indexes(name) == INDEXES
+    store.add_indexes(name, {"colour": "keyword", "tag": "keyword"})
+    assert store.indexes(name) == {**INDEXES, "colour": "keyword"}
+    store.drop(name)
+    with pytest.raises(CollectionNotFound, match=name):
+        store.indexes(name)
+    store.create(name, CONTRACT, indexes={"n": "integer"})
+    assert store.indexes(name) == {"n": "integer"}
+
+
+def test_facet(store: Store, name: str) -> None:
+    """Values are counted once a point, most frequent first, ties in their order, as many as asked for."""
+    shelved(store, name)
+    assert store.facet(name, "tag") == [("a", 3), ("b", 2), ("c", 2)]
+    assert store.facet(name, "tag", limit=2) == [("a", 3), ("b", 2)]
+    assert store.facet(name, "n") == [(0, 4), (1, 3)]
+    assert [(type(value), value, n) for value, n in store.facet(name, "seen")] == [(bool, False, 5), (bool, True, 2)]
+
+
+def test_facet_under_a_filter(store: Store, name: str) -> None:
+    """Only points that pass the filter are counted; where none does there are no values."""
+    shelved(store, name)
+    even = m.Filter(must=[m.FieldCondition(key="n", match=m.MatchValue(value=0))])
+    assert store.facet(name, "tag", filter=even) == [("b", 2), ("c", 2)]
+    none = m.Filter(must=[m.FieldCondition(key="n", match=m.MatchValue(value=9))])
+    assert store.facet(name, "tag", filter=none) == []
+
+
+@pytest.mark.parametrize(("key", "sentence"), [("loose", "has no index"), ("score", "an index of type float")])
+def test_facet_needs_an_index(store: Store, name: str, key: str, sentence: str) -> None:
+    """A key without an index of countable values is refused, and those that have one are named."""
+    shelved(store, name)
+    with pytest.raises(StoreError, match=f"{key!r}.*{sentence}.*n, seen, tag"):
+        store.facet(name, key)
+
+
+def test_facet_of_nothing(store: Store, name: str) -> None:
+    """A limit below one and a collection that is not there are refused."""
+    shelved(store, name)
+    with pytest.raises(InvalidQuery, match="at least 1"):
+        store.facet(name, "tag", limit=0)
+    with pytest.raises(CollectionNotFound):
+        store.facet(f"{name}-other", "tag")

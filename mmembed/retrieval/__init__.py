@@ -14,6 +14,7 @@ than four points in five have (captions, or one that was added and not yet made 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery
+from mmembed.registry import load_remembered
 from mmembed.retrieval.hits import (
     COMPETITORS,
     MAX_CANDIDATES,
@@ -62,6 +64,7 @@ def search(
     rerank: Reranker | None = None,
     candidates: int = 100,
     run: LoadOptions | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
 ) -> list[Hit]:
     """The `limit` best hits, best first.
 
@@ -86,6 +89,8 @@ def search(
             own. Pictures are read from their files again; one that cannot be comes after those that can.
         candidates: how many of each ranking `late` compares, and how many hits `rerank` reads.
         exact: compare with every vector instead of walking the search graph.
+        encoders: those that are already loaded, by the names that collections remember. Where it is given, nothing
+            is loaded: for a name that it lacks it raises what it likes, such as UnknownEncoder.
 
     Raises:
         InvalidQuery: nothing, or something contradictory, was asked.
@@ -102,7 +107,8 @@ def search(
     if rerank is not None:
         check_reranker(rerank, collection, contract, query, score_threshold)
     single = score_threshold is not None
-    asked = rankings_of(store, collection, contract, query, vector_name, encoder, run, single=single, late=late)
+    remembered = partial(load_remembered, run=run, encoders=encoders)
+    asked = rankings_of(store, collection, contract, query, vector_name, encoder, remembered, single=single, late=late)
     best_only = contract is not None and contract.kind == "documents" and not all_passages
     kept = filter if id is None else without_point(store, collection, id, filter, whole_document=best_only)
     wanted = limit + offset
@@ -116,7 +122,7 @@ def search(
     if asked.late is not None:
         hits = fetch_late(where, asked.rankings, asked.late, wanted, candidates=candidates)
         return hits[offset : offset + limit]
-    scale = scale_of(collection, contract, asked.rankings, query, encoder, run)
+    scale = scale_of(collection, contract, asked.rankings, query, encoder, remembered)
     if scale is None:
         hits = fetch(where, asked.rankings, wanted, score_threshold=score_threshold)
         return hits[offset : offset + limit]

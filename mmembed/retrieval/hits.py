@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from qdrant_client import models
 
-from mmembed.registry import load_remembered
 from mmembed.retrieval.query import Query
+from mmembed.retrieval.rankings import Remembered
 from mmembed.stores.points import point_id
-from mmembed.types import Contract, Encoder, Hit, Leg, LoadOptions, Ranking, Store
+from mmembed.types import Contract, Encoder, Hit, Leg, Ranking, Store
 
 __all__ = ["COMPETITORS", "MAX_CANDIDATES", "Scale", "Where", "fetch", "fetch_late", "followed"]
 __all__ += ["scale_of", "with_probabilities", "without_point"]
@@ -129,7 +129,7 @@ def scale_of(
     rankings: Sequence[Ranking],
     query: Query,
     encoder: Encoder | None,
-    run: LoadOptions | None,
+    remembered: Remembered,
 ) -> Scale | None:
     """The scale, where one text is compared with pictures or one picture with texts: what it was trained for."""
     if contract is None or len(rankings) > 1 or not isinstance(rankings[0], Leg):
@@ -140,7 +140,7 @@ def scale_of(
     one_sided = (query.text is None) != (query.image is None) and not query.minus
     if not crosses or not one_sided:
         return None
-    encoder = encoder or load_remembered(collection, name, vector, run=run)
+    encoder = encoder or remembered(collection, name, vector)
     return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
 
 

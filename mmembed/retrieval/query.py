@@ -107,7 +107,8 @@ def given_vector(
 ) -> DenseArray:
     """A vector as its user wrote it -> `(dim,)`, or `(windows, dim)` where the collection holds multivectors."""
     try:
-        array = np.asarray(vector, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinity, and is refused as such
+            array = np.asarray(vector, dtype=np.float32)
     except (TypeError, ValueError) as exc:
         raise InvalidQuery(f"the vector to search with is not a list of numbers ({exc})") from exc
     if not np.isfinite(array).all() or not array.any():
@@ -148,7 +149,8 @@ def encode_query(encoder: Encoder, query: Query) -> DenseArray | SparseVector:
         parts.append((-query.weight("minus"), row))
     if len(parts) == 1:
         return parts[0][1]
-    total = np.sum([weight * row for weight, row in parts], axis=0)
+    heaviest = max(abs(weight) for weight, _ in parts) or 1.0  # only their ratios count, and these do not overflow
+    total = np.sum([weight / heaviest * row for weight, row in parts], axis=0)
     if np.linalg.norm(total) < 1e-6:
         raise InvalidQuery("the parts of this query cancel out: change their weights")
     return l2_normalize(total)

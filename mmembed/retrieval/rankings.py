@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from qdrant_client import models
@@ -11,13 +12,16 @@ from qdrant_client import models
 from mmembed.errors import InvalidQuery
 from mmembed.joint import encode_texts
 from mmembed.presets import PRESETS
-from mmembed.registry import check_fingerprint, load_remembered
+from mmembed.registry import check_fingerprint
 from mmembed.retrieval.query import Query, encode_query, given_vector
-from mmembed.types import Contract, Encoder, Leg, LoadOptions, Ranking, Store
+from mmembed.types import Contract, Encoder, Leg, Ranking, Store, VectorContract
 
-__all__ = ["Asked", "rankings_of"]
+__all__ = ["Asked", "Remembered", "rankings_of"]
 
 _MOSTLY = 0.8
+
+Remembered: TypeAlias = Callable[[str, str, VectorContract], Encoder]
+"""Collection, vector and what is known of it -> the encoder that made it, as `load_remembered` finds it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def rankings_of(
     query: Query,
     vector_name: str | None,
     encoder: Encoder | None,
-    run: LoadOptions | None,
+    remembered: Remembered,
     *,
     single: bool,
     late: bool,
@@ -52,9 +56,9 @@ def rankings_of(
         return Asked([Leg(name, vector)])
     if query.id is not None:
         return Asked([_leg_of_point(store, collection, query.id, name)])
-    made_by = _encoder_of(collection, name, contract, encoder, run)
+    made_by = _encoder_of(collection, name, contract, encoder, remembered)
     if contract is not None and vector_name is None and not single and query.is_one_text:
-        return _of_one_text(store, collection, contract, query, made_by, run, late=late)
+        return _of_one_text(store, collection, contract, query, made_by, remembered, late=late)
     encoded = encode_query(made_by, query)
     if contract is not None and contract.vectors[name].kind == "multi" and made_by.spec.kind == "dense":
         encoded = np.atleast_2d(np.asarray(encoded))  # (dim,) -> one window, (1, dim)
@@ -67,7 +71,7 @@ def _of_one_text(
     contract: Contract,
     query: Query,
     made_by: Encoder,
-    run: LoadOptions | None,
+    remembered: Remembered,
     *,
     late: bool,
 ) -> Asked:
@@ -81,7 +85,7 @@ def _of_one_text(
         names += ["caption", "caption_bm25"]
     last = ["late"] if late and _mostly_has(store, collection, contract, "late") else []
     every = [*names, *last]
-    further = [load_remembered(collection, name, contract.vectors[name], run=run) for name in every[1:]]
+    further = [remembered(collection, name, contract.vectors[name]) for name in every[1:]]
     legs = _encode(query, [made_by, *further], every)
     return Asked(_rankings(contract, legs[: len(names)]), legs[-1] if last else None)
 
@@ -126,7 +130,7 @@ def _default_vector(contract: Contract | None, query: Query) -> str:
 
 
 def _encoder_of(
-    collection: str, name: str, contract: Contract | None, encoder: Encoder | None, run: LoadOptions | None
+    collection: str, name: str, contract: Contract | None, encoder: Encoder | None, remembered: Remembered
 ) -> Encoder:
     if contract is None:
         if encoder is None:
@@ -135,10 +139,10 @@ def _encoder_of(
                 f"vectors: name it with --encoder, and the vector with --using"
             )
         return encoder
-    remembered = contract.vectors[name]
+    vector = contract.vectors[name]
     if encoder is None:
-        return load_remembered(collection, name, remembered, run=run)
-    check_fingerprint(collection, name, remembered, encoder)
+        return remembered(collection, name, vector)
+    check_fingerprint(collection, name, vector, encoder)
     return encoder
 
 

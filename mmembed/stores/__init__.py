@@ -2,7 +2,8 @@
 
 open_store -> edge.py   -> edge_pipe.py => in a process of its own: edge_shard.py -> edge_folder.py -> edge_models.py
            -> qdrant.py -> qdrant_collections.py -> qdrant_calls.py, qdrant_models.py
-both       -> points.py (what may be written and asked), filters.py (when a search must be exact), contract.py
+both       -> points.py (what may be written and asked), filters.py (when a search must be exact), facets.py (what is
+              counted), contract.py
 """
 
 from __future__ import annotations

@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
 from mmembed.stores.contract import contract_from_json, contract_to_json, with_vector
 from mmembed.stores.edge_pipe import Hello, ShardPipe, open_pipe_to
+from mmembed.stores.facets import check_facet
 from mmembed.stores.filters import dump_filter
-from mmembed.stores.points import batches, canonical_ids, check_new, check_payload, check_points, check_search
-from mmembed.types import Contract, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
+from mmembed.stores.points import (
+    batches,
+    canonical_ids,
+    check_new,
+    check_payload,
+    check_points,
+    check_search,
+)
+from mmembed.types import Contract, FacetValue, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -94,6 +102,10 @@ class EdgeStore:
     def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         self._ours(collection)
         self._pipe.call("add_indexes", collection, dict(indexes))
+
+    def indexes(self, collection: str) -> Mapping[str, IndexType]:
+        found: dict[str, IndexType] = self._pipe.call("indexes", collection)
+        return found
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         for batch in batches(check_points(collection, self._ours(collection), points)):
@@ -175,6 +187,13 @@ class EdgeStore:
     def count(self, collection: str, *, filter: Filter | None = None) -> int:
         counted: int = self._pipe.call("count", collection, dump_filter(filter))
         return counted
+
+    def facet(
+        self, collection: str, key: str, *, filter: Filter | None = None, limit: int = 10
+    ) -> list[tuple[FacetValue, int]]:
+        check_facet(collection, key, self.indexes(collection), limit)
+        found: list[tuple[FacetValue, int]] = self._pipe.call("facet", collection, key, dump_filter(filter), limit)
+        return found
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         self._ours(collection)

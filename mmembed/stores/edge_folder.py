@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 from urllib.parse import unquote
 
 import qdrant_edge as edge
@@ -26,11 +26,12 @@ from mmembed.stores.contract import METADATA_KEY, Json
 from mmembed.stores.edge_files import directory_name, read_json, sync_directory, write_json
 from mmembed.stores.filters import is_compound, unindexed_fields
 from mmembed.stores.points import Search, point_id
-from mmembed.types import Payload, Point, Vector
+from mmembed.types import FacetValue, IndexType, Payload, Point, Vector
 
 __all__ = ["ShardFolder"]
 
 _NEW_SHARD_BYTES = 100 * 2**20  # an empty shard reserves two logs and a page of 32 MB each
+_INDEX_TYPES = get_args(IndexType)
 _FLUSH_BYTES = 64 * 2**20  # written since the last flush: bounds the log that is replayed after a kill
 
 
@@ -111,6 +112,10 @@ class ShardFolder:
         write_json(file, {**stored, "indexes": {**stored["indexes"], **new}, "late": late})
         opened.graph_indexes = self._graph_indexes(name, opened.shard)
 
+    def indexes(self, name: str) -> dict[str, str]:
+        """Payload key -> index type, of the types that we make."""
+        return {field: kind for field, kind in _index_types(self._shard(name).shard).items() if kind in _INDEX_TYPES}
+
     def upsert(self, name: str, points: list[Point]) -> None:
         built = [edge.Point(p.id, models.edge_vectors(p.vectors), p.payload) for p in points]
         self._write(name, edge.UpdateOperation.upsert_points(built), _bytes(points))
@@ -165,6 +170,12 @@ class ShardFolder:
         condition = models.edge_filter(filter) if filter is not None else None
         return self._shard(name).shard.count(edge.CountRequest(exact=True, filter=condition))
 
+    def facet(self, name: str, key: str, filter: Json | None, limit: int) -> list[tuple[FacetValue, int]]:
+        """(value, count), most frequent first, ties in the order of values."""
+        condition = models.edge_filter(filter) if filter is not None else None
+        request = edge.FacetRequest(key, limit=limit, exact=True, filter=condition)
+        return [(hit.value, hit.count) for hit in self._shard(name).shard.facet(request).hits]
+
     def drop(self, name: str) -> None:
         home = self._home(name)
         if name in self._open:
@@ -205,8 +216,7 @@ class ShardFolder:
     def _graph_indexes(self, name: str, shard: edge.EdgeShard) -> dict[str, str]:
         file = self._home(name) / "contract.json"
         late = read_json(file)["late"] if file.exists() else []
-        there = {field: str(index.data_type).rpartition(".")[2].lower() for field, index in _schema(shard).items()}
-        return {field: index_type for field, index_type in there.items() if field not in late}
+        return {field: index_type for field, index_type in _index_types(shard).items() if field not in late}
 
     def _write(self, name: str, operation: edge.UpdateOperation, size_bytes: int) -> None:
         opened = self._shard(name)
@@ -238,8 +248,9 @@ class ShardFolder:
             )
 
 
-def _schema(shard: edge.EdgeShard) -> dict[str, edge.PayloadIndexInfo]:
-    return shard.info().payload_schema
+def _index_types(shard: edge.EdgeShard) -> dict[str, str]:
+    schema = shard.info().payload_schema
+    return {field: str(index.data_type).rpartition(".")[2].lower() for field, index in schema.items()}
 
 
 def _create_index(shard: edge.EdgeShard, field: str, index_type: str) -> None:

@@ -230,7 +230,8 @@ def _uuid(id: str) -> str:
 
 def point_id(id: str) -> str | int:
     """An id as Qdrant wants it: a UUID, or the number that points of other people's collections may have."""
-    return int(id) if id.isdecimal() and len(id) <= len(str(2**64)) else _uuid(id)
+    is_number = id.isascii() and id.isdecimal() and len(id) <= len(str(2**64)) and int(id) < 2**64
+    return int(id) if is_number else _uuid(id)
 
 
 def canonical_ids(ids: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import platformdirs
 from qdrant_client import QdrantClient, models
 
 from mmembed.errors import InvalidQuery
+from mmembed.stores.facets import check_facet
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.stores.points import (
     Search,
@@ -26,7 +27,7 @@ from mmembed.stores.points import (
 from mmembed.stores.qdrant_calls import attempt
 from mmembed.stores.qdrant_collections import Collections
 from mmembed.stores.qdrant_models import plain_point, query_arguments, wire_vectors
-from mmembed.types import Contract, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
+from mmembed.types import Contract, FacetValue, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
 
 __all__ = ["QdrantStore", "open_memory", "open_server"]
 
@@ -108,6 +109,9 @@ class QdrantStore:
 
     def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         self._collections.add_indexes(collection, indexes)
+
+    def indexes(self, collection: str) -> Mapping[str, IndexType]:
+        return self._collections.indexes(collection)
 
     def drop(self, collection: str) -> None:
         self._collections.drop(collection)
@@ -248,3 +252,10 @@ class QdrantStore:
     def count(self, collection: str, *, filter: models.Filter | None = None) -> int:
         read = partial(self._client.count, collection, count_filter=filter, exact=True)
         return self._collections.ask(collection, read).count
+
+    def facet(
+        self, collection: str, key: str, *, filter: models.Filter | None = None, limit: int = 10
+    ) -> list[tuple[FacetValue, int]]:
+        check_facet(collection, key, self.indexes(collection), limit)
+        read = partial(self._client.facet, collection, key, facet_filter=filter, limit=limit, exact=True)
+        return [(hit.value, hit.count) for hit in self._collections.ask(collection, read).hits]

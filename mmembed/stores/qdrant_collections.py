@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast, get_args
 
 from qdrant_client import QdrantClient, models
 
@@ -52,6 +52,7 @@ class Collections:
         # Local mode is not safe for threads, not even for readers.
         self._lock: contextlib.AbstractContextManager[object] = threading.RLock() if local else contextlib.nullcontext()
         self._known: dict[str, Known] = {}
+        self._local_indexes: dict[str, dict[str, str]] = {}  # local mode has none, and forgets that they were asked for
         self._closed = False
 
     def close(self) -> None:
@@ -85,6 +86,7 @@ class Collections:
         stored = (info.config.metadata or {}).get(METADATA_KEY)
         contract = contract_from_json(stored, collection) if stored else self._kept_contract(collection, info)
         indexes = {field: str(index.data_type.value) for field, index in info.payload_schema.items()}
+        indexes |= self._local_indexes.get(collection, {})
         known = Known(contract, indexes, time.monotonic())
         self._known[collection] = known
         return known
@@ -174,19 +176,26 @@ class Collections:
         known = self.look(collection).indexes
         self._make_indexes(collection, {field: kind for field, kind in indexes.items() if field not in known})
 
+    def indexes(self, collection: str) -> Mapping[str, IndexType]:
+        """See `Store.indexes`: as they are now. Other clients may have made some of other types."""
+        found = self.look(collection).indexes
+        return {field: cast(IndexType, kind) for field, kind in found.items() if kind in get_args(IndexType)}
+
     def drop(self, collection: str) -> None:
         self.ours(collection)
         if collection not in self.names():  # a server would delete nothing and say nothing
             raise StoreError(f"{collection!r} is an alias: drop the collection that it stands for")
         self.write(collection, partial(self._client.delete_collection, collection))
         self._known.pop(collection, None)
+        self._local_indexes.pop(collection, None)
         if CONTRACTS in self.names():
             doomed = models.PointIdsList(points=[_contract_id(collection)])
             self.write(CONTRACTS, partial(self._client.delete, CONTRACTS, doomed, wait=True))
 
     def _make_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
-        if self.local:
-            return  # it looks at every point anyway, and warns that it does
+        if self.local:  # it looks at every point anyway, and warns that it does
+            self._local_indexes.setdefault(collection, {}).update(indexes)
+            return
         for field, kind in indexes.items():
             schema = models.PayloadSchemaType(kind)
             self.write(collection, partial(self._client.create_payload_index, collection, field, schema, wait=True))
