@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -36,12 +37,13 @@ _READERS = {  # suffix -> module of this package, imported with its library when
 DOCUMENT_SUFFIXES = frozenset(_READERS)
 
 
-def read_document(path: Path, *, uri: str, pictures: bool = True) -> Document:
+def read_document(path: Path, *, uri: str, pictures: bool = True, linked: bool = True) -> Document:
     """One file -> its text in sections, and the pictures in it with their alt texts as captions.
 
     The format is that of the suffix. Pictures are those embedded and those that Markdown and
     HTML name on this machine; those on the web are left out, those that are not there are in
-    `problems`. Text files are UTF-8, or UTF-16 and UTF-32 with a byte order mark, or else what
+    `problems`. Without `linked`, no other file is looked at: what a stranger's document names is not his to show.
+    Text files are UTF-8, or UTF-16 and UTF-32 with a byte order mark, or else what
     `mmembed.documents.plain.decode` says.
 
     Raises:
@@ -54,9 +56,20 @@ def read_document(path: Path, *, uri: str, pictures: bool = True) -> Document:
     read: Callable[[Path, str, bool], Document] = import_module(f"mmembed.documents.{reader}").read
     try:
         document = read(path, uri, pictures)
+        if not linked:
+            document = _without_links(document)
     except OSError as exc:
         raise UnreadableDocument(f"{uri}: cannot be read ({exc.strerror or exc})") from exc
     if not document.sections:
         advice = "run OCR over it first, if it was scanned" if reader == "pdf" else "it is empty"
         raise UnreadableDocument(f"{uri}: holds no text: {advice}")
     return document
+
+
+def _without_links(document: Document) -> Document:
+    held = f"{document.uri}#"
+    return replace(
+        document,
+        pictures=tuple(picture for picture in document.pictures if picture.path is None),
+        problems=tuple(problem for problem in document.problems if problem.uri.startswith(held)),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ _OPTIONS = {
 }
 _MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
+_PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a
 _MAX_KEYWORD = 256  # longer strings are texts, not keywords
 
 
@@ -94,12 +96,18 @@ class PayloadIndexes:
         self._store = store
         self._collection = collection
         self._seen = {*INDEXES["text"]}
+        self._asked = False
 
     def cover(self, payloads: Iterable[Payload]) -> None:
         wanted: dict[str, IndexType] = {}
+        if not self._asked:  # those of earlier runs count too: a server's memory is not without end
+            self._seen |= self._store.indexes(self._collection).keys()
+            self._asked = True
         for payload in payloads:
             for key, value in payload.items():
-                if key not in self._seen and len(self._seen) < _MAX_INDEXES and (kind := _index_type(value)):
+                if key in self._seen or len(self._seen) >= _MAX_INDEXES or not _PLAIN_KEY.fullmatch(key):
+                    continue
+                if kind := _index_type(value):
                     wanted[key] = kind
                     self._seen.add(key)
         if wanted:

@@ -20,7 +20,7 @@ from mmembed.ingest.targets import DocumentTarget
 from mmembed.sources import scan
 from mmembed.types import Encoder, Failure, Item, LoadOptions, Point, Store
 
-__all__ = ["ingest_documents"]
+__all__ = ["ingest_documents", "write_documents"]
 
 _PASSAGES_A_BATCH = 128
 _PASSAGES_AN_UPSERT = 256
@@ -89,7 +89,7 @@ def ingest_documents(
         sparse_encoder=sparse_encoder,
         late_encoder=late_encoder,
     )
-    for _ in _write_documents(target, chain(first, items), report, workers=workers):
+    for _ in write_documents(target, chain(first, items), report, workers=workers):
         report.seconds = time.perf_counter() - started
         if on_progress is not None:
             on_progress(report)
@@ -105,9 +105,10 @@ def ingest_documents(
     return report
 
 
-def _write_documents(
-    target: DocumentTarget, items: Iterable[Item | Failure], report: IngestReport, *, workers: int | None
+def write_documents(
+    target: DocumentTarget, items: Iterable[Item | Failure], report: IngestReport, *, workers: int | None = None
 ) -> Iterator[IngestReport]:
+    """Plan, read, cut, encode and store; yields `report` after each batch."""
     workers = workers or min(4, os.cpu_count() or 1)
     seen_pictures: set[str] = set()
     bare = documents_of_bare_pictures(target)
@@ -118,7 +119,12 @@ def _write_documents(
     def read(planned: Planned) -> Read:
         if planned.item.path is None or (planned.action == "refresh" and not wants_pictures(planned)):
             return Read(planned, None, [])
-        document = read_document(planned.item.path, uri=planned.item.uri, pictures=target.pictures_into is not None)
+        document = read_document(
+            planned.item.path,
+            uri=planned.item.uri,
+            pictures=target.pictures_into is not None,
+            linked=target.linked_pictures,
+        )
         return Read(planned, document, target.cut(document) if planned.action == "read" else [])
 
     def work() -> Iterator[Planned]:

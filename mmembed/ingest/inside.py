@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from qdrant_client import models
 
 from mmembed.documents import Document, EmbeddedPicture
-from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
+from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest.images import write_pictures
 from mmembed.ingest.plan import Planned
 from mmembed.ingest.report import IngestReport
@@ -72,5 +72,5 @@ def write_pictures_of(target: DocumentTarget, items: Sequence[Item], seen: set[s
     seen.update(item.uri for item in new)
     if new:
         images = target.image_target(target.pictures_into)
-        for _ in write_pictures(images, reversed(new), report.pictures, max_pixels=MAX_PIXELS):
+        for _ in write_pictures(images, reversed(new), report.pictures, max_pixels=target.max_pixels):
             pass

@@ -10,6 +10,7 @@ from qdrant_client import models
 
 from mmembed.documents import Document, Passage, cut_passages, windows
 from mmembed.errors import StoreError, UnsupportedModality
+from mmembed.images import MAX_PIXELS
 from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
 from mmembed.ingest.plan import batched
 from mmembed.ingest.thumbnails import remove_thumbnails
@@ -43,9 +44,11 @@ class ImageTarget:
         run: LoadOptions | None = None,
         default_caption_encoder: Encoder | None = None,
         late_encoder: Encoder | None = None,
+        encoders: Mapping[str, Encoder] | None = None,
     ) -> None:
+        """`encoders`: those that may be used, by the name that a collection remembers; None: load what it names."""
         _require(encoder, "image", "dense", "image")
-        self.late = late_encoder or _remembered(store, collection, "late", run)
+        self.late = late_encoder or _remembered(store, collection, "late", run, encoders)
         if self.late is not None:
             _require(self.late, "late", "multi", "image")
         self.store = store
@@ -56,15 +59,16 @@ class ImageTarget:
         self._default_caption_encoder = default_caption_encoder
         self._bm25: Encoder | None = None
         self._run = run or LoadOptions()
+        self._encoders = encoders
         self.indexes = PayloadIndexes(store, collection)
-        encoders = {"image": (encoder, vector_contract(encoder, "image"))}
+        makers = {"image": (encoder, vector_contract(encoder, "image"))}
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
             self._bm25 = load_encoder("bm25")
-            encoders["caption"] = (caption_encoder, vector_contract(caption_encoder, "text"))
-            encoders["caption_bm25"] = (self._bm25, vector_contract(self._bm25, "text"))
+            makers["caption"] = (caption_encoder, vector_contract(caption_encoder, "text"))
+            makers["caption_bm25"] = (self._bm25, vector_contract(self._bm25, "text"))
         if self.late is not None:
-            encoders["late"] = (self.late, vector_contract(self.late, "image"))
-        prepare_collection(store, collection, "images", encoders, shards=shards, replicas=replicas)
+            makers["late"] = (self.late, vector_contract(self.late, "image"))
+        prepare_collection(store, collection, "images", makers, shards=shards, replicas=replicas)
 
     @property
     def vectors(self) -> list[str]:
@@ -86,23 +90,20 @@ class ImageTarget:
         return [{"caption": row, "caption_bm25": word} for row, word in zip(rows, words, strict=True)]
 
     def _caption_encoders(self) -> tuple[Encoder, Encoder]:
-        if self._bm25 is None:
-            contract = self.store.contract(self.collection)
-            remembered = contract.vectors.get("caption") if contract else None
-            if self._caption_encoder is None and remembered is not None:
-                self._caption_encoder = load_remembered(self.collection, "caption", remembered, run=self._run)
-            elif self._caption_encoder is None:
-                self._caption_encoder = self._default_caption_encoder or load_encoder(
-                    "minilm", device=self._run.device, dtype=self._run.dtype
-                )
-            self._bm25 = load_encoder("bm25")
+        if self._bm25 is None or self._caption_encoder is None:
+            dense = self._caption_encoder or _remembered(
+                self.store, self.collection, "caption", self._run, self._encoders
+            )
+            dense = dense or self._default_caption_encoder
+            dense = dense or load_encoder("minilm", device=self._run.device, dtype=self._run.dtype)
+            bm25 = load_encoder("bm25")
             encoders = {
                 "image": (self.encoder, vector_contract(self.encoder, "image")),
-                "caption": (self._caption_encoder, vector_contract(self._caption_encoder, "text")),
-                "caption_bm25": (self._bm25, vector_contract(self._bm25, "text")),
+                "caption": (dense, vector_contract(dense, "text")),
+                "caption_bm25": (bm25, vector_contract(bm25, "text")),
             }
             prepare_collection(self.store, self.collection, "images", encoders)
-        assert self._caption_encoder is not None
+            self._caption_encoder, self._bm25 = dense, bm25
         return self._caption_encoder, self._bm25
 
 
@@ -123,7 +124,13 @@ class DocumentTarget:
         run: LoadOptions | None,
         sparse_encoder: Encoder | None = None,
         late_encoder: Encoder | None = None,
+        encoders: Mapping[str, Encoder] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        linked_pictures: bool = True,
     ) -> None:
+        """See `ingest_documents`. `encoders`: as of an ImageTarget; `max_pixels`: of a picture in a document;
+        `linked_pictures`: read the picture files that a document names, beside those that it holds.
+        """
         _require(encoder, "text", "dense", "text")
         self.store = store
         self.collection = collection
@@ -135,17 +142,20 @@ class DocumentTarget:
             "late": (late_encoder, "multi"),
         }
         for name, (given, kind) in optional.items():
-            made_by = given or _remembered(store, collection, name, run)
+            made_by = given or _remembered(store, collection, name, run, encoders)
             if made_by is not None:
                 _require(made_by, name, kind, "text")
                 made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
                 self.by_passage[name] = made_by
-        picture_encoder = _remembered(store, pictures_into or "images", "image", run)
+        picture_encoder = _remembered(store, pictures_into or "images", "image", run, encoders)
         self.cross = cross_encoder or picture_encoder or load_encoder("tiny")
         self.pictures_into = pictures_into
         self.images: ImageTarget | None = None  # until there is a picture, or the collection is there
         self._picture_encoder = picture_encoder or self.cross
         self._run = run
+        self._encoders = encoders
+        self.max_pixels = max_pixels
+        self.linked_pictures = linked_pictures
         if pictures_into is not None:
             _require(self._picture_encoder, "image", "dense", "image")
         if pictures_into is not None and pictures_into in store.collections():
@@ -173,6 +183,7 @@ class DocumentTarget:
                 roots=self.roots,
                 run=self._run,
                 default_caption_encoder=self.encoder,
+                encoders=self._encoders,
             )
         return self.images
 
@@ -218,12 +229,18 @@ class DocumentTarget:
             remove_thumbnails(self.store, self.images.collection, inside)
 
 
-def _remembered(store: Store, collection: str, vector: str, run: LoadOptions | None) -> Encoder | None:
+def _remembered(
+    store: Store,
+    collection: str,
+    vector: str,
+    run: LoadOptions | None,
+    encoders: Mapping[str, Encoder] | None,
+) -> Encoder | None:
     """The encoder that a collection of ours remembers for this vector, if it is there and has one."""
     contract = store.contract(collection) if collection in store.collections() else None
     if contract is None or vector not in contract.vectors:
         return None
-    return load_remembered(collection, vector, contract.vectors[vector], run=run)
+    return load_remembered(collection, vector, contract.vectors[vector], run=run, encoders=encoders)
 
 
 def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:

@@ -19,7 +19,9 @@ def thumbnail_path(store: Store, collection: str, id: str) -> Path | None:
     """Where the thumbnail of a point lies, whether or not it is there; None: this store keeps none."""
     if store.folder is None:
         return None
-    return store.folder / "thumbnails" / quote(collection, safe="") / id[:2] / f"{id}.webp"
+    quoted = quote(collection, safe="")
+    quoted = "%2E" + quoted[1:] if quoted.startswith(".") else quoted  # ".." is no way out of the folder
+    return store.folder / "thumbnails" / quoted / id[:2] / f"{id}.webp"
 
 
 def write_thumbnail(path: Path, webp: bytes) -> None:
