@@ -97,3 +97,31 @@ def test_all_benches_run_from_one_command(tmp_path: Path) -> None:
     run("-m", "bench", "startup", "--json", str(tmp_path))
     assert (tmp_path / "startup.jsonl").read_text().count("\n") == 5
     assert "no bench nothing" in run("-m", "bench", "nothing", codes=(2,))
+
+
+def test_service_answers_what_is_sent_to_it(tmp_path: Path) -> None:
+    """Around the served store and encoder every good request is answered, and added latency has a level."""
+    options = ["--points", "200", "--calls", "5", "--rounds", "1", "--load", "300"]
+    measured = lines("service", "--part", "latency", "--part", "corrupt", *options, out=tmp_path / "out.jsonl")
+    assert measured["search by words, added at p50"]["level"] == "<= 3"
+    assert measured["embedding of a text, added at p50"]["served_ms"] > 0
+    lost = measured["good pictures among corrupt ones, not answered"]
+    assert (lost["value"], lost["requests"], lost["corrupt"]) == (0, 300, 3)
+    assert measured["corrupt pictures, answered otherwise than by 400"]["value"] == 0
+
+
+def test_service_is_held_against_the_encoder_itself(tmp_path: Path) -> None:
+    """Texts and pictures by 64 clients have a level of the encoder called directly."""
+    options = ["--architecture", "ViT-S-32-alt", "--inputs", "8", "--rounds", "1"]
+    measured = lines("service", "--part", "throughput", *options, out=tmp_path / "out.jsonl")
+    for what in ("texts", "JPEGs"):
+        assert measured[f"{what}, 64 clients over direct"]["level"] == ">= 0.9"
+        assert measured[f"{what}, 64 clients, failures"]["value"] == 0
+
+
+def test_service_watches_its_event_loop(tmp_path: Path) -> None:
+    """Beside an idle loop it is watched while the store opens, takes points and optimises."""
+    measured = lines("service", "--part", "loop", "--loop-points", "1200", out=tmp_path / "out.jsonl")
+    gaps = {what: line for what, line in measured.items() if what.startswith("longest gap")}
+    assert [line["level"] for line in gaps.values()] == [None, "<= 50", "<= 50", "<= 50"]
+    assert all(line["value"] >= 5 for line in gaps.values())

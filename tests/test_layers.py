@@ -14,11 +14,11 @@ FLOORS = [
     {"errors", "types", "vectors", "presets"},
     {
         *("registry", "loading", "hub", "adapters", "tokens", "instructions", "sentence_models", "joint", "remote"),
-        *("images", "documents", "sources"),
+        *("images", "documents", "sources", "settings"),
     },
     {"encoders", "rerankers", "stores"},
     {"ingest", "retrieval"},
-    {"demo", "testing"},
+    {"demo", "testing", "service"},
     {"cli"},
 ]
 GROUND_ORDER = ["errors", "types", "vectors", "presets"]  # the ground floor reads from left to right

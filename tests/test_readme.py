@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,37 @@ def test_an_encoder_is_verified(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(wrapped.replace(named, str(weights)), encoding="utf-8")
     for command, expected in commands("Is an encoder right?"):
         assert_matches(expected, run(tmp_path, command, {}))
+
+
+def test_the_service_answers_what_it_says(folder: Path) -> None:
+    """The first command of "As a service" serves, and each curl below it gets what is printed there."""
+    if not (folder / "demo.mm").exists():
+        pytest.skip("runs after the Python of the README, which was not selected")
+    (serve, listening), *curls = commands("As a service")
+    assert len(curls) == 3
+    command = [sys.executable, "-m", *shlex.split(serve), "--port", str(free_port())]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as served:
+        try:
+            assert served.stderr is not None
+            said = served.stderr.readline()
+            address = re.search(r"http://[\d.:]+", said)
+            assert address is not None, said
+            assert_matches(listening.replace("http://127.0.0.1:8600", address[0]), said)
+            for curl, expected in curls:
+                words = shlex.split(curl.replace("localhost:8600", address[0]))
+                done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+                assert_matches(expected, done.stdout + "\n")
+        finally:
+            served.terminate()
+            served.communicate()
+    assert served.returncode == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_a_reranker_reorders_what_was_found(folder: Path, tmp_path: Path) -> None:

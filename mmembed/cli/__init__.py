@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmembed import __version__
-from mmembed.cli import find, index, listing, verify
+from mmembed.cli import find, index, listing, serve, verify
 from mmembed.errors import MmembedError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(index.app, name="index")
 app.command("search")(find.search_command)
+app.command("serve")(serve.serve_command)
 app.command("collections")(listing.collections_command)
 app.command("delete")(listing.delete_command)
 app.command("drop")(listing.drop_command)

@@ -120,7 +120,7 @@ def _handler_of(standin: StandIn) -> type[BaseHTTPRequestHandler]:
             except ConnectionError:
                 self.close_connection = True  # whoever asked has given up waiting, which is what the pause is for
 
-        do_GET = do_POST  # noqa: N815
+        do_GET = do_PUT = do_POST  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing: what was asked stands in `StandIn.asked`."""

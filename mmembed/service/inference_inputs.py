@@ -1,0 +1,190 @@
+"""What Qdrant sends its inference back end, and each of its inputs as the texts and pictures to embed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmembed.errors import InvalidRequest
+from mmembed.service.fetching import shown
+from mmembed.service.pictures import is_address
+from mmembed.types import Role
+
+__all__ = ["ROLES", "Asked", "InferenceInput", "InferenceRequest", "Part", "described", "read_input"]
+
+ROLES: Mapping[str, Role] = {"update": "document", "search": "query"}
+_OPTIONS = ("dim", "mrl", "task", "role")
+_PICTURE_KEYS = ("image", "url", "base64")
+_SNIPPET = 60  # characters of an input in an error
+
+EXAMPLE: dict[str, Any] = {
+    "inputs": [
+        {"data": "a red car", "data_type": "text", "model": "tiny", "options": None},
+        {"data": "https://example.com/car.jpg", "data_type": "image", "model": "tiny", "options": {"dim": 128}},
+    ],
+    "inference": "update",
+    "token": None,
+}
+
+
+class InferenceInput(BaseModel):
+    """One thing to embed."""
+
+    model_config = ConfigDict(strict=True)  # other fields are those of a Qdrant to come
+    data: Any = Field(description="A text, a picture (address, data URI, base64), or an object with either or both.")
+    data_type: Literal["text", "image", "object"]
+    model: str = Field(min_length=1)
+    options: dict[str, Any] | None = Field(None, description="dim or mrl, task, role; null and {} are the same.")
+
+
+class InferenceRequest(BaseModel):
+    """The inputs of one request to Qdrant: each once, in any order, of any models."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [EXAMPLE]})
+    inputs: list[InferenceInput] = Field(min_length=1, fail_fast=True)
+    inference: Literal["update", "search"] = Field(description="update: documents; search: queries.")
+    token: str | None = Field(None, description="A key of the scope infer, where no header carries one.")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A text, or a picture as the request carries it."""
+
+    content: Any  # a string, or whatever was sent as a picture
+    is_picture: bool = False
+    weight: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """Equal for the same picture."""
+        return self.content if isinstance(self.content, str) else json.dumps(self.content, sort_keys=True)
+
+    @property
+    def text(self) -> str:
+        return str(self.content)
+
+    @property
+    def is_fetched(self) -> bool:
+        return self.is_picture and is_address(self.content)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input, read: its vector is that of its part, or the normalised weighted sum of its parts."""
+
+    model: str
+    parts: tuple[Part, ...]
+    role: Role
+    dim: int | None
+    task: str | None
+
+
+def read_input(given: InferenceInput, role: Role) -> Asked:
+    """Raises InvalidRequest for data of another type and for options that there are not."""
+    options = given.options or {}
+    if unknown := [key for key in options if key not in _OPTIONS]:
+        raise InvalidRequest(f"there is no option {unknown[0][:_SNIPPET]!r}: known are {', '.join(_OPTIONS)}")
+    dim, mrl = (_size(options, key) for key in ("dim", "mrl"))
+    if dim is not None and mrl is not None and dim != mrl:
+        raise InvalidRequest(f"options dim ({dim}) and mrl ({mrl}) are two names of the same size: give one")
+    task = options.get("task")
+    if task is not None and not (isinstance(task, str) and task):
+        raise InvalidRequest(f"option task is the name of a task, not {_snippet(task)}")
+    side = options.get("role")
+    if side not in (None, *ROLES.values()):
+        raise InvalidRequest(f"option role is 'query' or 'document', not {_snippet(side)}")
+    return Asked(given.model, _parts(given), side or role, mrl if dim is None else dim, task)
+
+
+def described(position: int, count: int, given: InferenceInput) -> str:
+    """An input for an error: "input 2 of 5 (counted from 0), text 'two parrots' for model 'minilm'".
+
+    Of a picture only what it is or its address.
+    """
+    kind, snippet = given.data_type, _snippet(given.data)
+    if kind == "image":
+        snippet = _picture_snippet(given.data)
+    elif isinstance(given.data, Mapping):
+        snippet = f"with {_keys(given.data)}"
+    model = given.model[:_SNIPPET]
+    return f"input {position} of {count} (counted from 0), {kind} {snippet} for model {model!r}"
+
+
+def _parts(given: InferenceInput) -> tuple[Part, ...]:
+    """A picture's content is looked at only when it is read."""
+    content = given.data
+    if given.data_type == "image":
+        return (Part(content, is_picture=True),)
+    if isinstance(content, str):
+        return (Part(content),)
+    if given.data_type == "text" or not isinstance(content, Mapping):
+        what = (
+            "a text is a string" if given.data_type == "text" else "an object is a string or has the key text or image"
+        )
+        raise InvalidRequest(f"{what}, not {_snippet(content)}")
+    pictures = [key for key in _PICTURE_KEYS if key in content]
+    if (unknown := set(content) - {"text", "weights", *_PICTURE_KEYS}) or len(pictures) > 1:
+        found = _keys(content) if not unknown else repr(min(unknown)[:_SNIPPET])
+        raise InvalidRequest(f"an object has the keys text, weights and one of {', '.join(_PICTURE_KEYS)}, not {found}")
+    weights = _weights(content)
+    parts = []
+    if "text" in content:
+        if not isinstance(text := content["text"], str):
+            raise InvalidRequest(f"text of an object is a string, not {_snippet(text)}")
+        parts.append(Part(text, weight=weights.get("text", 1.0)))
+    for key in pictures:
+        source = content[key] if key == "image" else {key: content[key]}
+        parts.append(Part(source, is_picture=True, weight=weights.get("image", 1.0)))
+    if not parts or (weights and len(parts) < 2):
+        raise InvalidRequest(
+            "weights are for both a text and an image" if parts else "an object has text, image or both"
+        )
+    return tuple(parts)
+
+
+def _weights(content: Mapping[str, Any]) -> dict[str, float]:
+    weights = content.get("weights")
+    if weights is None:
+        return {}
+    if not isinstance(weights, dict) or set(weights) - {"text", "image"}:
+        raise InvalidRequest(f"weights are {{'text': number, 'image': number}}, not {_snippet(weights)}")
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise InvalidRequest(f"the weight of {name} is a number, not {_snippet(weight)}")
+    return {name: float(weight) for name, weight in weights.items()}
+
+
+def _size(options: Mapping[str, Any], key: str) -> int | None:
+    """A whole positive number; 64.0 is one, since gRPC clients may send it so."""
+    size = options.get(key)
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, int | float) or size != size // 1 or size < 1:
+        raise InvalidRequest(f"option {key} is a positive whole number of dimensions, not {_snippet(size)}")
+    return int(size)
+
+
+def _snippet(content: object) -> str:
+    if isinstance(content, str):  # cut first: it may have megabytes
+        return repr(content) if len(content) <= _SNIPPET else repr(content[: _SNIPPET - 3] + "...")
+    if isinstance(content, Mapping):
+        return f"an object with {_keys(content)}"
+    return f"a list of {len(content)}" if isinstance(content, list) else json.dumps(content)[:_SNIPPET]
+
+
+def _picture_snippet(content: object) -> str:
+    source = content.get("url", content) if isinstance(content, Mapping) else content
+    if is_address(source):
+        return shown(str(source))
+    if not isinstance(source, str):
+        return _snippet(source)
+    return f"in a data URI {source[:20]!r}..." if source[:5].lower() == "data:" else f"{source[:20]!r}..."
+
+
+def _keys(content: Mapping[str, Any]) -> str:
+    return ", ".join(repr(key[:20]) for key in [*content][:5]) or "no keys"

@@ -1,0 +1,120 @@
+"""A search as a form: the JSON of the query in the field `query`, and pictures beside it as files.
+
+    curl -F image=@parrot.jpg -F 'query={"limit": 5}' http://localhost:8600/v1/search/images
+
+The form becomes the JSON request that it stands for, so that both are read by the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+
+from mmembed.errors import InvalidRequest
+
+__all__ = ["JsonOrForm", "Uploads", "form_of", "uploads_of"]
+
+_FIELDS = ("image", "minus_image", "query")
+_MAX_FILES = 33  # a picture, and those to subtract
+_MAX_QUERY_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """The pictures that came as files."""
+
+    image: bytes | None = None
+    minus: tuple[bytes, ...] = ()
+
+
+def uploads_of(request: Request) -> Uploads:
+    """What came with the request; nothing with one that is JSON."""
+    found: Uploads = getattr(request.state, "uploads", None) or Uploads()
+    return found
+
+
+class JsonOrForm(APIRoute):
+    """A route that takes its body as JSON, or as a form whose field `query` is that JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def read_and_answer(request: Request) -> Response:
+            if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                return await answer(request)
+            await _require_whole(request)
+            limits = {"max_files": _MAX_FILES, "max_fields": len(_FIELDS), "max_part_size": _MAX_QUERY_BYTES}
+            async with request.form(**limits) as form:
+                query = _query(form)
+                uploads = Uploads(
+                    await _image(form), tuple([await file.read() for file in _files(form, "minus_image")])
+                )
+            return await answer(_as_json(request, query, uploads))
+
+        return read_and_answer
+
+
+async def _require_whole(request: Request) -> None:
+    """Raise InvalidRequest for a form without its last boundary: the parser would leave out what it is half-way in."""
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary")
+    if boundary is None or b"--" + boundary + b"--" not in await request.body():
+        raise InvalidRequest("the form breaks off before its last boundary, or names none: send all of it")
+
+
+def _query(form: FormData) -> bytes:
+    """The JSON of the query. Raises InvalidRequest for a field that there is not, or of the wrong kind."""
+    for name in form:
+        if name not in _FIELDS:
+            raise InvalidRequest(f"the form has a field {name[:40]!r}: a search has {', '.join(_FIELDS)}")
+    given = form.getlist("query")
+    if len(given) > 1 or any(isinstance(query, UploadFile) for query in given):
+        raise InvalidRequest("the form's field 'query' is one text, the JSON of the query")
+    return str(given[0]).encode("utf-8", "surrogatepass") if given else b"{}"
+
+
+async def _image(form: FormData) -> bytes | None:
+    files = _files(form, "image")
+    if len(files) > 1:
+        raise InvalidRequest(f"the form has {len(files)} files 'image': one is searched with")
+    return await files[0].read() if files else None
+
+
+def _files(form: FormData, name: str) -> list[UploadFile]:
+    files = form.getlist(name)
+    if not all(isinstance(file, UploadFile) for file in files):
+        raise InvalidRequest(f"the form's field {name!r} is a file: send pictures as text within 'query'")
+    return [file for file in files if isinstance(file, UploadFile)]
+
+
+def _as_json(request: Request, query: bytes, uploads: Uploads) -> Request:
+    """The same request with the query as its body, and the uploads in its state."""
+    kept = [
+        (name, value) for name, value in request.scope["headers"] if name not in (b"content-type", b"content-length")
+    ]
+    headers = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(query)).encode())]
+    state = {**request.scope.get("state", {}), "uploads": uploads}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": query, "more_body": False}
+
+    return Request({**request.scope, "headers": headers, "state": state}, receive)
+
+
+def form_of(model: str) -> dict[str, Any]:
+    """The OpenAPI of the form, for `openapi_extra`; `model` is the name of the query's schema."""
+    binary = {"type": "string", "format": "binary"}
+    fields = {
+        "image": {**binary, "description": "The picture to search with."},
+        "minus_image": {"type": "array", "items": binary, "description": "Pictures to subtract."},
+        "query": {"$ref": f"#/components/schemas/{model}"},
+    }
+    schema = {"type": "object", "properties": fields, "additionalProperties": False}
+    encoding = {"query": {"contentType": "application/json"}}
+    return {"requestBody": {"content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}}
