@@ -13,6 +13,7 @@ from mmembed import errors
 from mmembed.cli import app
 from mmembed.instructions import is_symmetric, known_tasks
 from mmembed.presets import PRESETS, Preset
+from mmembed.settings import Settings
 
 TARGET = Path(__file__).with_name("reference.md")
 
@@ -72,6 +73,16 @@ def tasks() -> str:
     )
 
 
+def settings() -> str:
+    """Every field of Settings: its variable, its default and what it is."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        shown = "" if default in (None, (), False) else f"`{default}`"
+        rows.append(f"| `MMEMBED_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
 def tree() -> str:
     """The error tree as its module draws it, and a line for each class."""
     drawn = inspect.cleandoc(errors.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]
@@ -107,10 +118,19 @@ an error.
 
 ## Settings
 
+Of `mmembed serve`, each also a flag, which wins; a list is parted by white space. `MMEMBED_STORE` and
+`MMEMBED_QDRANT_API_KEY` are read by every command. The service refuses to start with a variable `MMEMBED_*` that is
+not in these tables.
+
+| variable | default | what |
+|---|---|---|
+{settings()}
+
+Of all commands:
+
 | variable | what |
 |---|---|
-| `MMEMBED_STORE` | the store, where `--store` is not given |
-| `MMEMBED_QDRANT_API_KEY` | the key of the Qdrant server, where `--api-key` is not given |
+| `MMEMBED_API_KEYS` | keys for model servers of your own, by host |
 | `MMEMBED_DEBUG` | set to 1, an unexpected fault shows its traceback |
 | `HF_HUB_OFFLINE` | set to 1, no model is looked for on the hub |
 
