@@ -3,14 +3,15 @@
 #   docker build -t mmembed:0.1.0 .
 #   docker run -p 8600:8600 -e MMEMBED_KEY=SECRET -v mmembed-data:/data -v mmembed-models:/models mmembed:0.1.0
 #
-# For an NVIDIA GPU: --build-arg TORCH_INDEX=https://pypi.org/simple, and docker run --gpus all.
+# torch comes as pip finds it: with CUDA, some 5 GB, which docker run --gpus all then uses. For a machine without a GPU
+# give the index that PyTorch publishes for that: --build-arg TORCH_OPTIONS='--index-url INDEX'.
 
 FROM python:3.12-slim AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_OPTIONS=""
 ARG EXTRAS=offline
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/mmembed
-RUN /opt/mmembed/bin/pip install --index-url "$TORCH_INDEX" 'torch>=2.8' torchvision
+RUN /opt/mmembed/bin/pip install $TORCH_OPTIONS 'torch>=2.8' torchvision
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY mmembed ./mmembed

@@ -93,7 +93,8 @@ def _port_when_ready(served: subprocess.Popen[bytes], log: Path) -> int:
         found = _LISTENS.search(log.read_text())
         if found and _is_ready(int(found[1])):
             return int(found[1])
-    raise RuntimeError(f"the service was not ready after {START_SECONDS:.0f} s: {log.read_text()[-2000:]}")
+    how = "was not ready in time" if served.returncode is None else f"ended with {served.returncode}"
+    raise RuntimeError(f"the service {how}: {log.read_text()[-2000:]}")
 
 
 def _is_ready(port: int) -> bool:

@@ -188,7 +188,7 @@ def corrupt(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
 
 def loop(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
     for gap in measure_gaps(folder, options.loop_points):
-        level = None if gap.during == "idle" else GAP_MS
+        level = GAP_MS if gap.during.endswith("searched") else None
         what = f"longest gap of a 5 ms ticker, {gap.during}"
         facts = {"points": options.loop_points, "computed_ms": round(gap.computed_ms, 1)}
         lines.add(what, gap.longest_ms, unit="ms", at_most=level, **facts)

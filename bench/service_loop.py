@@ -26,6 +26,7 @@ __all__ = ["measure_gaps"]
 TICK_SECONDS = 0.005
 BATCH = 1000
 SEARCHING = 4
+SETTLE_SECONDS = 1.0  # after the encoders are loaded, garbage is collected once
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Ticker:
 
 
 def measure_gaps(folder: Path, points: int) -> list[Gap]:
-    """An idle loop, and one whose store of so many points is opened, takes as many again and optimises."""
+    """An idle loop, and one whose store of so many points is loaded, takes as many again and optimises."""
     write_store(folder / "store", load_encoder("tiny", device="cpu"), points)
     return uvloop.run(_measure(folder / "store", points))
 
@@ -76,16 +77,18 @@ async def _measure(store: Path, points: int) -> list[Gap]:
     ticking = asyncio.create_task(ticker.run())
     settings = Settings(store=f"edge:{store}", port=0)
     found: list[Gap] = []
-    async with _running(settings):  # imports and loads what a process loads once
-        await asyncio.sleep(0.5)
-        ticker.take("start")
+    async with _running(settings):  # imports what a process imports once
+        await asyncio.sleep(SETTLE_SECONDS)
+        ticker.take("first start")
         await asyncio.sleep(2)
         found.append(ticker.take("idle"))
     ticker.take("stop")
     async with _running(settings) as (app, client):
+        await asyncio.sleep(SETTLE_SECONDS)
+        found.append(ticker.take("while the service starts again"))
         path, body = search_for("first")
         (await client.post(path, json=json.loads(body))).raise_for_status()
-        found.append(ticker.take("while the store is opened and first searched"))
+        found.append(ticker.take("while the store loads and is first searched"))
         rows = list(unit_rows(points, 256, seed=2))
         batches = [points_of(rows)[start : start + BATCH] for start in range(0, points, BATCH)]
         await asyncio.sleep(0.1)

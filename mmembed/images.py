@@ -28,6 +28,7 @@ __all__ = [
     "Picture",
     "load_image",
     "load_in_order",
+    "picture_size",
     "read_picture",
     "thumbnail_webp",
     "to_rgb",
@@ -102,6 +103,15 @@ def read_picture(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS
             upright = image._new(image.im)  # the same pixels without the file: copy() costs half as much as decoding
         upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
         return Picture(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
+
+
+def picture_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height as the head of the file has them, before anything is decoded or turned upright.
+
+    Raises ImageTooLarge and UnreadableImage as `read_picture` does.
+    """
+    with ExitStack() as stack:
+        return _open(source, uri, max_pixels, stack).size
 
 
 def _open(source: Path | bytes, uri: str, max_pixels: int, stack: ExitStack) -> ImageFile.ImageFile:

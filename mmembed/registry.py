@@ -40,6 +40,7 @@ __all__ = [
     "RERANKER_GROUP",
     "EncoderName",
     "check_fingerprint",
+    "check_name",
     "families",
     "load_encoder",
     "load_remembered",
@@ -100,6 +101,16 @@ def families(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
+def check_name(name: str) -> EncoderName:
+    """Parse a name without loading anything. Raises UnknownEncoder where no installed family would load it."""
+    parsed = parse_name(name)
+    installed = families()
+    if parsed.family not in installed:
+        known = installed if parsed.model else {*installed, *PRESETS}
+        raise UnknownEncoder(parsed.family if parsed.model else name, known, hint=_where_from(parsed.family, installed))
+    return parsed
+
+
 def load_encoder(
     name: str,
     *,
@@ -121,15 +132,11 @@ def load_encoder(
         EncoderLoadError: found, but not loadable as promised: by its preset, if it has one.
         MissingDependency: a package it needs is not installed.
     """
-    parsed = parse_name(name)
-    installed = families()
-    if parsed.family not in installed:
-        known = installed if parsed.model else {*installed, *PRESETS}
-        raise UnknownEncoder(parsed.family if parsed.model else name, known, hint=_where_from(parsed.family, installed))
+    parsed = check_name(name)
     preset = _preset_of(parsed)
     if preset is not None:
         check_loadable(preset, trust_remote_code=trust_remote_code)
-    load: Callable[..., Encoder] = _load_function(installed[parsed.family])
+    load: Callable[..., Encoder] = _load_function(families()[parsed.family])
     _check_options(parsed, load)
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
     encoder = load(parsed, run, **parsed.options)

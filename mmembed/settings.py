@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mmembed.errors import SettingsError
@@ -24,9 +25,14 @@ Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """What `mmembed serve` runs with. A flag wins over its variable; lists in variables are parted by white space."""
+    """What `mmembed serve` runs with. A flag wins over its variable; lists in variables are parted by white space.
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
+    An empty variable is none: what fills variables from a file or a secret sets those that are missing to nothing.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs keys.")
     port: int = Field(8600, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -114,6 +120,15 @@ def read_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:
-        first = exc.errors()[0]
-        where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-        raise SettingsError(f"{where}{first['msg'].removeprefix('Value error, ')}") from exc
+        raise SettingsError(_sentence(exc.errors()[0])) from exc
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """What pydantic found, with the value that was given unless it is a secret."""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"] or error["type"] == "value_error":
+        return f"{error['loc'][0]}: {message}" if error["loc"] else message
+    name = str(error["loc"][0])
+    field = Settings.model_fields.get(name)
+    given = f"{error['input']!r} " if field is not None and field.repr else ""
+    return f"{name}: {given}cannot be used, {message[:1].lower()}{message[1:]}"

@@ -309,6 +309,7 @@ def test_tokens_are_counted_by_model_as_asked(peer: Peer) -> None:
         (Ask({"text": "a", "weights": {"text": 1}}, "tiny", "object"), "weights are for both"),
         (Ask({"text": "a", "image": "b", "weights": {"txt": 1}}, "tiny", "object"), "weights are {'text': number"),
         (Ask({"text": "a", "image": "b", "weights": {"text": "1"}}, "tiny", "object"), "the weight of text is"),
+        (Ask({"text": "a", "image": "b", "weights": {"text": 10**400}}, "tiny", "object"), "is a finite number, not 1"),
         (Ask({"text": "a", "image": base64_of(png((1, 2, 3))), "weights": {"text": 0, "image": 0}}, "tiny", "object"),
          "its text and its image cancel out"),
         (Ask({"text": "a", "image": base64_of(png((1, 2, 3)))}, MULTI, "object"), "gives multi vectors"),

@@ -590,6 +590,18 @@ def test_captions_take_part_where_most_pictures_have_one(
     assert {h.vector_name for h in hits} == {None}
 
 
+def test_captions_whose_words_are_not_indexed_yet(empty: Store) -> None:
+    """Between the two vectors of a first caption a search by words goes on; regression: it was a KeyError."""
+    from mmembed.ingest.collection import vector_contract
+
+    fake = load_encoder("fake")
+    vectors = {"image": vector_contract(fake, "image"), "caption": vector_contract(fake, "text")}
+    empty.create("images", Contract("images", vectors), indexes={})
+    vector = np.eye(1, fake.spec.dim or 0, dtype=np.float32)[0]
+    empty.upsert("images", [Point(str(uuid.uuid4()), {"image": vector, "caption": vector}, {"uri": "a"})])
+    assert [hit.payload["uri"] for hit in search(empty, "images", text="a red boat")] == ["a"]
+
+
 # --- refusals -----------------------------------------------------------------------------------
 
 RED = Image.new("RGB", (8, 8), "red")

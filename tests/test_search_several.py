@@ -184,3 +184,12 @@ def test_an_unknown_collection_is_no_reason_to_skip(store: Store) -> None:
     """A name that is misspelt is an error, not an answer without it."""
     with pytest.raises(CollectionNotFound, match="did you mean 'drawings'"):
         search_several(store, ["texts", "drawing"], text="a")
+
+
+def test_a_collection_that_was_removed_meanwhile_may_be_skipped(store: Store) -> None:
+    """Who lists the collections and searches in all of them asks for that, and learns which were gone."""
+    several = search_several(store, ["texts", "drawing"], text="a", missing_ok=True)
+    assert several.hits == search_several(store, ["texts"], text="a").hits
+    assert several.skipped.keys() == {"drawing"}
+    with pytest.raises(CollectionNotFound):
+        search_several(store, ["drawing"], text="a", missing_ok=True)

@@ -143,7 +143,9 @@ def test_folder_in_use(tmp_path: Path) -> None:
         (["--key", "abc:serach"], {}, "key 1 of --key names scopes that there are not"),
         (["--key-file", "no.such"], {}, "the key file 'no.such' cannot be read"),
         (["--host", "no.such.invalid"], {"MMEMBED_KEY": "abc"}, "choose another --host"),
+        (["--host", "192.0.2.1", "--key", "abc"], {}, "(Cannot assign requested address): choose another --host"),
         (["--store", "redis:1"], {}, "none of the three forms"),
+        (["--encoder", "tinny"], {}, "no encoder 'tinny': did you mean 'tiny'?"),
     ],
 )
 def test_refuses_to_start(flags: list[str], variables: dict[str, str], said: str, tmp_path: Path) -> None:

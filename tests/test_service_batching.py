@@ -372,6 +372,20 @@ def test_a_full_queue_refuses_all_of_a_call(lane_of: MakeLane) -> None:
     assert isinstance(outcomes_of(ask(lane, "d"))[0], Kept)
 
 
+def test_what_could_never_fit_is_taken_where_nothing_waits(lane_of: MakeLane) -> None:
+    """A call of more than the queue holds is not refused for ever: it is taken when it would be alone in it."""
+    encoder = Recorder(batch_size=2)
+    lane = lane_of(encoder, max_queue=3)
+    first = held(lane, encoder)
+    ask(lane, "a")
+    with pytest.raises(Overloaded):
+        ask(lane, *"bcdef")
+    encoder.go.set()
+    first.result()
+    ask(lane, "a").result()
+    assert all(isinstance(outcome, Kept) for outcome in outcomes_of(ask(lane, *"bcdef")))
+
+
 def test_the_time_to_come_back_is_measured(lane_of: MakeLane) -> None:
     """A lane that takes half a second an input asks to wait as long as those before will take."""
     encoder = Recorder(batch_size=1)

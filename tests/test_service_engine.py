@@ -349,7 +349,7 @@ def test_encoders_for_threads_behave_like_encoders(served: Served, pictures: lis
         images = [load_image(picture, uri="one") for picture in pictures[:3]]
         np.testing.assert_array_equal(tiny.encode_pixels(pixels), np.asarray(tiny.encode_image(images)))
 
-    with_engine(served, lambda engine: asyncio.to_thread(check, engine.encoders()), max_queue=64, max_inputs=64)
+    with_engine(served, lambda engine: asyncio.to_thread(check, engine.encoders()), max_queue=40, max_inputs=40)
 
 
 def test_closing_finishes_what_was_accepted(served: Served, pictures: list[bytes]) -> None:

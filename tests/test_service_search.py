@@ -357,6 +357,30 @@ def test_why_it_was_skipped_names_no_folder(tmp_path: Path) -> None:
     assert str(tmp_path) not in answer.text
 
 
+def test_a_collection_of_a_newer_mmembed_is_skipped(tmp_path: Path) -> None:
+    """It says so where it is searched, and spoils no search in all collections; regression: it refused them all."""
+    tiny = load_encoder("tiny")
+    store = open_store(f"edge:{tmp_path / 'store.mm'}")
+    for name in ("here", "newer"):
+        vector = VectorContract("tiny", tiny.spec.fingerprint, "image", "dense", tiny.spec.dim)
+        store.create(name, Contract("images", {"image": vector}), indexes={})
+    store.close()
+    file = tmp_path / "store.mm" / "collections" / "newer" / "contract.json"
+    written = json.loads(file.read_text())
+    written["mmembed"]["version"] = 99
+    file.write_text(json.dumps(written))
+    with running(tmp_path) as service:
+        asked: dict[str, Any]
+        for asked in ({}, {"collections": ["newer", "here"]}, {"collection_weights": {"newer": 2}}):
+            answer = httpx.post(f"{service.url}/v1/search", json={"text": "a bird", **asked})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["skipped"].keys() == {"newer"}
+            assert "was made by a newer mmembed" in answer.json()["skipped"]["newer"]
+        alone = httpx.post(f"{service.url}/v1/search", json={"text": "a bird", "collections": ["newer"]})
+    assert alone.status_code == 400
+    assert "was made by a newer mmembed" in alone.json()["error"]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 

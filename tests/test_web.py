@@ -243,3 +243,40 @@ def test_nothing_found_says_what_to_try(page: Page, url: str) -> None:
     page.get_by_role("checkbox", name="machines").click()
     assert cards(page) == hit_names(url, "images", text="a fish")
     assert "machines" not in page.url
+
+
+def test_back_closes_the_lightbox(page: Page, url: str) -> None:
+    """Back closes what is open and leaves the results; closed by hand or left by "more like this", it is no step."""
+    page.goto(url)
+    page.fill("#words", "a fish")
+    page.press("#words", "Enter")
+    before = cards(page)
+    dialog = page.get_by_role("dialog")
+    page.locator(".open").nth(1).click()
+    expect(dialog).to_be_visible()
+    page.go_back()
+    expect(dialog).to_be_hidden()
+    assert cards(page) == before
+    page.locator(".open").first.click()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    page.wait_for_function("!history.state.lightbox")
+    page.locator(".open").first.click()
+    dialog.get_by_role("button", name="More like").click()
+    page.wait_for_url("**like=**")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("a fish")
+    page.go_back()
+    expect(page.locator("#words")).to_have_value("")
+
+
+def test_of_two_dropped_pictures_the_first_is_taken(page: Page, url: str) -> None:
+    """Two pictures dropped at once: the first is searched with, and the page says that it was one of two."""
+    page.goto(f"{url}/?c=images")
+    moved = page.evaluate_handle(DROP, ["cow.png", list((DEMO / "pictograms" / "1f404.png").read_bytes()), "image/png"])
+    page.evaluate("moved => moved.items.add(new File([], 'second.png', {type: 'image/png'}))", moved)
+    page.dispatch_event("main", "drop", {"dataTransfer": moved})
+    assert cards(page)[0] == "cow.png"
+    expect(page.get_by_role("alert")).to_have_text(
+        "2 pictures were dropped: this is the search with the first, cow.png."
+    )

@@ -19,9 +19,12 @@ def serve_command(**flags: Any) -> None:
 
     Each option is also a variable MMEMBED_..., such as MMEMBED_PORT; a flag wins. Ctrl-C finishes what was accepted.
     """
+    from mmembed.registry import check_name
     from mmembed.settings import read_settings
 
     settings = read_settings(**flags)  # before what takes a second to import
+    for name in settings.encoder:
+        check_name(name)  # a slip of the operator's, not a model that fails to load
     if settings.store is None:
         settings = settings.model_copy(update={"store": o.default_store()})
     from mmembed.service.serving import log_to_stderr, serve

@@ -115,7 +115,8 @@ class SentenceEncoder:
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones included, prompt excluded, nothing truncated."""
         if isinstance(self._counter, Tokenizer):  # a static model is given no special tokens
-            return len(self._counter.encode(characters(text), add_special_tokens=False).ids)
+            # of encode and encode_batch, the second alone lets other threads run meanwhile
+            return len(self._counter.encode_batch([characters(text)], add_special_tokens=False)[0])
         return len(self._counter(characters(text), truncation=False, padding=False, verbose=False)["input_ids"])
 
 

@@ -82,7 +82,7 @@ def _of_one_text(
         if "sparse" in names and not _mostly_has(store, collection, contract, "sparse"):
             names.remove("sparse")
     elif _mostly_has(store, collection, contract, "caption"):
-        names += ["caption", "caption_bm25"]
+        names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
     last = ["late"] if late and _mostly_has(store, collection, contract, "late") else []
     every = [*names, *last]
     further = [remembered(collection, name, contract.vectors[name]) for name in every[1:]]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from qdrant_client import models
 
-from mmembed.errors import CollectionMismatch, EncoderError, InvalidQuery, MmembedError
+from mmembed.errors import CollectionMismatch, CollectionNotFound, EncoderError, InvalidQuery, MmembedError, StoreError
 from mmembed.retrieval import search
 from mmembed.retrieval.query import ImageQuery
 from mmembed.types import Encoder, Hit, LoadOptions, Store
@@ -59,15 +59,18 @@ def search_several(
     run: LoadOptions | None = None,
     encoders: Mapping[str, Encoder] | None = None,
     collection_weights: Mapping[str, float] | None = None,
+    missing_ok: bool = False,
 ) -> Several:
     """The `limit` best hits of all `collections`, ties in the order in which these are named.
 
     A collection that cannot answer this query (a picture asked of documents without `cross`, a point of another
-    collection, an encoder that is not there) is skipped. Other arguments are those of `search`, and hold for each.
+    collection, an encoder that is not there, a contract of a newer mmembed) is skipped. Other arguments are those of
+    `search`, and hold for each.
 
     Args:
         score_threshold: lowest score that a hit has in its own collection.
         collection_weights: {"photos": 2} gives two hits of `photos` for each of another collection; 1 by default.
+        missing_ok: skip a collection that is not there: whoever names all that were listed loses none to a removal.
 
     Raises:
         InvalidQuery: no collection was named, or a weight makes no sense.
@@ -104,6 +107,10 @@ def search_several(
             )
         except _CANNOT_ANSWER as exc:
             refused[name] = exc
+        except StoreError as exc:
+            if type(exc) is not StoreError and not (missing_ok and isinstance(exc, CollectionNotFound)):
+                raise
+            refused[name] = exc  # a newer mmembed made it, say
     if not found:
         raise next(iter(refused.values()))
     fused = _fused([(given.get(name, 1.0), hits) for name, hits in found.items()])

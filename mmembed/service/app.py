@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -112,6 +113,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
     stack.push_async_callback(asyncio.to_thread, store.close)
     served = Served(store, settings)
     loading = threading.Thread(target=served.load_all, name="mmembed-load", daemon=True)
+    stack.callback(gc.unfreeze)  # what `load_all` has frozen
     stack.push_async_callback(asyncio.to_thread, _join, loading, settings.shutdown_seconds)
     threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="mmembed")
     stack.push_async_callback(asyncio.to_thread, threads.shutdown, wait=True, cancel_futures=True)
@@ -147,5 +149,6 @@ def _folder(settings: Settings, store: Store) -> Path:
 
 def _hidden(service: Service) -> tuple[str, ...]:
     """Addresses that stand in errors' sentences and are nobody's business: the longest first."""
-    places = {service.store.url, str(service.folder), str(service.store.folder or service.folder)}
+    beside = service.store.folder or service.folder
+    places = {service.store.url, f"edge:{beside}", str(beside), str(service.folder)}
     return tuple(sorted(places - {":memory:"}, key=len, reverse=True))

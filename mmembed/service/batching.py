@@ -92,6 +92,7 @@ class Lane:
         """`decoders` are shared with other lanes; `on_the_way` tells how many requests are in no lane, but may be."""
         self.encoder = encoder
         self.batch_size = settings.batch_size or encoder.batch_size
+        self.max_queue = settings.max_queue
         self.open = 0  # orders that are not complete
         self._settings = settings
         self._max_wait = settings.max_wait_ms / 1000
@@ -126,7 +127,8 @@ class Lane:
     def submit(self, inputs: Collection[Input], loop: asyncio.AbstractEventLoop | None = None) -> Order:
         """Inputs of different keys, all of them or none. Those that came before, or wait already, cost nothing.
 
-        Raises Overloaded if more would wait than may, or the lane is closing.
+        Raises Overloaded if more would wait than may, or the lane is closing. More than may wait are taken where
+        nothing does: texts that are read as one cannot be divided, and would be too many however often they came.
         """
         with self._changed:
             if self._closing:
@@ -141,7 +143,7 @@ class Lane:
                 order.missing.add(item.key)
                 if item.key not in self._jobs:
                     fresh.append(item)
-            if self.waiting + len(fresh) > self._settings.max_queue:
+            if self.waiting and self.waiting + len(fresh) > self.max_queue:
                 raise self._overloaded(len(fresh))
             if order.missing:
                 self.open += 1

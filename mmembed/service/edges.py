@@ -46,7 +46,9 @@ class Edges:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started, method = time.perf_counter(), scope["method"]
+        if method == "HEAD":  # answered like GET; the server leaves out the body
+            scope = {**scope, "method": "GET"}
         exchange = _Exchange(scope, receive, send, self._headers)
         status = _CLIENT_GONE
         try:
@@ -56,7 +58,7 @@ class Edges:
             logger.debug("%s %s: the client has gone", scope["method"], scope["path"])
         finally:
             route = getattr(scope.get("route"), "path", None) or "other"
-            self._metrics.request(route, scope["method"], status, time.perf_counter() - started)
+            self._metrics.request(route, method, status, time.perf_counter() - started)
 
     async def _answered(self, scope: Scope, exchange: _Exchange) -> None:
         try:

@@ -15,12 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from mmembed.errors import MmembedError, Overloaded, RequestTooLarge, SettingsError, UnsupportedModality
+from mmembed.errors import (
+    InvalidRequest,
+    MmembedError,
+    Overloaded,
+    RequestTooLarge,
+    SettingsError,
+    UnsupportedModality,
+)
 from mmembed.service.batching import STOPPING, Lane
 from mmembed.service.cache import Key, VectorCache
 from mmembed.service.inputs import Input, picture_input, reads_as_one, text_input, texts_as_one
 from mmembed.service.orders import Order, Outcome
 from mmembed.service.proxies import ServedEncoders
+from mmembed.service.room import Room
 from mmembed.service.served import Served
 from mmembed.settings import Settings
 from mmembed.types import DenseArray, Encoder, Role, Vector
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Made", "Wanted"]
 
 _DIGEST_HERE = 256 * 1024  # bytes of content that are digested in the event loop: 0.3 ms
+_LONGEST_TEXT = 1_000_000  # characters: a long book; a second of some tokenizers
 _SPELLINGS = 1000  # of names that are kept: clients may write a name in any mixture of cases
 
 
@@ -65,6 +74,7 @@ class Engine:
         self._opening = threading.Lock()
         self._closed = False
         self._decoding = min(8, os.cpu_count() or 1)
+        self.room = Room(2 * settings.max_pixels)  # of pictures that are decoded outside the lanes
         self._decoders = ThreadPoolExecutor(self._decoding, thread_name_prefix="mmembed-decode")
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="mmembed-load")
         self._resolvers = ThreadPoolExecutor(4, thread_name_prefix="mmembed-resolve")
@@ -202,6 +212,10 @@ def _input(encoder: Encoder, one: Wanted) -> Input | MmembedError:
             f"{'those of ' + has if has else 'sparse ones'} only: ask for no size to get its own"
         )
     if isinstance(one.content, str):
+        if len(one.content) > _LONGEST_TEXT:
+            return InvalidRequest(
+                f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} may be: divide it"
+            )
         return text_input(encoder, one.content, role=one.role, task=one.task)
     return picture_input(encoder, one.content)
 

@@ -54,6 +54,7 @@ STATUS: dict[type[e.MmembedError], int] = {
     e.SettingsError: 400,  # an option of the request, such as a task that the encoder does not know
 }
 _RETRY_SECONDS = 5  # where an error does not say when to try again
+_UNPARSED = "There was an error parsing the body"  # FastAPI's words for what its JSON parser gives up on
 _INTERNAL = "internal error: the log of the service says more"
 _PATHS = re.compile(r"(?:edge:|(?<![\w/.]))/(?!/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -92,7 +93,7 @@ def add_error_answers(app: FastAPI) -> None:
 
     async def ours(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, e.MmembedError)
-        if status_of(exc) >= 500:
+        if status_of(exc) >= 500 and request.url.path != "/ready":  # which is asked until it is well
             logger.warning("%s %s: %s: %s", request.method, request.url.path, type(exc).__name__, exc)
         return error_response(request.url.path, exc, hidden=getattr(request.app.state, "hidden", ()))
 
@@ -130,6 +131,8 @@ def _http_response(request: Request, exc: HTTPException) -> Response:
         sentence = f"there is nothing at {path[:200]}: /openapi.json lists what there is"
     elif exc.status_code == 405:
         sentence = f"{path[:200]} does not take {request.method[:20]}: /openapi.json lists what it takes"
+    elif exc.detail == _UNPARSED:
+        sentence = "the body cannot be read: it is no UTF-8, nested too deeply, or has a number of too many digits"
     else:
         sentence = str(exc.detail)
     kind = "InvalidRequest" if exc.status_code == 400 else http.HTTPStatus(exc.status_code).phrase.title()

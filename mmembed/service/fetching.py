@@ -131,11 +131,12 @@ def _parsed(url: str, asked: str) -> httpx.URL:
     """Raises ForbiddenUrl for what is not http(s)://HOST[:PORT]/... or carries a password."""
     try:
         parsed = httpx.URL(url[: _MAX_URL + 1])
-    except httpx.InvalidURL:
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError):  # of `xn--` and what follows, which is read only when it is asked for
         raise ForbiddenUrl(f"{shown(asked)} is no address that can be fetched: give http(s)://HOST/PATH") from None
     if len(url) > _MAX_URL:
         raise ForbiddenUrl(f"{shown(asked)} is not fetched: an address may have {_MAX_URL} characters")
-    if parsed.scheme not in _SCHEMES or not parsed.host or (parsed.port or 0) > 65535:
+    if parsed.scheme not in _SCHEMES or not host or (parsed.port or 0) > 65535:
         raise ForbiddenUrl(f"{shown(asked)} is not fetched: pictures are fetched from http(s)://HOST/PATH alone")
     if parsed.userinfo:
         raise ForbiddenUrl(f"{shown(asked)} is not fetched: leave the user name and password out of the address")

@@ -7,7 +7,7 @@ from asyncio import TimerHandle
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mmembed.errors import MmembedError, RequestTimeout, RequestTooLarge
+from mmembed.errors import InvalidRequest, MmembedError, RequestTimeout, RequestTooLarge
 from mmembed.service.errors import error_response
 
 __all__ = ["PunctualProtocol"]
@@ -24,8 +24,9 @@ class PunctualProtocol(HttpToolsProtocol):
     _clock: TimerHandle | None = None
     _write_clock: TimerHandle | None = None
     _in_head = False  # a part of one is here
-    _began_now = False
-    _head_bytes = 0
+    _in_request = False  # its head or its body
+    _went_on = False  # a request began, or a part of its body came
+    _idle_bytes = 0  # of a head, of trailers, or between two chunks
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -42,27 +43,40 @@ class PunctualProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or self.cycle.response_complete:
             self._start_clock()  # empty lines between requests stop uvicorn's own
-        self._began_now = False
+        self._went_on = False
         super().data_received(data)
-        if self._in_head and not self._began_now:
-            self._head_bytes += len(data)
-            if self._head_bytes > _LARGEST_HEAD:
+        if self._in_request and not self._went_on:
+            self._idle_bytes += len(data)
+            if self._idle_bytes > _LARGEST_HEAD:
                 kib = _LARGEST_HEAD >> 10
                 self._refuse(RequestTooLarge(f"the request's head is larger than {kib} KiB: send smaller headers"))
 
     def on_message_begin(self) -> None:
-        self._in_head, self._began_now, self._head_bytes = True, True, 0
+        self._in_head, self._in_request = True, True
+        self._went_on, self._idle_bytes = True, 0
         self._start_clock()
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers are left out: what comes after the body was checked by nobody
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_clock()
         super().on_headers_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        self._stop_clock()
-        super().send_400_response(msg)
+    def on_body(self, body: bytes) -> None:
+        self._went_on, self._idle_bytes = True, 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_request = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """For what is no HTTP: a head that cannot be read, or a body whose chunks cannot."""
+        self._refuse(InvalidRequest("this is no request of HTTP/1.1: its head or its chunks cannot be read"))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -94,15 +108,24 @@ class PunctualProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: MmembedError) -> None:
-        """Answer before there is a request, and close; after its answer, where an earlier one is being answered."""
+        """Answer in place of a route, and close; after its answer, where an earlier request is being answered."""
         self._stop_clock()
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete:
+            self._answer(error, "")
+        elif not self.cycle.more_body:
             self.cycle.keep_alive = False
             self.flow.pause_reading()
-            return
-        answer = error_response("", error)
+        elif self.cycle.response_started or self.pipeline:
+            self.transport.close()
+        else:  # the body that its route waits for will never end
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self._answer(error, self.cycle.scope["path"])
+
+    def _answer(self, error: MmembedError, path: str) -> None:
+        answer = error_response(path, error)
         head = [b"HTTP/1.1 %d \r\n" % answer.status_code]
         head += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
         self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +21,7 @@ ROLES: Mapping[str, Role] = {"update": "document", "search": "query"}
 _OPTIONS = ("dim", "mrl", "task", "role")
 _PICTURE_KEYS = ("image", "url", "base64")
 _SNIPPET = 60  # characters of an input in an error
+_LARGEST = sys.float_info.max  # JSON has larger whole numbers, which no float holds
 
 EXAMPLE: dict[str, Any] = {
     "inputs": [
@@ -154,8 +155,8 @@ def _weights(content: Mapping[str, Any]) -> dict[str, float]:
     if not isinstance(weights, dict) or set(weights) - {"text", "image"}:
         raise InvalidRequest(f"weights are {{'text': number, 'image': number}}, not {_snippet(weights)}")
     for name, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise InvalidRequest(f"the weight of {name} is a number, not {_snippet(weight)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
+            raise InvalidRequest(f"the weight of {name} is a finite number, not {_snippet(weight)}")
     return {name: float(weight) for name, weight in weights.items()}
 
 

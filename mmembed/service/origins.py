@@ -39,7 +39,7 @@ class Origins:
             )
         if origin is None or "*" in self._allowed or origin.lower() in self._allowed:
             return
-        if urlsplit(origin).netloc.lower() != host.lower() or not host:
+        if not host or origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             raise Forbidden(
                 f"pages of {origin[:200]!r} may not call this service: start it with --allow-origin and that origin"
             )

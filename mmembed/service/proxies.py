@@ -52,8 +52,9 @@ class LaneEncoder:
     def _encoded(self, inputs: Sequence[Input]) -> Embeddings:
         """A batch at a time: a long list must neither fill the queue nor make others wait behind it."""
         rows: list[Vector] = []
-        for start in range(0, len(inputs), self.batch_size):
-            rows += self._made(inputs[start : start + self.batch_size])
+        step = min(self.batch_size, self._lane.max_queue)
+        for start in range(0, len(inputs), step):
+            rows += self._made(inputs[start : start + step])
         return self._stacked(rows)
 
     def _made(self, inputs: Sequence[Input]) -> list[Vector]:

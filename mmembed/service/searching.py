@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from mmembed.errors import InvalidRequest
-from mmembed.images import load_image
+from mmembed.errors import CollectionNotFound, InvalidRequest, StoreError, StoreUnavailable
+from mmembed.images import load_image, picture_size
 from mmembed.ingest.thumbnails import thumbnail_path
 from mmembed.retrieval import search
 from mmembed.retrieval.query import ImageQuery
@@ -27,12 +27,13 @@ from mmembed.service.pictures import picture_bytes
 from mmembed.service.schemas import FoundHit, SearchAnswer, SearchRequest, SeveralAnswer, SeveralRequest
 from mmembed.service.search_forms import JsonOrForm, Uploads, form_of, uploads_of
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import Contract, Hit
+from mmembed.types import Contract, Hit, Store
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))])
 
+_SEARCHED, _SUBTRACTED = "the picture to search with", "a picture to subtract"
 _KINDS = {"images": "image", "documents": "text"}
 
 
@@ -87,8 +88,9 @@ async def _pictures(asked: SearchRequest, uploads: Uploads, service: Service) ->
 
 
 def _search_one(service: Service, collection: str, asked: SearchRequest, pictures: Pictures, started: float) -> bytes:
-    hits = search(service.store, collection, **_arguments(service, asked, pictures))
-    found = _found(service, hits, {collection: service.store.contract(collection)}, asked)
+    with service.engine.room.of(_pixels(service, pictures)):
+        hits = search(service.store, collection, **_arguments(service, asked, pictures))
+    found = _found(service, hits, {collection: _contract(service.store, collection)}, asked)
     return _json(SearchAnswer(hits=found, seconds=_seconds(started)), asked)
 
 
@@ -96,14 +98,56 @@ def _search_several(
     service: Service, asked: SeveralRequest, pictures: Pictures, hidden: Sequence[str], started: float
 ) -> bytes:
     store = service.store
-    contracts = {name: store.contract(name) for name in asked.collections or store.collections()}
-    names = asked.collections or [name for name, contract in contracts.items() if contract is not None]
-    several = search_several(
-        store, names, collection_weights=asked.collection_weights, **_arguments(service, asked, pictures)
-    )
+    with service.engine.room.of(_pixels(service, pictures)):
+        several = search_several(
+            store,
+            asked.collections or _ours(store),
+            collection_weights=asked.collection_weights,
+            missing_ok=asked.collections is None,  # one may have been removed since they were listed
+            **_arguments(service, asked, pictures),
+        )
+    contracts = {name: _contract(store, name) for name in {hit.collection for hit in several.hits}}
     found = _found(service, several.hits, contracts, asked)
     skipped = {name: without_places(sentence, hidden) for name, sentence in several.skipped.items()}
     return _json(SeveralAnswer(hits=found, skipped=skipped, seconds=_seconds(started)), asked)
+
+
+def _ours(store: Store) -> list[str]:
+    """The collections that mmembed made, with those of which it cannot be told: why is for the search to say."""
+    names = []
+    for name in store.collections():
+        try:
+            if store.contract(name) is not None:
+                names.append(name)
+        except CollectionNotFound:
+            continue  # it was removed since it was listed
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            names.append(name)
+    return names
+
+
+def _contract(store: Store, collection: str) -> Contract | None:
+    """None also for a collection that was removed since its hits were found."""
+    try:
+        return store.contract(collection)
+    except CollectionNotFound:
+        return None
+
+
+def _pixels(service: Service, pictures: Pictures) -> int:
+    """What the pictures come to once they are decoded. Raises InvalidRequest for more than one picture may have."""
+    most = service.settings.max_pixels
+    files = [] if pictures.image is None else [(pictures.image, _SEARCHED)]
+    files += [(picture, _SUBTRACTED) for picture in pictures.minus if isinstance(picture, bytes)]
+    sizes = [picture_size(file, uri=what, max_pixels=most) for file, what in files]
+    pixels = sum(width * height for width, height in sizes)
+    if pixels > most:
+        raise InvalidRequest(
+            f"the pictures of a search have {pixels:,} pixels, and at most {most:,} may be: shrink them"
+        )
+    return pixels
 
 
 def _arguments(service: Service, asked: SearchRequest, pictures: Pictures) -> dict[str, Any]:
@@ -115,11 +159,11 @@ def _arguments(service: Service, asked: SearchRequest, pictures: Pictures) -> di
 
     return {
         "text": asked.text,
-        "image": None if pictures.image is None else decoded(pictures.image, "the picture to search with"),
+        "image": None if pictures.image is None else decoded(pictures.image, _SEARCHED),
         "vector": asked.vector,
         "id": asked.id,
         "weights": asked.weights,
-        "minus": [p if isinstance(p, str) else decoded(p, "a picture to subtract") for p in pictures.minus],
+        "minus": [p if isinstance(p, str) else decoded(p, _SUBTRACTED) for p in pictures.minus],
         "vector_name": asked.vector_name,
         "encoder": None if asked.encoder is None else encoders[service.served.resolve(asked.encoder)],
         "encoders": encoders,

@@ -5,7 +5,6 @@ No request makes the service load anything else.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import logging
 import threading
@@ -199,8 +198,6 @@ def _set_apart() -> None:
     """
     gc.collect()
     gc.freeze()
-    atexit.unregister(gc.unfreeze)
-    atexit.register(gc.unfreeze)  # libraries complain of what is left when Python ends
 
 
 def _remembered(store: Store) -> Iterator[str]:

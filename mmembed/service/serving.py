@@ -16,6 +16,7 @@ from uvicorn import Config, Server
 from mmembed.errors import SettingsError
 from mmembed.service.app import create_app
 from mmembed.service.heads import PunctualProtocol
+from mmembed.service.memory import give_back_large_blocks
 from mmembed.settings import Settings
 
 __all__ = ["Serving", "log_to_stderr", "serve"]
@@ -82,6 +83,7 @@ def serve(settings: Settings, *, say: Callable[[str], None] = logger.info) -> No
         StoreUnavailable: nothing answers at the store's address, or another process holds its folder.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it says what we say, with tracebacks
+    give_back_large_blocks()
     Serving(settings, say=say).run()
 
 
@@ -92,10 +94,11 @@ def listen(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as exc:
+        found = (exc.strerror or "").partition(" (while")[0]  # Python adds the address once more
         reason = {
             errno.EADDRINUSE: f"port {port} is in use: stop what listens there or choose another --port",
             errno.EACCES: f"port {port} is kept for the system: choose another --port, above 1023",
-        }.get(exc.errno or 0, f"it is no address of this computer ({exc.strerror}): choose another --host")
+        }.get(exc.errno or 0, f"it is no address of this computer ({found}): choose another --host")
         raise SettingsError(f"{host}:{port} cannot be listened on, {reason}") from exc
 
 

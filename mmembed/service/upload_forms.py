@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from starlette.datastructures import FormData, UploadFile
 
 from mmembed.errors import InvalidRequest, RequestTooLarge
@@ -42,7 +42,7 @@ class SaidOfItem(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    caption: str | None = None
+    caption: str | None = Field(None, max_length=100_000)
     payload: dict[str, Any] | None = None
 
     @field_validator("payload")

@@ -24,6 +24,7 @@ __all__ = ["QUIET_SECONDS", "Writes", "WritesOf"]
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 2  # writes, into whatever collections: each decodes pictures in threads of its own
 QUIET_SECONDS = 5.0  # without a write, before the search graph is built
 
 P = ParamSpec("P")
@@ -39,6 +40,7 @@ class Writes:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._running: set[asyncio.Task[object]] = set()  # the loop itself holds tasks by weak references
         self._optimizing = threading.Lock()
+        self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def alone(
         self,
@@ -53,6 +55,7 @@ class Writes:
         async with finish:
             for name in names:  # in one order everywhere: nobody waits in a circle
                 await finish.enter_async_context(self._turns[name])
+            await finish.enter_async_context(self._room)
             held = finish.pop_all()
 
         async def work() -> T:

@@ -86,10 +86,12 @@ class EdgeStore:
         self._contracts[collection] = contract
 
     def contract(self, collection: str) -> Contract | None:
-        if collection not in self._contracts:
+        try:
+            return self._contracts[collection]
+        except KeyError:
             stored = self._pipe.call("contract", collection)
-            self._contracts[collection] = None if stored is None else contract_from_json(stored, collection)
-        return self._contracts[collection]
+        read = self._contracts[collection] = None if stored is None else contract_from_json(stored, collection)
+        return read  # another thread may have dropped the collection
 
     def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
         contract = self._ours(collection)

@@ -15,6 +15,8 @@ const pictures = []; // those searched with: the history names them by number, f
 let wanted = nothing();
 let collections = null; // until they are read: they say whether one is searched or several
 let hits = [];
+const here = () => `${location.search}#${history.state?.picture ?? ""}`;
+let place = here(); // what was searched for last
 let running = new AbortController(); // of the newest search: an older one is aborted and its answer is never shown
 
 // --- asking ---------------------------------------------------------------------------------------
@@ -168,9 +170,12 @@ function go(next, focusBox = false) {
   const number = next.picture ? pictures.push(next.picture) - 1 : null;
   wanted = next;
   const url = toUrl(wanted);
-  if (url !== location.pathname + location.search || number !== (history.state?.picture ?? null)) {
-    history.pushState({ picture: number, name: next.like?.name }, "", url);
+  const state = { picture: number, name: next.like?.name };
+  if (history.state?.lightbox) history.replaceState(state, "", url); // "more like this" of a hit that is open
+  else if (url !== location.pathname + location.search || number !== (history.state?.picture ?? null)) {
+    history.pushState(state, "", url);
   }
+  place = here();
   showInBox(wanted, withoutPicture);
   if (focusBox) byId("words").focus();
   return search();
@@ -178,6 +183,8 @@ function go(next, focusBox = false) {
 
 function fromHistory() {
   closeLightbox();
+  if (place === here()) return undefined; // only the lightbox was closed
+  place = here();
   wanted = fromUrl(location.search);
   wanted.picture = pictures[history.state?.picture] ?? null;
   if (wanted.like) wanted.like.name = history.state?.name;

@@ -90,8 +90,9 @@ function onDrop(took, refused) {
     if (!hasFiles(event)) return;
     event.preventDefault();
     if (event.target.closest?.(".drop")) return;
-    const picture = [...event.dataTransfer.files].find(isPicture);
-    if (picture) took(picture);
-    else refused("What was dropped is no picture: drop a PNG, JPEG, WebP or GIF file.");
+    const pictures = [...event.dataTransfer.files].filter(isPicture);
+    if (pictures.length) took(pictures[0]);
+    if (pictures.length > 1) refused(`${pictures.length} pictures were dropped: this is the search with the first, ${pictures[0].name}.`);
+    if (!pictures.length) refused("What was dropped is no picture: drop a PNG, JPEG, WebP or GIF file.");
   });
 }

@@ -12,7 +12,10 @@ let giveBack = () => {}; // focus, to the card of the hit that was shown last
 export function openLightbox(hits, at, does) {
   shown = { hits, at, does };
   draw();
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    dialog.showModal();
+    history.pushState({ ...history.state, lightbox: true }, ""); // so that Back closes it and leaves the results there
+  }
   dialog.querySelector(".close").focus();
 }
 
@@ -20,6 +23,12 @@ export function closeLightbox() {
   if (!dialog.open) return;
   dialog.close();
   giveBack(shown.at);
+}
+
+/** Close it and take its step out of the history. */
+function leave() {
+  closeLightbox();
+  history.back();
 }
 
 function step(by) {
@@ -58,7 +67,7 @@ function original(hit) {
 function draw() {
   const { hits, at, does } = shown;
   const hit = hits[at];
-  const close = h("button", { type: "button", class: "icon close", "aria-label": "Close", onclick: closeLightbox });
+  const close = h("button", { type: "button", class: "icon close", "aria-label": "Close", onclick: leave });
   close.append(drawing(CROSS));
   const place = placeOf(hit);
   const body = hit.kind === "image"
@@ -88,10 +97,10 @@ export function startLightbox(focusCard) {
     event.preventDefault();
   });
   dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) closeLightbox();
+    if (event.target === dialog) leave();
   });
   dialog.addEventListener("cancel", (event) => {
     event.preventDefault(); // Escape: closed here, so that focus is where it belongs before the next key
-    closeLightbox();
+    leave();
   });
 }
