@@ -1,10 +1,10 @@
 """Clients that cost next to nothing: each keeps one connection and sends prebuilt requests, one after another.
 
-    python bench/http_load.py SPEC
+    python bench/http_load.py SPEC SEEN
 
-SPEC is a JSON file: port, connections, requests ([[path, body], ...]) and order (indices into requests). Prints one
-JSON line: wall (s), seconds and statuses in the order in which answers came, and the request of each. 0 is the status
-of a request that got no answer.
+SPEC is a JSON file: port, connections, requests ([[path, body], ...]) and order (indices into requests). SEEN becomes
+one: wall (s), seconds and statuses in the order in which answers came, and the request of each. 0 is the status of a
+request that got no answer.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ def put_load(
     port: int, requests: Sequence[tuple[str, str]], *, connections: int, order: Sequence[int] | None = None
 ) -> Load:
     """Send them from another process and wait for the answers."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as spec:
-        asked = list(order) if order is not None else list(range(len(requests)))
-        json.dump({"port": port, "connections": connections, "requests": list(requests), "order": asked}, spec)
-        spec.flush()
-        command = [sys.executable, str(Path(__file__)), spec.name]
-        return Load(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    asked = list(order) if order is not None else list(range(len(requests)))
+    with tempfile.TemporaryDirectory() as folder:
+        spec, seen = Path(folder, "spec.json"), Path(folder, "seen.json")
+        wanted = {"port": port, "connections": connections, "requests": list(requests), "order": asked}
+        spec.write_text(json.dumps(wanted))
+        subprocess.run([sys.executable, str(Path(__file__)), str(spec), str(seen)], check=True)
+        return Load(**json.loads(seen.read_text()))
 
 
 def _as_bytes(path: str, body: str) -> bytes:
@@ -102,10 +103,11 @@ async def _run(port: int, connections: int, requests: list[bytes], order: list[i
 
 
 def main() -> None:
-    spec = json.loads(Path(sys.argv[1]).read_text())
+    _, at, seen = sys.argv
+    spec = json.loads(Path(at).read_text())
     requests = [_as_bytes(path, body) for path, body in spec["requests"]]
     load = uvloop.run(_run(spec["port"], spec["connections"], requests, spec["order"]))
-    print(json.dumps(load.__dict__))
+    Path(seen).write_text(json.dumps(load.__dict__))
 
 
 if __name__ == "__main__":

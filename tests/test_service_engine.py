@@ -270,14 +270,15 @@ def test_a_full_queue_refuses_the_call_and_forgets_it(served: Served, pictures: 
     async def work(engine: Engine) -> None:
         many = [Wanted("tiny", pictures[0] + bytes([number])) for number in range(64)]
         asked = asyncio.ensure_future(engine.embed(many))
-        await asyncio.sleep(0)
+        while not any(lane.waiting for lane in engine._lanes.values()):
+            await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
             await engine.embed([Wanted("fake", "a"), *(Wanted("tiny", f"text {number}") for number in range(63))])
         assert refused.value.retry_after_seconds >= 1
         assert len(made(await asked)) == 64
         assert len(made(await engine.embed([Wanted("tiny", "later")]))) == 1
 
-    with_engine(served, work, max_queue=64, max_inputs=64)
+    with_engine(served, work, max_queue=64, max_inputs=64, batch_size=1)
 
 
 def test_a_cancelled_call_leaves_nothing_behind(served: Served, pictures: list[bytes]) -> None:

@@ -17,6 +17,7 @@ from mmembed.ingest.documents import write_documents
 from mmembed.ingest.images import write_pictures
 from mmembed.ingest.plan import RESERVED, point_id
 from mmembed.ingest.targets import DocumentTarget, ImageTarget
+from mmembed.service.memory import give_back_soon
 from mmembed.service.state import Service
 from mmembed.service.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
@@ -194,6 +195,7 @@ def _write(
         written = write_documents(target, items.values(), run.report)
     for _ in written:
         pass
+    give_back_soon()
 
 
 def _item(path: Path, one: Sent, modality: Modality) -> Item:

@@ -1,23 +1,42 @@
-"""Memory goes back to the system once a large picture is done with."""
+"""Memory goes back to the system once large pictures are done with."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import threading
 
-__all__ = ["give_back_large_blocks"]
+__all__ = ["LARGE_PIXELS", "give_back_soon"]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_LARGE_BYTES = 15 << 20  # Pillow keeps pictures in blocks of 16 MiB
-_TRIM_BYTES = 32 << 20
+LARGE_PIXELS = 4_000_000
+_REST_SECONDS = 1.0  # a pass after every picture would take from the encoders what they use again at once
+
+_libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+_lock = threading.Lock()
+_coming = False
 
 
-def give_back_large_blocks() -> None:
-    """Have glibc take large blocks from the system one by one. Elsewhere, nothing is done.
+def give_back_soon() -> None:
+    """In a second, have glibc give back what lies unused; what was asked for meanwhile is done with it.
 
-    Left alone it learns to keep them: half a gigabyte for each thread that ever decoded a picture of 50 megapixels.
+    Left alone it keeps half a gigabyte for each thread that ever decoded a picture of 50 megapixels. Other C libraries
+    have ways of their own, and are left to them.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+    global _coming
+    if _libc is None:
+        return
+    with _lock:
+        if _coming:
+            return
+        _coming = True
+    timer = threading.Timer(_REST_SECONDS, _give_back)
+    timer.daemon = True
+    timer.start()
+
+
+def _give_back() -> None:
+    global _coming
+    with _lock:
+        _coming = False
+    assert _libc is not None
+    _libc.malloc_trim(0)

@@ -21,6 +21,7 @@ from mmembed.errors import (
 from mmembed.images import load_image
 from mmembed.service.cache import Line
 from mmembed.service.inputs import Content, Prepared
+from mmembed.service.memory import LARGE_PIXELS, give_back_soon
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, SparseVector, Vector
 from mmembed.vectors import check_embeddings
 
@@ -36,6 +37,8 @@ def prepare(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | 
     """The bytes of a picture file -> decoded, and preprocessed where the encoder allows it; or what is wrong."""
     try:
         image = load_image(content, uri="the picture", max_pixels=max_pixels)
+        if image.width * image.height > LARGE_PIXELS:
+            give_back_soon()
         return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image
     except BaseException as exc:
         return _as_ours(encoder, exc)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmembed.service.memory import LARGE_PIXELS, give_back_soon
+
 __all__ = ["Room"]
 
 
@@ -29,3 +31,5 @@ class Room:
             with self._changed:
                 self._taken -= pixels
                 self._changed.notify_all()
+            if pixels > LARGE_PIXELS:
+                give_back_soon()

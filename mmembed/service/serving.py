@@ -16,7 +16,6 @@ from uvicorn import Config, Server
 from mmembed.errors import SettingsError
 from mmembed.service.app import create_app
 from mmembed.service.heads import PunctualProtocol
-from mmembed.service.memory import give_back_large_blocks
 from mmembed.settings import Settings
 
 __all__ = ["Serving", "log_to_stderr", "serve"]
@@ -83,7 +82,6 @@ def serve(settings: Settings, *, say: Callable[[str], None] = logger.info) -> No
         StoreUnavailable: nothing answers at the store's address, or another process holds its folder.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it says what we say, with tracebacks
-    give_back_large_blocks()
     Serving(settings, say=say).run()
 
 
