@@ -99,6 +99,19 @@ class Minus(_Strict):
 class SearchRequest(_Strict):
     """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "two parrots on a branch", "limit": 5},
+                {
+                    "text": "parrots",
+                    "minus": [{"text": "a cage"}],
+                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
+                },
+            ]
+        }
+    )
+
     text: Text | None = Field(None, description="Words to search with.", examples=["two parrots"])
     image: Picture | None = Field(
         None,
@@ -140,6 +153,10 @@ class SearchRequest(_Strict):
 
 class SeveralRequest(SearchRequest):
     """The same query to several collections, whose hits are fused by rank."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text": "a cat that cries at night", "collection_weights": {"documents": 2}}]}
+    )
 
     collections: list[Annotated[str, Field(max_length=256)]] | None = Field(
         None, min_length=1, max_length=256, fail_fast=True, description="All that mmembed made, if none is named."
