@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,13 @@ def test_leaves_do_not_import_one_another() -> None:
         text = file.read_text(encoding="utf-8")
         others = {name for name in families - {file.stem} if f"mmembed.encoders.{name} " in text}
         assert others == set(), file.name
+
+
+def test_the_map_of_the_service_names_every_module() -> None:
+    """The docstring of `mmembed.service` has each of its modules once, and no other."""
+    text = (ROOT / "service" / "__init__.py").read_text(encoding="utf-8").partition("\n\n")[2].partition("\n\n")[2]
+    there = {file.name for file in (ROOT / "service").glob("*.py")} - {"__init__.py"}
+    assert sorted(re.findall(r"\w+\.py", text)) == sorted(there)
 
 
 def test_import_is_light() -> None:

@@ -28,6 +28,7 @@ from mmembed.service.facts import (
 from mmembed.service.metrics import CONTENT_TYPE
 from mmembed.service.served import Served
 from mmembed.service.state import Service, ServiceOf
+from mmembed.stores.facets import FACET_TYPES
 from mmembed.types import Contract, Encoder, Store
 
 __all__ = ["READY_SECONDS", "router"]
@@ -36,7 +37,6 @@ router = APIRouter(tags=["about"])
 
 READY_SECONDS = 2.0  # that the store may take to answer
 _FRESH_SECONDS = 300  # that a client may show a thumbnail without asking whether it is still the same
-_FACET_TYPES = ("keyword", "integer", "bool")
 _TECHNICAL = (RESERVED["image"] | RESERVED["text"] | {"document"}) - {"headings"}  # no person filters by them
 
 Searcher = Depends(needs("search"))
@@ -85,11 +85,7 @@ async def thumbnail(collection: str, id: str, request: Request, service: Service
         raise PointNotFound(collection, id[:80]) from exc
     webp = await service.run(_thumbnail, service.store, collection, canonical)
     etag = f'"{hashlib.blake2b(webp, digest_size=16).hexdigest()}"'
-    headers = {
-        "ETag": etag,
-        "Cache-Control": f"private, max-age={_FRESH_SECONDS}",
-        "X-Content-Type-Options": "nosniff",
-    }
+    headers = {"ETag": etag, "Cache-Control": f"private, max-age={_FRESH_SECONDS}"}
     known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
     if etag in known or known == ["*"]:
         return Response(status_code=304, headers=headers)
@@ -193,7 +189,7 @@ def _facets(store: Store, collection: str, key: str | None, limit: int) -> dict[
         else [
             name
             for name, index in sorted(store.indexes(collection).items())
-            if index in _FACET_TYPES and name not in _TECHNICAL
+            if index in FACET_TYPES and name not in _TECHNICAL
         ]
     )
     found = {name: store.facet(collection, name, limit=limit) for name in keys}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from mmembed.errors import InvalidQuery, StoreError
 from mmembed.types import IndexType
 
-__all__ = ["check_facet"]
+__all__ = ["FACET_TYPES", "check_facet"]
 
-_FACET_TYPES = frozenset({"keyword", "integer", "bool"})
+FACET_TYPES = frozenset({"keyword", "integer", "bool"})
 
 
 def check_facet(collection: str, key: str, indexes: Mapping[str, IndexType], limit: int) -> None:
@@ -17,9 +17,9 @@ def check_facet(collection: str, key: str, indexes: Mapping[str, IndexType], lim
     if limit < 1:
         raise InvalidQuery(f"the {limit} most frequent values of {key!r} were asked for: ask for at least 1")
     kind = indexes.get(key)
-    if kind not in _FACET_TYPES:
+    if kind not in FACET_TYPES:
         has = f"an index of type {kind}" if kind else "no index"
-        counted = ", ".join(sorted(name for name, found in indexes.items() if found in _FACET_TYPES)) or "none"
+        counted = ", ".join(sorted(name for name, found in indexes.items() if found in FACET_TYPES)) or "none"
         raise StoreError(
             f"the values of {key!r} in collection {collection!r} cannot be counted, because it has {has}: keys whose "
             f"values can be are {counted}"
