@@ -20,11 +20,13 @@ QUICK = {
     "cranfield": [],
     "open_clip_ingest": ["--pictures", "96", "--rounds", "3"],
     "edge": ["--points", "10000"],
+    "tagging": ["--points", "10000"],
     "decoder": ["--queries", "64", "--texts", "64", "--rounds", "3", "--layers", "2"],
     "service": [
         *("--points", "2000", "--calls", "100", "--inputs", "128", "--requests", "1000", "--rounds", "3"),
         *("--many", "10000", "--load", "1000", "--loop-points", "10000"),
     ],
+    "zero_shot": ["--pictures", "96", "--rounds", "3"],
 }
 NEEDS_DATA = {"cranfield"}
 

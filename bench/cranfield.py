@@ -10,12 +10,12 @@ Judged 1 to 4 is relevant, judged -1 is not. Fewer abstracts or queries make oth
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import ir_measures
@@ -23,6 +23,7 @@ from ir_measures import nDCG
 from lines import Lines, arguments
 
 from mmembed import Contract, Encoder, Hit, Leg, Point, Store, ingest_documents, load_encoder, open_store, search
+from mmembed.evaluation import cranfield as evaluation
 from mmembed.ingest.collection import vector_contract
 
 DENSE, TOLERANCE, HYBRID = 0.3995, 0.0005, 0.43
@@ -41,26 +42,16 @@ class Cranfield:
 
 def read_cranfield(folder: Path, *, abstracts: int, queries: int) -> Cranfield:
     """The first `abstracts` and `queries`, and the judgements on both; queries are numbered by position from 1."""
-    texts = {number: (fields["T"], fields["W"]) for number, fields in _records(folder / "cran.all.1400")[:abstracts]}
-    asked = {str(n): fields["W"] for n, (_, fields) in enumerate(_records(folder / "cran.qry")[:queries], 1)}
-    qrels = []
-    for line in (folder / "cranqrel").read_text().splitlines():
-        query, abstract, grade = line.split()
-        if query in asked and abstract in texts:
-            qrels.append(ir_measures.Qrel(query, abstract, int(1 <= int(grade) <= 4)))
+    whole = evaluation.read_cranfield(folder)
+    texts = {number: (document.title, document.text) for number, document in islice(whole.corpus.items(), abstracts)}
+    asked = {number: query.text or "" for number, query in islice(whole.queries.items(), queries)}
+    qrels = [
+        ir_measures.Qrel(query, abstract, grade)
+        for query in asked
+        for abstract, grade in whole.qrels[query].items()
+        if abstract in texts
+    ]
     return Cranfield(texts, asked, qrels)
-
-
-def _records(file: Path) -> list[tuple[str, dict[str, str]]]:
-    """(number, {"T": ..., "W": ...}) of each record, line breaks and runs of spaces made one space."""
-    records = []
-    for record in re.split(r"^\.I ", file.read_text(), flags=re.MULTILINE)[1:]:
-        number, *parts = re.split(r"^\.([TABW])\n", record, flags=re.MULTILINE)
-        fields = {"T": "", "W": ""}
-        for tag, text in zip(parts[::2], parts[1::2], strict=True):
-            fields[tag] = " ".join(text.split())
-        records.append((number.strip(), fields))
-    return records
 
 
 def ndcg(cranfield: Cranfield, found: Search, number_of: Callable[[Hit], str]) -> float:

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
         Store,
         VectorContract,
     )
+    from mmembed.zero_shot import Classified, Labels, classify
+    from mmembed.zero_shot.tagging import tag
 
 _HOME = {
+    "Classified": "zero_shot",
     "Contract": "types",
     "Encoder": "types",
     "EncoderSpec": "types",
@@ -42,6 +45,7 @@ _HOME = {
     "Hit": "types",
     "IngestReport": "ingest",
     "Item": "types",
+    "Labels": "zero_shot",
     "Leg": "types",
     "LoadOptions": "types",
     "MmembedError": "errors",
@@ -51,6 +55,7 @@ _HOME = {
     "SparseVector": "types",
     "Store": "types",
     "VectorContract": "types",
+    "classify": "zero_shot",
     "families": "registry",
     "ingest_documents": "ingest",
     "ingest_images": "ingest",
@@ -59,9 +64,13 @@ _HOME = {
     "open_store": "stores",
     "search": "retrieval",
     "search_several": "retrieval.several",
+    "tag": "zero_shot.tagging",
 }
+_PARTS = ("zero_shot",)  # modules that are reached as attributes: `mmembed.zero_shot`
+
 
 __all__ = [
+    "Classified",
     "Contract",
     "Encoder",
     "EncoderSpec",
@@ -69,6 +78,7 @@ __all__ = [
     "Hit",
     "IngestReport",
     "Item",
+    "Labels",
     "Leg",
     "LoadOptions",
     "MmembedError",
@@ -78,6 +88,7 @@ __all__ = [
     "SparseVector",
     "Store",
     "VectorContract",
+    "classify",
     "families",
     "ingest_documents",
     "ingest_images",
@@ -86,10 +97,13 @@ __all__ = [
     "open_store",
     "search",
     "search_several",
+    "tag",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"mmembed.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'mmembed' has no attribute {name!r}")
     value = getattr(import_module(f"mmembed.{_HOME[name]}"), name)
@@ -98,4 +112,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_PARTS, "__version__"]

@@ -16,7 +16,10 @@ MmembedError
 │   ├── UnreadableDocument
 │   ├── UnreadableSource      a path, folder or manifest that cannot be read
 │   ├── ForbiddenUrl          an address that pictures are not fetched from
-│   └── InvalidQuery          a search that asks for nothing, or for what the collection cannot answer
+│   ├── InvalidQuery          a search that asks for nothing, or for what the collection cannot answer
+│   ├── InvalidLabels         labels that are empty, equal, or that the encoder cannot tell apart
+│   ├── InvalidSample         labelled pictures from which nothing can be learnt: one class, too few, none
+│   └── InvalidTestSet        a corpus, queries, judgements or a search log that cannot be evaluated
 ├── StoreError
 │   ├── StoreUnavailable      not reachable, gone half-way, or held by another process
 │   ├── StoreFull             no room on the disk for the next batch
@@ -55,8 +58,11 @@ __all__ = [
     "ImageTooLarge",
     "InputError",
     "InvalidEmbedding",
+    "InvalidLabels",
     "InvalidQuery",
     "InvalidRequest",
+    "InvalidSample",
+    "InvalidTestSet",
     "MissingDependency",
     "MmembedError",
     "Overloaded",
@@ -178,6 +184,18 @@ class ForbiddenUrl(InputError):
 
 class InvalidQuery(InputError):
     """The search asks for nothing, or for something this collection cannot answer."""
+
+
+class InvalidLabels(InputError):
+    """Labels that are empty, equal, too few, or that the encoder cannot tell apart."""
+
+
+class InvalidSample(InputError):
+    """Labelled pictures from which nothing can be learnt: one class, too few of one, or none that can be read."""
+
+
+class InvalidTestSet(InputError):
+    """A corpus, queries, judgements, captions or a search log that cannot be evaluated."""
 
 
 class StoreError(MmembedError):

@@ -20,7 +20,7 @@ __all__ = ["SCOPES", "Scope", "Settings", "is_loopback", "read_settings"]
 Scope = Literal["search", "index", "infer", "admin"]
 SCOPES: tuple[Scope, ...] = ("search", "index", "infer", "admin")
 _PREFIX = "MMEMBED_"
-_OTHERS = {"MMEMBED_API_KEYS", "MMEMBED_DEBUG"}  # read elsewhere
+_OTHERS = {"MMEMBED_API_KEYS", "MMEMBED_CHAT_API_KEY", "MMEMBED_DEBUG"}  # read elsewhere
 Words = Annotated[tuple[str, ...], NoDecode]
 
 

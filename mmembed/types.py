@@ -189,6 +189,7 @@ class Contract:
     kind: Literal["images", "documents"]
     vectors: Mapping[str, VectorContract]
     version: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)  # JSON that was measured of it: calibrations, few-shot
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,14 @@ class Store(Protocol):
 
     def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
         """Merge `payload` into each point's: keys that are not named stay, those that are None go."""
+        ...
+
+    def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
+        """Merge into each point, by id, a payload of its own; see `set_payload`. Many points in few requests."""
+        ...
+
+    def set_note(self, collection: str, key: str, value: Any) -> None:
+        """Keep JSON beside the contract, in `Contract.notes`; None removes it. Raises StoreError above 256 KiB."""
         ...
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int: ...

@@ -112,6 +112,15 @@ class Service:
         self.local.set_payload(request.collection_name, GrpcToRest.convert_payload(request.payload), chosen)
         return _updated()
 
+    def update_batch(self, request: Any) -> Any:
+        for operation in request.operations:
+            assert operation.WhichOneof("operation") == "set_payload"
+            change = operation.set_payload
+            chosen = GrpcToRest.convert_points_selector(change.points_selector)
+            self.local.set_payload(request.collection_name, GrpcToRest.convert_payload(change.payload), chosen)
+        done = _updated()
+        return q.UpdateBatchResponse(result=[done.result] * len(request.operations), time=done.time)
+
     def delete(self, request: Any) -> Any:
         self.local.delete(request.collection_name, GrpcToRest.convert_points_selector(request.points))
         return _updated()
@@ -216,6 +225,7 @@ _POINTS = {
     "Upsert": "upsert",
     "UpdateVectors": "update_vectors",
     "SetPayload": "set_payload",
+    "UpdateBatch": "update_batch",
     "Delete": "delete",
     "Get": "get",
     "Scroll": "scroll",

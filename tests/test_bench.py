@@ -68,6 +68,15 @@ def test_open_clip_ingest_makes_the_vectors_of_the_plain_loop(tmp_path: Path) ->
     assert measured["time of mmembed over plain"]["level"] == "<= 1"
 
 
+def test_zero_shot_classifies_what_the_tower_alone_encodes(tmp_path: Path) -> None:
+    """Both sides agree on the best label of each picture, and what labels cost is said apart."""
+    options = ["--pictures", "3", "--rounds", "1", "--architecture", "ViT-S-32-alt"]
+    measured = lines("zero_shot", *options, out=tmp_path / "out.jsonl")
+    assert measured["pictures whose best label differs"]["reached"]
+    assert measured["time of classify over decoding and tower alone"]["level"] == "<= 1.1"
+    assert measured["10 labels embedded with 7 templates"]["value"] > 0
+
+
 def test_decoder_ways_make_equal_vectors(tmp_path: Path) -> None:
     """Queries after a prefix and packed texts have the vectors of the plain way."""
     options = ["--queries", "6", "--texts", "8", "--rounds", "1", "--layers", "1"]

@@ -11,7 +11,14 @@ import pytest
 from qdrant_client import models as m
 
 from mmembed.errors import CollectionMismatch, InvalidQuery, StoreError
-from mmembed.stores.contract import contract_from_json, contract_to_json, uses_idf, with_vector
+from mmembed.stores.contract import (
+    MAX_NOTE_BYTES,
+    contract_from_json,
+    contract_to_json,
+    uses_idf,
+    with_note,
+    with_vector,
+)
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.stores.points import batches, check_payload, check_points, check_search
 from mmembed.types import Contract, Leg, Point, SparseVector, Vector, VectorContract
@@ -58,6 +65,34 @@ def test_unknown_keys_are_left_alone() -> None:
     assert contract_from_json(value, "photos") == CONTRACT
 
 
+def test_notes_are_written_where_there_are_any() -> None:
+    """Without notes the JSON is what it always was; notes of any meaning come back as they were."""
+    assert contract_to_json(CONTRACT).keys() == {"version", "kind", "vectors"}
+    noted = with_note("photos", with_note("photos", CONTRACT, "a", {"b": (1, 2.5)}), "later: unknown", "x")
+    assert noted.notes == {"a": {"b": [1, 2.5]}, "later: unknown": "x"}
+    value = json.loads(json.dumps(contract_to_json(noted)))
+    assert contract_from_json(value, "photos") == noted
+    assert with_vector("photos", noted, "caption", IMAGE).notes == noted.notes
+    assert contract_to_json(with_note("photos", with_note("photos", noted, "a", None), "later: unknown", None)) == (
+        contract_to_json(CONTRACT)
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("", 1, "no key"),
+        ("a", {1, 2}, r"'a'.*not JSON"),
+        ("a", float("nan"), r"'a'.*not JSON"),
+        ("a", "x" * (MAX_NOTE_BYTES - 1), r"'a'.*262,145 bytes, more than 262,144"),
+    ],
+)
+def test_notes_that_cannot_be_kept(key: str, value: object, says: str) -> None:
+    """A note needs a key, a form that JSON has, and at most 256 KiB."""
+    with pytest.raises(StoreError, match=says):
+        with_note("photos", CONTRACT, key, value)
+
+
 def test_newer_version_says_upgrade() -> None:
     """A contract of version 2 is refused with the command that helps."""
     with pytest.raises(StoreError, match=r"'photos'.*version 2.*pip install --upgrade mmembed"):
@@ -76,6 +111,7 @@ def test_newer_version_says_upgrade() -> None:
         {"version": 1, "kind": "images", "vectors": [1]},
         {"version": 1, "kind": "images", "vectors": {"a": {**contract_to_json(CONTRACT)["vectors"]["bm25"], "dim": 3}}},
         {"version": "1", "kind": "images", "vectors": {}},
+        {"version": 1, "kind": "images", "vectors": {}, "notes": [1]},
     ],
 )
 def test_damaged_contract_is_a_store_error(broken: object) -> None:

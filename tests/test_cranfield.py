@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ir_measures
 import numpy as np
@@ -14,19 +13,27 @@ import pytest
 from ir_measures import nDCG
 from sentence_transformers import SentenceTransformer
 
+from mmembed.evaluation.cranfield import read_cranfield
+from mmembed.evaluation.measures import evaluate_run
+from mmembed.evaluation.report import Report
+from mmembed.evaluation.retrieval import evaluate_retrieval
+from mmembed.evaluation.testset import TestSet
 from mmembed.registry import load_encoder
-from mmembed.types import DenseArray
+from mmembed.stores import open_store
+from mmembed.types import DenseArray, Store
 
-BENCH = Path(__file__).parent.parent / "bench"
-
-pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="the reader is in the repository's benches")
+FIGURE = 0.3995
 
 
 @dataclass(frozen=True)
-class Encoded:
-    collection: Any  # bench's Cranfield: abstracts, queries, qrels
+class Evaluated:
+    """What `eval retrieval` does, once for all tests: one vector an abstract, in an Edge collection."""
+
+    test_set: TestSet
+    report: Report
+    store: Store
     texts: list[str]
-    documents: DenseArray  # (1400, 384)
+    documents: DenseArray  # (1400, 384), as they are stored
     queries: DenseArray  # (225, 384)
 
 
@@ -38,45 +45,69 @@ def minilm_folder() -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoded(data: Path) -> Encoded:
+def evaluated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluated]:
     folder = data / "text" / "cranfield"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: it holds cran.all.1400, cran.qry and cranqrel")
     minilm_folder()
-    sys.path.append(str(BENCH))
-    from cranfield import read_cranfield
-
-    collection = read_cranfield(folder, abstracts=1400, queries=225)
-    texts = [f"{title} {text}" for title, text in collection.abstracts.values()]
+    test_set = read_cranfield(folder)
     minilm = load_encoder("minilm", device="cpu")
-    queries = minilm.encode_text(list(collection.queries.values()), role="query")
-    return Encoded(collection, texts, np.asarray(minilm.encode_text(texts, role="document")), np.asarray(queries))
+    store = open_store(f"edge:{tmp_path_factory.mktemp('cranfield') / 'store.mm'}")
+    report = evaluate_retrieval(store, "abstracts", test_set, encoder=minilm, measures=["nDCG@10"])
+    rows = {p.payload["document_id"]: p.vectors["text"] for p in store.scroll("abstracts", vectors=["text"])}
+    asked = minilm.encode_text([str(query.text) for query in test_set.queries.values()], role="query")
+    texts = [document.whole_text for document in test_set.corpus.values()]
+    documents = np.stack([np.asarray(rows[number]) for number in test_set.corpus])
+    yield Evaluated(test_set, report, store, texts, documents, np.asarray(asked))
+    store.close()
 
 
-def ndcg_at_10(encoded: Encoded) -> float:
-    """Of the exact ranking by cosine, over the queries that have a relevant abstract."""
-    scores = encoded.queries @ encoded.documents.T  # (225, 1400)
+def run_of(evaluated: Evaluated, scores: np.ndarray) -> dict[str, dict[str, float]]:
+    """The ten best abstracts of each query, from `(225, 1400)` scores."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-    numbers = list(encoded.collection.abstracts)
-    run = [
-        ir_measures.ScoredDoc(query, numbers[document], float(scores[row, document]))
-        for row, query in enumerate(encoded.collection.queries)
-        for document in best[row]
-    ]
-    return float(ir_measures.calc_aggregate([nDCG @ 10], encoded.collection.qrels, run)[nDCG @ 10])
+    numbers = list(evaluated.test_set.corpus)
+    return {
+        query: {numbers[document]: float(scores[row, document]) for document in best[row]}
+        for row, query in enumerate(evaluated.test_set.queries)
+    }
 
 
-def test_minilm_reaches_its_figure(encoded: Encoded) -> None:
-    """All 1,400 abstracts and 225 queries, one vector each, give nDCG@10 0.3995."""
-    assert (len(encoded.texts), len(encoded.queries)) == (1400, 225)
-    assert abs(ndcg_at_10(encoded) - 0.3995) < 0.001
+def test_minilm_reaches_its_figure(evaluated: Evaluated) -> None:
+    """All 1,400 abstracts and 225 queries, one vector each, give nDCG@10 0.3995, by exact search and as it is."""
+    (row,) = evaluated.report.rows
+    assert (evaluated.report.documents, evaluated.report.queries) == (1400, 225)
+    assert row.exact.value == pytest.approx(FIGURE, abs=5e-5)
+    assert row.as_is is not None
+    assert row.as_is.value == row.exact.value  # 2 MB of vectors are too few for a graph
 
 
-def test_minilm_equals_sentence_transformers(encoded: Encoded) -> None:
+def test_an_independent_evaluator_agrees(evaluated: Evaluated) -> None:
+    """ir_measures gives the same nDCG@10 to the cosines of the stored vectors by numpy."""
+    run = run_of(evaluated, evaluated.queries @ evaluated.documents.T)
+    value = ir_measures.calc_aggregate([nDCG @ 10], evaluated.test_set.qrels, run)[nDCG @ 10]
+    (row,) = evaluated.report.rows
+    assert row.exact.value == pytest.approx(value, abs=1e-9)
+
+
+def test_exact_search_is_numpy_over_the_vectors(evaluated: Evaluated) -> None:
+    """The exact run holds the ten best abstracts of each query with their cosines."""
+    expected = run_of(evaluated, evaluated.queries @ evaluated.documents.T)
+    exact = evaluated.report.systems[0].runs[0]
+    for query, found in expected.items():
+        assert exact[query] == pytest.approx(found, abs=1e-6)
+
+
+def test_minilm_equals_sentence_transformers(evaluated: Evaluated) -> None:
     """The vectors are those of plain sentence-transformers: the shortest abstracts, the longest, some between."""
     reference = SentenceTransformer(str(minilm_folder()), device="cpu")
-    by_length = sorted(range(1400), key=lambda i: len(encoded.texts[i]))
+    texts = evaluated.texts
+    by_length = sorted(range(1400), key=lambda i: len(texts[i]))
     some = [*by_length[:10], *by_length[10:-10:25], *by_length[-10:]]
-    expected = reference.encode([encoded.texts[i] for i in some], normalize_embeddings=True, show_progress_bar=False)
-    assert not encoded.texts[some[0]].strip()
-    assert np.abs(encoded.documents[some] - expected).max() < 1e-5
+    expected = reference.encode([texts[i] for i in some], normalize_embeddings=True, show_progress_bar=False)
+    assert not texts[some[0]]
+    assert np.abs(evaluated.documents[some] - expected).max() < 1e-5
+    asked = [str(query.text) for query in evaluated.test_set.queries.values()]
+    queries = reference.encode(asked, normalize_embeddings=True, show_progress_bar=False)
+    theirs = evaluate_run(run_of(evaluated, queries @ evaluated.documents.T), evaluated.test_set.qrels, ["nDCG@10"])
+    (row,) = evaluated.report.rows
+    assert row.exact.value == pytest.approx(theirs.mean("nDCG@10"), abs=1e-4)

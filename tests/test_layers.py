@@ -18,8 +18,8 @@ FLOORS = [
         *("images", "documents", "sources", "settings"),
     },
     {"encoders", "rerankers", "stores"},
-    {"ingest", "retrieval"},
-    {"demo", "testing", "service"},
+    {"ingest", "retrieval", "zero_shot"},
+    {"demo", "testing", "service", "few_shot", "evaluation", "harnesses", "testsets"},
     {"cli"},
 ]
 GROUND_ORDER = ["errors", "types", "vectors", "presets"]  # the ground floor reads from left to right
@@ -30,6 +30,7 @@ LEANS_ON = {
     "adapters": {"registry", "loading", "hub"},
     "sentence_models": {"hub", "tokens", "images"},
     "remote": {"registry", "loading", "tokens"},
+    "sources": {"images"},
 }  # within the first floor
 
 

@@ -151,6 +151,8 @@ def test_unknown_collection(store: Store, name: str) -> None:
         lambda: store.upsert(wrong, []),
         lambda: store.update_vectors(wrong, []),
         lambda: store.set_payload(wrong, [uid(0)], {}),
+        lambda: store.set_payloads(wrong, {}),
+        lambda: store.set_note(wrong, "a", 1),
         lambda: store.delete(wrong, []),
         lambda: store.delete_where(wrong, m.Filter()),
         lambda: store.drop(wrong),
@@ -200,6 +202,8 @@ def test_foreign_collection_is_read_never_written(store: Store, name: str) -> No
             lambda: store.upsert(name, [Point(uid(0))]),
             lambda: store.update_vectors(name, [Point(uid(0))]),
             lambda: store.set_payload(name, ["1"], {"a": 1}),
+            lambda: store.set_payloads(name, {"1": {"a": 1}}),
+            lambda: store.set_note(name, "a", 1),
             lambda: store.delete(name, ["1"]),
             lambda: store.delete_where(name, m.Filter()),
             lambda: store.add_vector(name, "x", CONTRACT.vectors["image"]),
@@ -340,11 +344,66 @@ def test_set_payload(store: Store, name: str) -> None:
     ]
 
 
+def test_set_payloads(store: Store, name: str) -> None:
+    """Each point gets keys of its own, more points than one request takes; None removes a key, other keys stay."""
+    n = 300
+    fill(store, name, n)
+    changed = {uid(i): {"tag": f"new{i}", "extra": {"a": [i, None]}, "n": None} for i in range(0, n, 2)}
+    store.set_payloads(name, {})
+    store.set_payloads(name, changed | {uid(1).upper(): {"tag": ["x", "y"]}})
+    rows = {point.id: point.payload for point in store.scroll(name)}
+    assert rows[uid(0)] == {"tag": "new0", "extra": {"a": [0, None]}}
+    assert rows[uid(298)] == {"tag": "new298", "extra": {"a": [298, None]}}
+    assert rows[uid(1)] == {"n": 1, "tag": ["x", "y"]}
+    assert rows[uid(3)] == {"n": 3, "tag": "t3"}
+    with pytest.raises(StoreError, match="two spellings"):
+        store.set_payloads(name, {uid(10): {"n": 1}, uid(10).upper(): {"n": 2}})
+    with pytest.raises(StoreError, match="not JSON"):
+        store.set_payloads(name, {uid(3): {"n": 1}, uid(5): {"n": float("nan")}})
+    assert {point.id: point.payload for point in store.scroll(name)} == rows
+
+
+def test_notes(store: Store, name: str) -> None:
+    """Notes are kept beside the contract, each by itself; a further vector leaves them, and None removes one."""
+    vectors = fill(store, name, 3)
+    calibration = {"temperature": 1.5, "names": ("cat", "dög"), "pictures": 12, "rule": None}
+    store.set_note(name, "calibration:a", calibration)
+    store.set_note(name, "few-shot", [1, 2])
+    store.add_vector(name, "caption", VectorContract("minilm", "g1", "text", "dense", 2))
+    contract = store.contract(name)
+    assert contract is not None
+    assert contract.notes == {"calibration:a": {**calibration, "names": ["cat", "dög"]}, "few-shot": [1, 2]}
+    assert contract.vectors.keys() == {*CONTRACT.vectors, "caption"}
+    store.set_note(name, "few-shot", None)
+    store.set_note(name, "never there", None)
+    contract = store.contract(name)
+    assert contract is not None
+    assert contract.notes.keys() == {"calibration:a"}
+    with pytest.raises(StoreError, match=r"'big'.*262,146 bytes, more than 262,144"):
+        store.set_note(name, "big", "x" * (256 * 1024))
+    assert ids(store.query(name, [Leg("image", vectors[2])], limit=1)) == [uid(2)]
+
+
+def test_notes_of_many_threads(store: Store, name: str) -> None:
+    """Notes written at once through one store are all there afterwards."""
+    store.create(name, CONTRACT, indexes={})
+    threads = [threading.Thread(target=store.set_note, args=(name, f"note{i}", i)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    contract = store.contract(name)
+    assert contract is not None
+    assert contract.notes == {f"note{i}": i for i in range(8)}
+
+
 def test_changing_a_point_that_is_not_there(store: Store, name: str) -> None:
     """Updating an unknown id is an error that names it, and changes none of the others."""
     fill(store, name, 3)
     with pytest.raises(StoreError, match=rf"no point {uid(50)} \(1 of 2"):
         store.set_payload(name, [uid(1), uid(50)], {"tag": "new"})
+    with pytest.raises(StoreError, match=rf"no point {uid(50)} \(1 of 2"):
+        store.set_payloads(name, {uid(1): {"tag": "new"}, uid(50): {"tag": "new"}})
     with pytest.raises(StoreError, match=rf"no point {uid(50)}"):
         store.update_vectors(name, [Point(uid(1), {"cross": clustered(1, 4)}), Point(uid(50))])
     (point,) = store.retrieve(name, [uid(1)], vectors=True)
@@ -914,6 +973,11 @@ def test_contract_on_a_server_without_metadata(monkeypatch: pytest.MonkeyPatch) 
     store.add_vector("photos", "caption", VectorContract("minilm", "g1", "text", "dense", 2))
     contract = store.contract("photos")
     assert contract is not None
+    assert "caption" in contract.vectors
+    store.set_note("photos", "a", {"b": 1})
+    contract = store.contract("photos")
+    assert contract is not None
+    assert contract.notes == {"a": {"b": 1}}
     assert "caption" in contract.vectors
     store.drop("photos")
     create("photos", vectors_config=m.VectorParams(size=3, distance=m.Distance.DOT))

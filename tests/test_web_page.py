@@ -63,6 +63,7 @@ def test_the_lightbox_by_keyboard(page: Page, url: str) -> None:
         assert page.evaluate(
             "document.activeElement === document.body || Boolean(document.activeElement.closest('dialog'))"
         )
+    dialog.get_by_role("button", name="Close").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()

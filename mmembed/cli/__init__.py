@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmembed import __version__
-from mmembed.cli import find, index, listing, serve, verify
+from mmembed.cli import calibrate, classify, evaluate, few_shot, find, index, listing, serve, tag, testset, verify
 from mmembed.errors import MmembedError
 
 __all__ = ["app", "main"]
@@ -30,13 +30,19 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(index.app, name="index")
+app.add_typer(evaluate.app, name="eval")
 app.command("search")(find.search_command)
+app.command("classify")(classify.classify_command)
+app.command("calibrate")(calibrate.calibrate_command)
+app.command("few-shot")(few_shot.few_shot_command)
 app.command("serve")(serve.serve_command)
 app.command("collections")(listing.collections_command)
 app.command("delete")(listing.delete_command)
 app.command("drop")(listing.drop_command)
 app.command("encoders")(listing.encoders_command)
 app.command("info")(listing.info_command)
+app.command("testset")(testset.make_command)
+app.command("tag")(tag.tag_command)
 app.command("verify")(verify.verify_command)
 
 

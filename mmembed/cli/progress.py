@@ -5,23 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mmembed.ingest import IngestReport
-
-    OnProgress: TypeAlias = Callable[[IngestReport], None]
-
-__all__ = ["show_progress"]
+__all__ = ["Counted", "show_progress"]
 
 _LINE_EVERY_SECONDS = 15.0
 
 
+class Counted(Protocol):
+    """A report that grows while the work is done."""
+
+    seconds: float
+
+    @property
+    def done(self) -> int: ...
+
+
+OnProgress: TypeAlias = Callable[[Counted], None]
+
+
 @contextmanager
 def show_progress(count: Callable[[], int], what: str) -> Iterator[OnProgress]:
-    """Give an index something to report to; `count` tells how many files there are."""
+    """Give long work something to report to; `count` tells how much there is to do."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -42,7 +50,7 @@ def _lines(count: Callable[[], int], what: str, console: Console) -> OnProgress:
     """A line at most every fifteen seconds; short runs say nothing."""
     said, total = time.monotonic(), -1
 
-    def say(report: IngestReport) -> None:
+    def say(report: Counted) -> None:
         nonlocal said, total
         if time.monotonic() - said < _LINE_EVERY_SECONDS:
             return
@@ -55,5 +63,5 @@ def _lines(count: Callable[[], int], what: str, console: Console) -> OnProgress:
     return say
 
 
-def _per_second(report: IngestReport) -> float:
+def _per_second(report: Counted) -> float:
     return report.done / report.seconds if report.seconds else 0.0

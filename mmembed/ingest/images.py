@@ -19,6 +19,7 @@ from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import ImageTarget
 from mmembed.ingest.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
 from mmembed.sources import scan
+from mmembed.stores.payload_keys import tags_in
 from mmembed.types import (
     DenseArray,
     Embeddings,
@@ -199,7 +200,7 @@ def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, 
             donor = _donor_id(planned)
             if donor not in vectors:  # one that is read in this batch is stored as it was before
                 vectors[planned.id] = {name: donors[donor].vectors[name] for name in target.vectors}
-                facts[planned.id] = {k: donors[donor].payload[k] for k in _FROM_PICTURE if k in donors[donor].payload}
+                facts[planned.id] = _of_contents(donors[donor].payload)
             else:
                 vectors[planned.id], facts[planned.id] = vectors[donor], facts[donor]
     # 3. points
@@ -242,6 +243,11 @@ def _encode_whole(encoder: Encoder, fresh: Sequence[_Read]) -> DenseArray:
         vectors = encoder.encode_image([p for p in pixels if isinstance(p, Image.Image)])
     assert isinstance(vectors, np.ndarray)  # ImageTarget takes dense encoders only
     return check_embeddings(vectors, n=len(fresh), dim=encoder.spec.dim, encoder=encoder.spec.name)
+
+
+def _of_contents(payload: Payload) -> Payload:
+    """What is true of every file with these contents: facts of the picture, and its tags."""
+    return {key: payload[key] for key in _FROM_PICTURE if key in payload} | tags_in(payload)
 
 
 def _donor_id(planned: Planned) -> str:

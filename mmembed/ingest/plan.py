@@ -16,12 +16,14 @@ from qdrant_client import models
 
 from mmembed.errors import InputError
 from mmembed.sources import FileState, content_hash, file_state
+from mmembed.stores.payload_keys import OURS, RESERVED, tags_in
 from mmembed.types import Failure, IndexType, Item, Modality, Payload, Store
 
 __all__ = [
     "FROM_READING",
     "INDEXES",
     "OURS",
+    "RESERVED",
     "Action",
     "Planned",
     "batched",
@@ -53,17 +55,6 @@ INDEXES: Mapping[Modality, Mapping[str, IndexType]] = {
 
 FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
 """Payload keys that are found anew each time a file is read."""
-
-_OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from"})
-RESERVED: Mapping[Modality, frozenset[str]] = {
-    "image": _OF_ANY_FILE | {"width", "height", "format", "taken_at"},
-    "text": _OF_ANY_FILE | {"passage", "passages", "text", "headings", "page", "vectors", "pictures"},
-}
-"""Payload keys that say what mmembed read; a manifest cannot set them."""
-
-_PLACES = frozenset({"document", "page", "title"})  # of a picture, the document that it stands in
-OURS: Mapping[Modality, frozenset[str]] = {modality: keys | _PLACES for modality, keys in RESERVED.items()}
-"""Payload keys that are written here; all others were said by a manifest."""
 
 Action = Literal["unchanged", "refresh", "reuse", "read"]
 T = TypeVar("T")
@@ -102,9 +93,13 @@ class Planned:
         if item.source is not None:
             own["source"] = item.source
         # A manifest has the last word on a file; a bare folder has none, so what is known is kept.
-        known = dict(self.stored or {}) if item.source is None else {}
-        for key in FROM_READING:
+        stored = self.stored or {}
+        tags = tags_in(stored)
+        known = dict(stored) if item.source is None else {}
+        for key in (*FROM_READING, *tags):
             known.pop(key, None)
+        if stored.get("content_hash") == self.content_hash:
+            known |= tags
         if item.caption:
             own["caption"] = item.caption
         return {**known, **item.payload, **own}
@@ -190,7 +185,7 @@ def _same_words(item: Item, old: Payload) -> bool:
     said = {**item.payload, **({"caption": item.caption} if item.caption else {})}
     if item.source is not None:
         said["source"] = item.source
-        if any(key not in said for key in old if key not in OURS[item.modality]):
+        if any(key not in said for key in old.keys() - tags_in(old).keys() - OURS[item.modality]):
             return False  # it no longer says something that it said before
     return all(old.get(key) == value for key, value in said.items())
 

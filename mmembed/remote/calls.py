@@ -54,15 +54,32 @@ class _Answered(Exception):
 
 
 class Api:
-    """A server that turns inputs into vectors: its address, its key, and how long it is waited for."""
+    """A server that turns inputs into vectors, or answers a chat: its address, key, and how long it is waited for.
 
-    def __init__(self, url: str, key: ApiKey | None, *, variables: Sequence[str] = (), own: bool = False) -> None:
+    Args:
+        own: it is the vendor's own address, not one that was given.
+        what, option: in the sentences of errors, what the server should be and how its address is given.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: ApiKey | None,
+        *,
+        variables: Sequence[str] = (),
+        own: bool = False,
+        what: str = "embeddings API",
+        option: str = "?base_url=",
+        patience: Patience | None = None,
+    ) -> None:
         self.url = url
         self.own = own  # the vendor's own address
         self.host = httpx.URL(url).netloc.decode()
         self._key = key
         self._variables = tuple(variables)
-        self._patience = PATIENCE
+        self._what = what
+        self._option = option
+        self._patience = patience or PATIENCE
         self._client = httpx.Client(
             headers={"User-Agent": f"mmembed/{__version__}", "Accept": "application/json"},
             timeout=httpx.Timeout(self._patience.read_seconds, connect=self._patience.connect_seconds),
@@ -121,7 +138,7 @@ class Api:
         return answer
 
     def _look_at(self) -> str:
-        return "it is no embeddings API" if self.own else f"is ?base_url={self.url} an embeddings API?"
+        return f"it is no {self._what}" if self.own else f"is {self._option}{self.url} an {self._what}?"
 
     def _may_pass(self, exc: BaseException) -> bool:
         if isinstance(exc, _Answered):
@@ -145,7 +162,8 @@ class Api:
     def _advice(self, status: int) -> str:
         if 300 <= status < 400:
             return (
-                "a redirect is not followed, since it would take the key along: give the address itself as ?base_url="
+                f"a redirect is not followed, since it would take the key along: "
+                f"give the address itself as {self._option}".rstrip()
             )
         if status in (401, 403):
             if self._key:
@@ -154,7 +172,7 @@ class Api:
                 )
             return _NO_KEY_NEEDED.format(host=self.host)
         if status in (404, 405):
-            return "see that the model's name" + (" is right" if self.own else " and ?base_url= are right")
+            return "see that the model's name" + (" is right" if self.own else f" and {self._option.strip()} are right")
         if status == 413:
             return "the request is too large for it, so lower the batch size"
         return "change what it complains of"

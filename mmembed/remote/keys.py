@@ -72,8 +72,8 @@ def find_key(url: str, *, home: str, variables: Sequence[str]) -> ApiKey | None:
     return None
 
 
-def server_url(url: str) -> str:
-    """An address that a key may be sent to, without a slash at its end.
+def server_url(url: str, *, option: str = "?base_url=") -> str:
+    """An address that a key may be sent to, without a slash at its end; `option` is how it was given.
 
     Raises SettingsError for anything but http(s)://host[:port][/path]; what it holds is not repeated, since
     an address with a password in it is the likeliest mistake.
@@ -82,14 +82,14 @@ def server_url(url: str) -> str:
         parsed = httpx.URL(url)
         sound = parsed.scheme in ("http", "https") and parsed.host and not (parsed.userinfo or parsed.query)
     except httpx.InvalidURL as exc:
-        raise SettingsError(_BAD_URL) from exc
+        raise SettingsError(_BAD_URL.format(option=option)) from exc
     if not sound or parsed.fragment:
-        raise SettingsError(_BAD_URL)
+        raise SettingsError(_BAD_URL.format(option=option))
     return str(parsed).rstrip("/")
 
 
 _BAD_URL = (
-    f"?base_url= is no address of a server: write http://host:port/path, without a user, a password or a query; "
+    "{option} is no address of a server: write http://host:port/path, without a user, a password or a query; "
     f"a key goes into the environment variable {KEYS_VARIABLE} as key@host"
 )
 

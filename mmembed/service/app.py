@@ -19,6 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from mmembed import __version__
 from mmembed.errors import SettingsError
 from mmembed.service import (
+    classifying,
     cohere_api,
     indexing,
     listing,
@@ -41,11 +42,13 @@ from mmembed.service.state import Service
 from mmembed.settings import Settings
 from mmembed.stores import open_store
 from mmembed.types import Store
+from mmembed.zero_shot.cache import ClassCache
 
 __all__ = ["create_app"]
 
 _ROUTERS = (
     (searching.router, errors_of_ours),
+    (classifying.router, errors_of_ours),
     (indexing.router, errors_of_ours),
     (listing.router, errors_of_ours),
     (qdrant_inference.router, errors_of_ours),
@@ -132,6 +135,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
         metrics=metrics,
         threads=threads,
         keys=keys,
+        classes=ClassCache(),
     )
 
 

@@ -10,6 +10,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 TAGS = [
     {"name": "search", "description": "Find pictures and passages by words, by picture, by both."},
+    {"name": "labels", "description": "Say which of some labels a picture shows."},
     {"name": "index", "description": "Add and remove pictures and documents."},
     {"name": "embeddings", "description": "Vectors, as OpenAI's and Cohere's clients ask for them."},
     {"name": "Qdrant inference", "description": "The back end that a self-hosted Qdrant asks for vectors."},

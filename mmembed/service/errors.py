@@ -23,6 +23,7 @@ __all__ = [
     "add_error_answers",
     "error_response",
     "fault_response",
+    "sentence_of",
     "status_of",
     "validation_sentence",
     "without_places",
@@ -77,10 +78,14 @@ def error_response(request_path: str, error: e.MmembedError, *, hidden: Sequence
         headers["retry-after"] = str(_RETRY_SECONDS)
     elif status == 401:
         headers["www-authenticate"] = "Bearer"
-    sentence = str(error)
-    if isinstance(error, e.StoreError | e.EncoderError) or status >= 500:
-        sentence = without_places(sentence, hidden)
-    return _answer(request_path, status, sentence, type(error).__name__, headers)
+    return _answer(request_path, status, sentence_of(error, hidden), type(error).__name__, headers)
+
+
+def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
+    """What a client is told of an error."""
+    if isinstance(error, e.StoreError | e.EncoderError) or status_of(error) >= 500:
+        return without_places(str(error), hidden)
+    return str(error)
 
 
 def fault_response(request_path: str) -> Response:
@@ -118,7 +123,7 @@ def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
         said = f"the body is not JSON: {first['ctx']['error']}"
         return f"{said} at character {where[-1]}" if where[-1].isdigit() else said
     place = where[0] if where else "body"
-    field = ".".join(where[1:])
+    field = ".".join(part for part in where[1:] if "[" not in part)  # which is a type, one of several
     named = f"{field!r} of the {place}" if field else f"the {place}"
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{named}: {message[:1].lower()}{message[1:]}"

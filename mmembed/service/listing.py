@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from mmembed.errors import CollectionNotFound, EncoderUnavailable, MmembedError, PointNotFound, StoreUnavailable
 from mmembed.ingest import thumbnail_path
-from mmembed.ingest.plan import RESERVED
 from mmembed.service.doors import needs
 from mmembed.service.facts import (
     Alive,
@@ -29,6 +28,7 @@ from mmembed.service.metrics import CONTENT_TYPE
 from mmembed.service.served import Served
 from mmembed.service.state import Service, ServiceOf
 from mmembed.stores.facets import FACET_TYPES
+from mmembed.stores.payload_keys import RESERVED, TagKeys
 from mmembed.types import Contract, Encoder, Store
 
 __all__ = ["READY_SECONDS", "router"]
@@ -183,17 +183,16 @@ def _searchable(served: Served, contract: Contract | None) -> Literal[True] | st
 
 
 def _facets(store: Store, collection: str, key: str | None, limit: int) -> dict[str, list[Facet]]:
-    keys = (
-        [key]
-        if key is not None
-        else [
-            name
-            for name, index in sorted(store.indexes(collection).items())
-            if index in FACET_TYPES and name not in _TECHNICAL
-        ]
-    )
+    keys = [key] if key is not None else _facet_keys(store, collection)
     found = {name: store.facet(collection, name, limit=limit) for name in keys}
     return {name: [Facet(value=value, count=count) for value, count in rows] for name, rows in found.items()}
+
+
+def _facet_keys(store: Store, collection: str) -> list[str]:
+    """Payload keys that a person filters by, sorted: not what mmembed needs itself, nor which run wrote the tags."""
+    indexes = store.indexes(collection)
+    technical = _TECHNICAL | {TagKeys.of(name).by for name in indexes}
+    return [name for name, index in sorted(indexes.items()) if index in FACET_TYPES and name not in technical]
 
 
 def _encoders(served: Served) -> list[EncoderFacts]:

@@ -1,4 +1,4 @@
-"""A search as a form: the JSON of the query in the field `query`, and pictures beside it as files.
+"""A search, or a picture to label, as a form: the JSON of the query in the field `query`, pictures beside it as files.
 
     curl -F image=@parrot.jpg -F 'query={"limit": 5}' http://localhost:8600/v1/search/images
 
@@ -18,9 +18,8 @@ from starlette.datastructures import FormData, UploadFile
 
 from mmembed.errors import InvalidRequest
 
-__all__ = ["JsonOrForm", "Uploads", "form_of", "uploads_of"]
+__all__ = ["JsonOrForm", "PictureForm", "Uploads", "form_of", "uploads_of"]
 
-_FIELDS = ("image", "minus_image", "query")
 _MAX_FILES = 33  # a picture, and those to subtract
 _MAX_QUERY_BYTES = 8 * 2**20
 
@@ -42,6 +41,8 @@ def uploads_of(request: Request) -> Uploads:
 class JsonOrForm(APIRoute):
     """A route that takes its body as JSON, or as a form whose field `query` is that JSON."""
 
+    fields: tuple[str, ...] = ("image", "minus_image", "query")
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
 
@@ -49,9 +50,9 @@ class JsonOrForm(APIRoute):
             if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
                 return await answer(request)
             await _require_whole(request)
-            limits = {"max_files": _MAX_FILES, "max_fields": len(_FIELDS), "max_part_size": _MAX_QUERY_BYTES}
+            limits = {"max_files": _MAX_FILES, "max_fields": len(self.fields), "max_part_size": _MAX_QUERY_BYTES}
             async with request.form(**limits) as form:
-                query = _query(form)
+                query = _query(form, self.fields)
                 uploads = Uploads(
                     await _image(form), tuple([await file.read() for file in _files(form, "minus_image")])
                 )
@@ -68,11 +69,17 @@ async def _require_whole(request: Request) -> None:
         raise InvalidRequest("the form breaks off before its last boundary, or names none: send all of it")
 
 
-def _query(form: FormData) -> bytes:
+class PictureForm(JsonOrForm):
+    """The same of a route that takes one picture and subtracts nothing."""
+
+    fields = ("image", "query")
+
+
+def _query(form: FormData, fields: tuple[str, ...]) -> bytes:
     """The JSON of the query. Raises InvalidRequest for a field that there is not, or of the wrong kind."""
     for name in form:
-        if name not in _FIELDS:
-            raise InvalidRequest(f"the form has a field {name[:40]!r}: a search has {', '.join(_FIELDS)}")
+        if name not in fields:
+            raise InvalidRequest(f"the form has a field {name[:40]!r}: it may have {', '.join(fields)}")
     given = form.getlist("query")
     if len(given) > 1 or any(isinstance(query, UploadFile) for query in given):
         raise InvalidRequest("the form's field 'query' is one text, the JSON of the query")
@@ -82,7 +89,7 @@ def _query(form: FormData) -> bytes:
 async def _image(form: FormData) -> bytes | None:
     files = _files(form, "image")
     if len(files) > 1:
-        raise InvalidRequest(f"the form has {len(files)} files 'image': one is searched with")
+        raise InvalidRequest(f"the form has {len(files)} files 'image': send one")
     return await files[0].read() if files else None
 
 
@@ -107,14 +114,15 @@ def _as_json(request: Request, query: bytes, uploads: Uploads) -> Request:
     return Request({**request.scope, "headers": headers, "state": state}, receive)
 
 
-def form_of(model: str) -> dict[str, Any]:
+def form_of(model: str, route: type[JsonOrForm] = JsonOrForm) -> dict[str, Any]:
     """The OpenAPI of the form, for `openapi_extra`; `model` is the name of the query's schema."""
     binary = {"type": "string", "format": "binary"}
-    fields = {
-        "image": {**binary, "description": "The picture to search with."},
+    every = {
+        "image": {**binary, "description": "The picture, as a file."},
         "minus_image": {"type": "array", "items": binary, "description": "Pictures to subtract."},
         "query": {"$ref": f"#/components/schemas/{model}"},
     }
+    fields = {name: every[name] for name in route.fields}
     schema = {"type": "object", "properties": fields, "additionalProperties": False}
     encoding = {"query": {"contentType": "application/json"}}
     return {"requestBody": {"content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}}

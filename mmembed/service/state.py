@@ -19,6 +19,7 @@ from mmembed.service.metrics import Metrics
 from mmembed.service.served import Served
 from mmembed.settings import Settings
 from mmembed.types import Store
+from mmembed.zero_shot.cache import ClassCache
 
 __all__ = ["Service", "ServiceOf"]
 
@@ -37,6 +38,7 @@ class Service:
     metrics: Metrics
     threads: ThreadPoolExecutor
     keys: Keys
+    classes: ClassCache  # embeddings of labels, by whoever asked for them
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what blocks (a search, a write) in a thread, where the caller's context variables are set."""

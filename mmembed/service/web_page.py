@@ -30,6 +30,7 @@ _STATIC = (
     "dom.js",
     "filters.js",
     "icon.svg",
+    "labels.js",
     "lightbox.js",
     "place.js",
     "results.js",

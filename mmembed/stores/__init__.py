@@ -4,6 +4,7 @@ open_store -> edge.py   -> edge_pipe.py => in a process of its own: edge_shard.p
            -> qdrant.py -> qdrant_collections.py -> qdrant_calls.py, qdrant_models.py
 both       -> points.py (what may be written and asked), filters.py (when a search must be exact), facets.py (what is
               counted), contract.py
+payload_keys.py             -> which keys of a payload are ours
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
-from mmembed.stores.contract import contract_from_json, contract_to_json, with_vector
+from mmembed.stores.contract import contract_from_json, contract_to_json, with_note, with_vector
 from mmembed.stores.edge_pipe import Hello, ShardPipe, open_pipe_to
 from mmembed.stores.facets import check_facet
 from mmembed.stores.filters import dump_filter
@@ -19,6 +20,7 @@ from mmembed.stores.points import (
     canonical_ids,
     check_new,
     check_payload,
+    check_payloads,
     check_points,
     check_search,
 )
@@ -65,6 +67,7 @@ class EdgeStore:
             )
         self._pipe = ShardPipe(folder, Hello(os.getpid(), command, wait_seconds, free_margin_bytes))
         self._contracts: dict[str, Contract | None] = {}  # nobody else can change them while the folder is ours
+        self._changing = threading.Lock()  # around reading a contract and writing it changed
 
     @property
     def pid(self) -> int:
@@ -94,12 +97,19 @@ class EdgeStore:
         return read  # another thread may have dropped the collection
 
     def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
-        contract = self._ours(collection)
-        extended = with_vector(collection, contract, name, vector)
-        if extended != contract:
-            check_new(collection, extended)
-            self._pipe.call("add_vector", collection, name, contract_to_json(extended))
-            self._contracts[collection] = extended
+        with self._changing:
+            contract = self._ours(collection)
+            extended = with_vector(collection, contract, name, vector)
+            if extended != contract:
+                check_new(collection, extended)
+                self._pipe.call("add_vector", collection, name, contract_to_json(extended))
+                self._contracts[collection] = extended
+
+    def set_note(self, collection: str, key: str, value: Any) -> None:
+        with self._changing:
+            noted = with_note(collection, self._ours(collection), key, value)
+            self._pipe.call("replace_contract", collection, contract_to_json(noted))
+            self._contracts[collection] = noted
 
     def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         self._ours(collection)
@@ -185,6 +195,11 @@ class EdgeStore:
         self._ours(collection)
         payload = check_payload(payload, f"{len(ids)} points")
         self._pipe.call("set_payload", collection, canonical_ids(ids), payload)
+
+    def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
+        self._ours(collection)
+        for batch in batches(check_payloads(payloads)):
+            self._pipe.call("set_payloads", collection, batch)
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int:
         counted: int = self._pipe.call("count", collection, dump_filter(filter))

@@ -96,6 +96,10 @@ class ShardFolder:
         # Loading with the configuration of the whole contract is what turns the graph of a multivector off.
         config = models.edge_config(contract["vectors"])
         edge.EdgeShard.load(str(self._home(name) / "shard"), config).close()
+        self.replace_contract(name, contract)
+
+    def replace_contract(self, name: str, contract: Json) -> None:
+        """Its indexes stay."""
         file = self._home(name) / "contract.json"
         write_json(file, {**read_json(file), METADATA_KEY: contract})
 
@@ -128,6 +132,12 @@ class ShardFolder:
     def set_payload(self, name: str, ids: list[str], payload: Payload) -> None:
         self._require_points(name, ids)
         self._write(name, edge.UpdateOperation.set_payload(list(ids), payload), len(ids) * len(str(payload)))
+
+    def set_payloads(self, name: str, points: list[Point]) -> None:
+        """Edge knows no update of many points by payloads of their own: one operation each, in one request."""
+        self._require_points(name, [p.id for p in points])
+        operations = [edge.UpdateOperation.set_payload([p.id], p.payload) for p in points]
+        self._write_all(name, operations, _bytes(points))
 
     def delete(self, name: str, ids: list[str]) -> None:
         self._write(name, edge.UpdateOperation.delete_points([point_id(each) for each in ids]), 0)
@@ -219,10 +229,14 @@ class ShardFolder:
         return {field: index_type for field, index_type in _index_types(shard).items() if field not in late}
 
     def _write(self, name: str, operation: edge.UpdateOperation, size_bytes: int) -> None:
+        self._write_all(name, [operation], size_bytes)
+
+    def _write_all(self, name: str, operations: Sequence[edge.UpdateOperation], size_bytes: int) -> None:
         opened = self._shard(name)
         if size_bytes:  # deleting is how room is made
             self._require_room(3 * size_bytes)  # the log, the segment, and their growth by pages
-        opened.shard.update(operation)
+        for operation in operations:
+            opened.shard.update(operation)
         opened.unflushed_bytes += size_bytes
         if opened.unflushed_bytes > _FLUSH_BYTES:
             opened.shard.flush()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from mmembed.errors import InvalidQuery, StoreError
 from mmembed.types import Contract, Kind, Leg, Payload, Point, Ranking, SparseVector, Vector
 
 __all__ = ["MAX_BATCH_BYTES", "MAX_BATCH_POINTS", "Search", "batches", "check_points", "check_search", "point_id"]
-__all__ += ["canonical_ids", "check_new", "check_payload", "fusion_weights"]
+__all__ += ["canonical_ids", "check_new", "check_payload", "check_payloads", "fusion_weights"]
 
 MAX_BATCH_POINTS = 256
 MAX_BATCH_BYTES = 8 * 2**20
@@ -196,6 +196,20 @@ def check_payload(payload: Payload, what: str) -> Payload:
             f"the payload of {what} is not JSON ({exc}): write dates as ISO 8601 text and leave out NaN"
         ) from exc
     return checked
+
+
+def check_payloads(payloads: Mapping[str, Payload]) -> list[Point]:
+    """Points of canonical ids that carry these payloads and no vectors; all are checked before one is written.
+
+    Raises StoreError for what JSON has no word for, and for an id that is there twice, written differently.
+    """
+    points = [
+        Point(id=id, payload=check_payload(payload, f"point {id}"))
+        for id, payload in zip(canonical_ids(list(payloads)), payloads.values(), strict=True)
+    ]
+    if len({point.id for point in points}) < len(points):
+        raise StoreError("payloads were given for one point under two spellings of its id: give each point once")
+    return points
 
 
 def _check_vector(vector: Vector, kind: Kind, dim: int | None, what: str) -> None:

@@ -20,6 +20,7 @@ from mmembed.stores.points import (
     batches,
     canonical_ids,
     check_payload,
+    check_payloads,
     check_points,
     check_search,
     point_id,
@@ -107,6 +108,9 @@ class QdrantStore:
         """See `Store.add_vector`. Needs a server of version 1.18 or later."""
         self._collections.add_vector(collection, name, vector)
 
+    def set_note(self, collection: str, key: str, value: Any) -> None:
+        self._collections.set_note(collection, key, value)
+
     def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         self._collections.add_indexes(collection, indexes)
 
@@ -148,6 +152,16 @@ class QdrantStore:
         self._collections.require_points(collection, canonical_ids(ids))
         chosen = models.PointIdsList(points=[point_id(each) for each in ids])
         self._collections.write(collection, partial(self._client.set_payload, collection, payload, chosen, wait=True))
+
+    def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
+        self._collections.ours(collection)
+        for batch in batches(check_payloads(payloads)):
+            self._collections.require_points(collection, [p.id for p in batch])
+            rows = [
+                models.SetPayloadOperation(set_payload=models.SetPayload(payload=p.payload, points=[p.id]))
+                for p in batch
+            ]
+            self._collections.write(collection, partial(self._client.batch_update_points, collection, rows, wait=True))
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         self._collections.ours(collection)

@@ -9,12 +9,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from qdrant_client import QdrantClient, models
 
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
-from mmembed.stores.contract import METADATA_KEY, contract_from_json, contract_to_json, with_vector
+from mmembed.stores.contract import METADATA_KEY, contract_from_json, contract_to_json, with_note, with_vector
 from mmembed.stores.points import check_new
 from mmembed.stores.qdrant_calls import READ_TRIES, WRITE_TRIES, attempt
 from mmembed.stores.qdrant_models import NO_GRAPH, dense_params, new_vector, sparse_params
@@ -51,6 +51,7 @@ class Collections:
         self._client = client
         # Local mode is not safe for threads, not even for readers.
         self._lock: contextlib.AbstractContextManager[object] = threading.RLock() if local else contextlib.nullcontext()
+        self._changing = threading.Lock()  # around reading a contract and writing it changed
         self._known: dict[str, Known] = {}
         self._local_indexes: dict[str, dict[str, str]] = {}  # local mode has none, and forgets that they were asked for
         self._closed = False
@@ -103,6 +104,11 @@ class Collections:
             raise CollectionNotOurs(collection)
         return contract
 
+    def ours_now(self, collection: str) -> Contract:
+        """The same as it is at this moment: what is about to be written back changed."""
+        self.look(collection)
+        return self.ours(collection)
+
     def require_points(self, collection: str, ids: Sequence[str]) -> None:
         """Raise StoreError where a point is missing, before anything is changed."""
         read = partial(self._client.retrieve, collection, list(ids), with_payload=False)
@@ -151,7 +157,11 @@ class Collections:
 
     def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
         """See `Store.add_vector`. Needs a server of version 1.18 or later."""
-        contract = self.ours(collection)
+        with self._changing:
+            self._add_vector(collection, name, vector)
+
+    def _add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
+        contract = self.ours_now(collection)
         extended = with_vector(collection, contract, name, vector)
         if extended == contract:
             return
@@ -166,10 +176,15 @@ class Collections:
         if vector.kind == "multi":
             diff = {name: models.VectorParamsDiff(hnsw_config=NO_GRAPH)}
             self.write(collection, partial(client.update_collection, collection, vectors_config=diff))
-        metadata = {METADATA_KEY: contract_to_json(extended)}
-        self.write(collection, partial(client.update_collection, collection, metadata=metadata))
-        if self.look(collection).contract != extended:
-            self._keep_contract(collection, extended)
+        self._replace_contract(collection, extended)
+
+    def set_note(self, collection: str, key: str, value: Any) -> None:
+        """See `Store.set_note`. Of two clients that write notes at the same moment the second one's stay."""
+        with self._changing:
+            contract = self.ours_now(collection)
+            noted = with_note(collection, contract, key, value)
+            if noted != contract:
+                self._replace_contract(collection, noted)
 
     def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         self.ours(collection)
@@ -200,6 +215,19 @@ class Collections:
             schema = models.PayloadSchemaType(kind)
             self.write(collection, partial(self._client.create_payload_index, collection, field, schema, wait=True))
         self._known.pop(collection, None)
+
+    def _replace_contract(self, collection: str, contract: Contract) -> None:
+        """In the metadata, or where servers without it keep contracts. Raises StoreError where neither holds."""
+        metadata = {METADATA_KEY: contract_to_json(contract)}
+        self.write(collection, partial(self._client.update_collection, collection, metadata=metadata))
+        if self.look(collection).contract == contract:
+            return
+        self._keep_contract(collection, contract)
+        if self.look(collection).contract != contract:
+            raise StoreError(
+                f"what is remembered of collection {collection!r} was to be changed, and Qdrant at {self.url} kept the "
+                f"old: another client may have written at the same time, so try again"
+            )
 
     def _keep_contract(self, collection: str, contract: Contract) -> None:
         """For servers that drop metadata."""

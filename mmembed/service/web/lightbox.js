@@ -1,6 +1,7 @@
 // One hit, large: a modal dialog, so that focus stays in it, Escape closes it, and the page behind is inert.
 
 import { AFTER, BEFORE, byId, CROSS, drawing, h } from "./dom.js";
+import { forgetLabels, labelsFor } from "./labels.js";
 import { marks, moreLike, pictureOf, placeOf, scoreOf, titleOf } from "./results.js";
 
 const dialog = byId("lightbox");
@@ -22,6 +23,7 @@ export function openLightbox(hits, at, does) {
 export function closeLightbox() {
   if (!dialog.open) return;
   dialog.close();
+  forgetLabels();
   giveBack(shown.at);
 }
 
@@ -83,7 +85,7 @@ function draw() {
     hit.kind === "image" && body,
     h("div", { class: "named" }, h("h2", { id: "lightbox-title" }, titleOf(hit)), scoreOf(hit)),
     hit.kind === "text" && body,
-    h("div", { class: "about" }, facts(hit), h("div", { class: "row" }, like, original(hit))),
+    h("div", { class: "about" }, facts(hit), hit.kind === "image" && labelsFor(hit), h("div", { class: "row" }, like, original(hit))),
   ].filter(Boolean));
 }
 
@@ -91,6 +93,7 @@ function draw() {
 export function startLightbox(focusCard) {
   giveBack = focusCard;
   dialog.addEventListener("keydown", (event) => {
+    if (event.target.matches("input[type=text]")) return; // arrows move within what is typed
     if (event.key === "ArrowRight") step(1);
     else if (event.key === "ArrowLeft") step(-1);
     else return;

@@ -1,0 +1,111 @@
+"""`mmembed few-shot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmembed.cli import labels as asked
+from mmembed.cli import options as o
+
+if TYPE_CHECKING:
+    from mmembed.few_shot import FewShotReport
+
+_SHOWN_FAILURES = 20
+
+
+def few_shot_command(
+    folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder a label.")],
+    collection: Annotated[str, typer.Option("--in", help="Collection that the pictures go into, and that learns.")],
+    store: o.StoreUrl = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="By default the collection's own, else tiny.", show_default=False)
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="As for classify; by default the names of the sub-folders.", show_default=False)
+    ] = None,
+    templates: asked.Templates = "simple",
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures of each label to learn from; by default half.", show_default=False),
+    ] = None,
+    key: Annotated[str, typer.Option(help="Payload key that gets the label.")] = "class",
+    seed: Annotated[int, typer.Option(help="Chance of the split.")] = 0,
+    json: o.Json = False,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    batch_size: o.BatchSize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    workers: o.Workers = None,
+    api_key: o.ApiKey = None,
+    grpc: o.Grpc = False,
+) -> None:
+    """Learn from a few pictures of each label, and say how much that helps.
+
+    Indexes the pictures, learns from a part of them in two ways (Tip-Adapter, whose keys are points of the collection,
+    and a logistic probe), and compares both with zero-shot on pictures that took no part. Exit code 3: finished, but
+    some pictures could not be read.
+    """
+    from mmembed.few_shot import learn_few_shot
+    from mmembed.sources.classes import read_class_folders
+    from mmembed.types import LoadOptions
+
+    pictures = read_class_folders(folder)
+    names = labels or sorted({picture.label for picture in pictures if picture.label is not None})
+    wanted = asked.asked_labels(names, templates, None)
+    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    opened = o.open_asked_store(store, api_key, grpc)
+    try:
+        name = encoder or o.remembered_name(opened, collection, "image") or "tiny"
+        report = learn_few_shot(
+            opened,
+            collection,
+            pictures,
+            encoder=o.load_asked_encoder(name, run),
+            labels=wanted,
+            shots=shots,
+            key=key,
+            cache=asked.class_cache(),
+            workers=workers,
+            seed=seed,
+        )
+    finally:
+        opened.close()
+    for failure in report.failures[:_SHOWN_FAILURES]:
+        typer.echo(f"failed: {failure.error}", err=True)
+    if json:
+        typer.echo(o.as_json(_as_json(report)))
+    else:
+        for line in _lines(report):
+            typer.echo(line)
+    if report.failures:
+        raise typer.Exit(3)
+
+
+def _as_json(report: FewShotReport) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "pictures": report.pictures,
+        "measured": [asdict(measured) for measured in report.measured],
+        "chosen": asdict(report.note),
+        "outcomes": [asdict(outcome) for outcome in report.outcomes],
+        "failures": [{"uri": failure.uri, "error": failure.error} for failure in report.failures],
+    }
+
+
+def _lines(report: FewShotReport) -> list[str]:
+    parts, note = report.pictures, report.note
+    sizes = f"{parts['train']} pictures to learn from, {parts['validation']} to choose by, {parts['test']} to test"
+    lines = [
+        f"{len(note.names)} labels: {sizes}",
+        f"chosen: alpha {note.alpha:.3g}, beta {note.beta:.3g}, C {note.strength:g}; best to choose by: {note.best}",
+    ]
+    for measured in report.measured:
+        chance = "" if measured.p_value is None else f"  p {measured.p_value:.3g} against zero-shot"
+        lines.append(
+            f"{measured.name:>12}: accuracy {measured.accuracy:.3f} [{measured.low:.3f}, {measured.high:.3f}]{chance}"
+        )
+    return lines

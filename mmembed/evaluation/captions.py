@@ -1,0 +1,183 @@
+"""Captions files: pictures with what is said of them, the ground truth of image-text retrieval.
+
+| file | what it looks like |
+|---|---|
+| `captions.json` | `{"a.jpg": ["A cat", "A tomcat"], "b.jpg": {"captions": ["A dog"]}}` |
+| COCO's annotations | `{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, ...}]}` |
+| `.csv` or `.jsonl` | rows with the columns `uri` and `caption`; a uri that comes again has several captions |
+
+Names of pictures are relative to the file's folder, or to the folder `images` beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmembed.errors import InvalidTestSet
+
+__all__ = ["CaptionedPicture", "Captions", "read_captions"]
+
+_NAMES = ("captions.json", "captions.jsonl", "captions.csv")
+_SHOWN = 3  # names in a warning
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    path: Path  # absolute
+    captions: tuple[str, ...]  # at least one, none empty, as they are written: a benchmark counts equal ones twice
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a captions file names, as far as it is there."""
+
+    name: str
+    pictures: tuple[CaptionedPicture, ...]  # in the order of the file
+    warnings: tuple[str, ...] = ()
+
+
+def read_captions(file: str | Path, *, pictures: str | Path | None = None) -> Captions:
+    """Read a captions file, or the one in a folder called captions.json, .jsonl or .csv.
+
+    Pictures that are not there, and pictures without a caption, are left out with a warning that counts them.
+
+    Args:
+        pictures: the folder that names of pictures are relative to.
+
+    Raises:
+        InvalidTestSet: no such file, not one of the three layouts, or none of its pictures is there.
+    """
+    file = _file_of(Path(file).expanduser())
+    named: dict[str, list[str]] = {}
+    for name, caption in _rows(file):
+        said = named.setdefault(name, [])
+        if caption.strip():
+            said.append(caption)
+    roots = [Path(pictures).expanduser()] if pictures is not None else [file.parent, file.parent / "images"]
+    found: dict[Path, list[str]] = {}
+    missing = []
+    for name, said in named.items():
+        path = _picture(roots, name)
+        if path is None:
+            missing.append(name)
+        else:
+            found.setdefault(path, []).extend(said)
+    if not found:
+        where = " or ".join(str(root) for root in roots)
+        what = f"names {len(missing):,} pictures, and none is in {where}" if missing else "names no picture"
+        raise InvalidTestSet(f"{file.name}: {what}: put the pictures there, or name their folder (--pictures)")
+    captioned = tuple(CaptionedPicture(path, tuple(said)) for path, said in found.items() if said)
+    if not captioned:
+        raise InvalidTestSet(f"{file.name}: its {len(found):,} pictures have no caption: write at least one for each")
+    warnings = []
+    if missing:
+        warnings.append(
+            f"{len(missing):,} pictures are not there and were left out, with their captions: {_few(missing)}"
+        )
+    if len(captioned) < len(found):
+        bare = [path.name for path, said in found.items() if not said]
+        warnings.append(f"{len(bare):,} pictures have no caption and were left out: {_few(bare)}")
+    name = file.parent.name if file.name in _NAMES else file.stem
+    return Captions(name, captioned, tuple(warnings))
+
+
+def _file_of(given: Path) -> Path:
+    if not given.is_dir():
+        return given
+    for name in _NAMES:
+        if (given / name).is_file():
+            return given / name
+    raise InvalidTestSet(f"{given.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
+
+
+def _picture(roots: Iterable[Path], name: str) -> Path | None:
+    for root in roots:
+        path = Path(os.path.abspath(root / name))
+        if path.is_file():
+            return path
+    return None
+
+
+def _rows(file: Path) -> Iterator[tuple[str, str]]:
+    """(name of a picture, caption) of a file in one of the three layouts; a picture without any gives ("name", "")."""
+    readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise InvalidTestSet(f"{file.name}: a captions file ends in .json, .jsonl or .csv: convert it to one of them")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise InvalidTestSet(f"{file.name}: cannot be read ({exc.strerror}): name a captions file") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidTestSet(f"{file.name}: is not UTF-8 (byte {exc.start}): convert it") from exc
+    yield from reader(file.name, text)
+
+
+def _json_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise InvalidTestSet(f"{name}: is not JSON ({exc}): correct it") from exc
+    if not isinstance(value, dict):
+        raise InvalidTestSet(f"{name}: holds a {type(value).__name__}, not an object: write file names with captions")
+    if isinstance(value.get("images"), list) and isinstance(value.get("annotations"), list):
+        yield from _coco_rows(name, value)
+        return
+    for picture, entry in value.items():
+        captions = entry.get("captions") if isinstance(entry, dict) else entry
+        captions = [captions] if isinstance(captions, str) else captions
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise InvalidTestSet(f'{name}: {picture!r} has no list of captions: write it as ["...", "..."]')
+        yield from ((picture, caption) for caption in captions or [""])
+
+
+def _coco_rows(name: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    try:
+        files = {row["id"]: str(row["file_name"]) for row in value["images"]}
+        captions = [(row["image_id"], str(row["caption"])) for row in value["annotations"]]
+    except (KeyError, TypeError) as exc:
+        raise InvalidTestSet(
+            f"{name}: an image needs id and file_name, an annotation image_id and caption; {exc} is missing or wrong: "
+            f"name COCO's captions, not its boxes"
+        ) from exc
+    for picture, caption in captions:
+        if picture not in files:
+            raise InvalidTestSet(
+                f"{name}: a caption is of the image {picture!r}, which is not listed: add it to images"
+            )
+        yield files[picture], caption
+    yield from ((files[number], "") for number in files.keys() - {picture for picture, _ in captions})
+
+
+def _jsonl_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield str(row["uri"]), str(row["caption"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise InvalidTestSet(f'{name}: line {number} is not {{"uri": ..., "caption": ...}} ({exc})') from exc
+
+
+def _csv_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        if not {"uri", "caption"} <= set(reader.fieldnames or ()):
+            raise InvalidTestSet(f"{name}: has the columns {reader.fieldnames or 'none'}: it needs uri and caption")
+        for row in reader:
+            if row["uri"] is None or row["caption"] is None:
+                raise InvalidTestSet(f"{name}: line {reader.line_num} has too few cells: write uri and caption")
+            yield row["uri"], row["caption"]
+    except csv.Error as exc:
+        raise InvalidTestSet(f"{name}: line {reader.line_num} is not CSV ({exc})") from exc
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

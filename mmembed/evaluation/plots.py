@@ -1,0 +1,108 @@
+"""A report as a plot: every measure with its interval, by exact search and by the collection as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmembed.errors import SettingsError
+from mmembed.evaluation.report import Estimate, Report, System
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["SUFFIXES", "plot_report"]
+
+SUFFIXES = frozenset({".png", ".svg"})
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)  # told apart by the colour-blind: Okabe, Ito
+_LINE = 0.17  # inches of height of one marker with its interval
+_INK, _FAINT = "#333333", "#dddddd"
+
+
+def plot_report(report: Report, file: Path) -> None:
+    """Writes a PNG or SVG. Filled: exact search; open: the collection as it is; bars: the intervals.
+
+    Raises SettingsError for another suffix.
+    """
+    if file.suffix.lower() not in SUFFIXES:
+        raise SettingsError(f"--plot {file.name} is neither .png nor .svg: name a file of one of these")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    marks = sum(1 if system.compared.as_is is None else 2 for system in report.systems)
+    band = max(0.36, _LINE * (marks + 1))  # inches of one measure
+    figure = Figure(figsize=(8, 1.5 + band * len(report.measures) + 0.22 * len(report.systems)), layout="constrained")
+    axes = figure.add_subplot()
+    _frame(axes, report)
+    at = 0
+    for number, system in enumerate(report.systems):
+        at = _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], at, marks)
+    legend = figure.legend(loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
+    for text in (*legend.get_texts(), axes.title):
+        text.set_parse_math(False)  # names may have dollars in them
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+
+
+def _frame(axes: Axes, report: Report) -> None:
+    """One row a measure, the first on top; a line from the left where it ends."""
+    asked, there = report.counted
+    sizes = f"{asked}: {report.queries:,}, {there}: {report.documents:,}"
+    axes.set_title(f"{report.task}\n{sizes}", loc="left", fontsize=10, color=_INK)
+    axes.set_yticks(range(len(report.measures)), report.measures, fontsize=9, color=_INK)
+    axes.set_ylim(len(report.measures) - 0.5, -0.5)
+    axes.set_xlim(*_range(report))
+    axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for row in range(1, len(report.measures)):
+        axes.axhline(row - 0.5, color=_FAINT, linewidth=0.8)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _range(report: Report) -> tuple[float, float]:
+    """From 0 to a little above the best, at most 1: scores are never shown from anywhere else."""
+    estimates = [e for row in report.rows for e in (row.exact, row.as_is) if e is not None]
+    highest = max(e.value if e.interval is None else e.interval.high for e in estimates)
+    return (-0.01, min(1.0, 1.05 * highest + 0.02) + 0.01)
+
+
+def _draw(axes: Axes, report: Report, system: System, colour: str, at: int, marks: int) -> int:
+    """The markers of one system; `at` is how many of a measure's `marks` there are already."""
+    rows = [row for row in report.rows if row.system == system.name]
+    drawn: list[tuple[str, list[Estimate]]] = [("exact search", [row.exact for row in rows])]
+    found = [row.as_is for row in rows if row.as_is is not None]
+    if found:
+        drawn.append(("as it is", found))
+    for what, estimates in drawn:
+        heights = [row + 0.8 * ((at + 0.5) / marks - 0.5) for row in range(len(estimates))]
+        label = f"{system.name}, {what}" if found else system.name
+        axes.errorbar(
+            [estimate.value for estimate in estimates],
+            heights,
+            xerr=_bars(estimates),
+            fmt="o",
+            markersize=5,
+            color=colour,
+            markerfacecolor=colour if what == "exact search" else "white",
+            elinewidth=1.2,
+            label=label,
+        )
+        at += 1
+    return at
+
+
+def _bars(estimates: list[Estimate]) -> Any:
+    """How far each interval reaches to the left and to the right."""
+    intervals = [(e.value, e.value) if e.interval is None else e.interval for e in estimates]
+    values = [estimate.value for estimate in estimates]
+    left = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
+    return [left, [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]]

@@ -1,0 +1,151 @@
+"""A folder-per-class -> a collection that has learnt: index, label, split, choose, compare with zero-shot, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmembed.errors import InvalidSample
+from mmembed.few_shot.adapter import (
+    WAYS,
+    Adapter,
+    FewShotNote,
+    LabelledPart,
+    in_part,
+    read_part,
+    save_note,
+    split_key,
+)
+from mmembed.few_shot.compared import ZERO_SHOT, Measured, Outcome, compare
+from mmembed.few_shot.keys import find_neighbours
+from mmembed.few_shot.probe import choose_probe
+from mmembed.few_shot.split import PARTS, Part, stratified_split
+from mmembed.few_shot.tip import choose_tip, tip_logits
+from mmembed.ingest import ingest_images
+from mmembed.ingest.plan import point_id
+from mmembed.types import Encoder, Failure, Payload, Store
+from mmembed.zero_shot.classes import Classes, embed_classes
+from mmembed.zero_shot.fitting import fit_temperature
+from mmembed.zero_shot.probabilities import logits, score
+
+if TYPE_CHECKING:
+    from mmembed.sources.classes import LabelledPicture
+    from mmembed.zero_shot.cache import ClassCache
+    from mmembed.zero_shot.labels import Labels
+
+__all__ = ["FewShotReport", "learn_few_shot"]
+
+_MAX_NEIGHBOURS = 1024
+
+
+@dataclass(frozen=True)
+class FewShotReport:
+    """What was chosen, how each way does on the test pictures, and what became of every one of them."""
+
+    note: FewShotNote
+    measured: tuple[Measured, ...]
+    outcomes: tuple[Outcome, ...]
+    pictures: Mapping[Part, int]  # in each part
+    failures: tuple[Failure, ...]
+
+
+def learn_few_shot(
+    store: Store,
+    collection: str,
+    pictures: Sequence[LabelledPicture],
+    *,
+    encoder: Encoder,
+    labels: Labels | Sequence[str] | None = None,
+    shots: int | None = None,
+    key: str = "class",
+    neighbours: int | None = None,
+    cache: ClassCache | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+) -> FewShotReport:
+    """Index labelled pictures, learn from a part of them, and compare with zero-shot on another.
+
+    Tip-Adapter takes the training points as its keys; its alpha and beta, and the C of a logistic probe, are chosen
+    on a validation part; the test part decides nothing. What was chosen is kept in the collection: `load_adapter`.
+
+    Args:
+        pictures: of `read_class_folders`; those of no label are left out.
+        labels: what zero-shot reads, and the order of probabilities; None: the names of the folders.
+        shots: training pictures of each label; None: half of them.
+        key: payload key that gets the label; `KEY_split` gets train, validation or test.
+        neighbours: keys that vote on a picture; None: all, 1024 at most.
+        workers, seed: threads that decode; chance of the split and of the intervals.
+
+    Raises:
+        InvalidSample: fewer than two labels, too few pictures of one, or a label that is not among `labels`.
+        CollectionMismatch: the collection is of another encoder. And what `ingest_images` and `embed_classes` raise.
+    """
+    known = [picture for picture in pictures if picture.label is not None]
+    stratified_split([p.label for p in known if p.label], shots=shots)  # refused before anything is encoded
+    report = ingest_images(store, collection, [p.path for p in known], encoder=encoder, workers=workers)
+    if not report.stored:
+        first = report.failures[0].error if report.failures else "there are none"
+        raise InvalidSample(f"no picture of the folder can be read ({first}): give pictures of each label")
+    truth = _mark(store, collection, known, key=key, shots=shots, seed=seed)
+    classes = embed_classes(encoder, labels if labels is not None else sorted(set(truth)), cache=cache)
+    train, validation, test = (read_part(store, collection, classes.names, key=key, part=part) for part in PARTS)
+    limit = neighbours or min(len(train.ids), _MAX_NEIGHBOURS)
+    note = _choose(store, collection, classes, train, validation, key=key, limit=limit)
+    found = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
+    for way in WAYS:
+        found[way] = Adapter(store, collection, classes, note, way).logits(test.vectors)
+    measured, outcomes = compare(found, test.truth, names=classes.names, ids=test.ids, seed=seed)
+    save_note(store, collection, classes, note)
+    sizes: dict[Part, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
+    return FewShotReport(note, measured, outcomes, sizes, tuple(report.failures))
+
+
+def _mark(
+    store: Store, collection: str, pictures: Sequence[LabelledPicture], *, key: str, shots: int | None, seed: int
+) -> list[str]:
+    """Write label and part to each point, and take the part from those of an earlier run; gives the labels."""
+    by_id = {point_id("image", str(picture.path)): picture.label for picture in pictures}
+    ids = sorted(point.id for point in store.retrieve(collection, list(by_id), payload=False))
+    truth = [label for id in ids if (label := by_id[id]) is not None]
+    parts = stratified_split(truth, shots=shots, seed=seed)
+    store.add_indexes(collection, {key: "keyword", split_key(key): "keyword"})
+    marks: dict[str, Payload] = {
+        point.id: {split_key(key): None}
+        for part in PARTS
+        for point in store.scroll(collection, filter=in_part(key, part), payload=False)
+    }
+    marks |= {id: {key: label, split_key(key): p} for id, label, p in zip(ids, truth, parts, strict=True)}
+    store.set_payloads(collection, marks)
+    return truth
+
+
+def _choose(
+    store: Store,
+    collection: str,
+    classes: Classes,
+    train: LabelledPart,
+    validation: LabelledPart,
+    *,
+    key: str,
+    limit: int,
+) -> FewShotNote:
+    """What does best on the validation part."""
+    n_labels = len(classes.names)
+    found = find_neighbours(
+        store, collection, validation.vectors, classes.names, key=key, filter=in_part(key, "train"), limit=limit
+    )
+    cosines = score(classes, validation.vectors)[:, :n_labels]
+    tip = choose_tip(cosines, found, validation.truth)
+    voted = tip_logits(cosines, found, alpha=tip.alpha, beta=tip.beta)
+    probe = choose_probe((train.vectors, train.truth), (validation.vectors, validation.truth), n_labels)
+    return FewShotNote(
+        names=classes.names,
+        key=key,
+        alpha=tip.alpha,
+        beta=tip.beta,
+        temperature=fit_temperature(voted, validation.truth),
+        strength=probe.strength,
+        limit=limit,
+        best="tip-adapter" if tip.accuracy >= probe.accuracy else "probe",
+    )

@@ -1,0 +1,124 @@
+"""What a collection holds, as what a test set is made of: whole documents or pictures, and a sample of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+from mmembed.errors import InvalidTestSet
+from mmembed.types import Payload, Store
+
+__all__ = ["Passage", "Source", "chosen", "kind_of", "read_sources", "whole_text"]
+
+T = TypeVar("T")
+
+_LONGEST_OVERLAP = 600  # characters that neighbouring passages may share
+_SHORTEST_OVERLAP = 12  # fewer are the same by chance
+
+
+@dataclass(frozen=True)
+class Passage:
+    text: str
+    headings: tuple[str, ...]  # from the outermost
+
+
+@dataclass(frozen=True)
+class Source:
+    """One document, or one picture: what a search finds, and so what is judged."""
+
+    uri: str
+    title: str = ""
+    passages: tuple[Passage, ...] = ()  # in reading order; a picture has none
+    caption: str = ""
+    content_hash: str | None = None
+    inside: str | None = None  # the document that a picture was taken out of
+
+    @property
+    def lot(self) -> str:
+        """What it is drawn by: its contents, wherever they lie."""
+        return self.content_hash or self.uri
+
+
+def kind_of(store: Store, collection: str) -> str:
+    """ "images" or "documents". Raises InvalidTestSet for a collection that is not ours."""
+    contract = store.contract(collection)
+    if contract is None:
+        raise InvalidTestSet(
+            f"collection {collection!r} was not made by mmembed and does not say what its texts and pictures are: "
+            f"index them with `mmembed index` first"
+        )
+    return contract.kind
+
+
+def read_sources(store: Store, collection: str, *, caption_key: str = "caption") -> list[Source]:
+    """Everything in the collection, sorted by uri; all texts are held in memory.
+
+    Args:
+        caption_key: the payload key that says what a picture shows.
+    """
+    read = [
+        *("uri", "title", "text", "headings", "passage", "content_hash", "document"),
+        *([caption_key] if caption_key else []),
+    ]
+    if kind_of(store, collection) == "images":
+        found = (_picture(p.payload, caption_key) for p in store.scroll(collection, payload=read) if p.payload)
+        return sorted(found, key=lambda source: source.uri)
+    passages: dict[str, list[Payload]] = defaultdict(list)
+    for point in store.scroll(collection, payload=read):
+        passages[str(point.payload["uri"])].append(point.payload)
+    return [_document(uri, passages[uri]) for uri in sorted(passages)]
+
+
+def _picture(payload: Payload, caption_key: str) -> Source:
+    said = payload.get(caption_key)
+    return Source(
+        str(payload["uri"]),
+        caption=said if isinstance(said, str) else "",
+        content_hash=payload.get("content_hash"),
+        inside=payload.get("document"),
+    )
+
+
+def _document(uri: str, payloads: list[Payload]) -> Source:
+    payloads.sort(key=lambda payload: int(payload["passage"]))
+    passages = tuple(Passage(str(p["text"]), tuple(map(str, p.get("headings") or ()))) for p in payloads)
+    first = payloads[0]
+    return Source(uri, str(first.get("title") or ""), passages, content_hash=first.get("content_hash"))
+
+
+def whole_text(source: Source) -> str:
+    """The text of a document, put together again from its passages: headings where they change, overlaps once."""
+    if not source.passages:
+        return ""
+    first = source.passages[0]
+    parts = [*first.headings[-1:], first.text]
+    for before, after in pairwise(source.passages):
+        if after.headings == before.headings:
+            parts.append(after.text[_overlap(before.text, after.text) :])
+        else:
+            parts += [*after.headings[-1:], after.text]
+    return "\n".join(part for part in parts if part)
+
+
+def _overlap(before: str, after: str) -> int:
+    """How many characters at the end of one passage stand again at the beginning of the next."""
+    longest = min(len(before), len(after), _LONGEST_OVERLAP)
+    return next((n for n in range(longest, _SHORTEST_OVERLAP - 1, -1) if before.endswith(after[:n])), 0)
+
+
+def chosen(among: Iterable[tuple[str, T]], number: int, *, seed: int) -> list[T]:
+    """`number` of these by chance, each with the name that it is drawn by; all of them where there are no more.
+
+    The same seed chooses the same again. A larger number adds to those of a smaller one, and what joins or leaves
+    the collection changes hardly anything else: each is drawn by its own name.
+    """
+    drawn: Sequence[tuple[str, T]] = sorted(among, key=lambda pair: (_draw(seed, pair[0]), pair[0]))
+    return [thing for _, thing in drawn[:number]]
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
