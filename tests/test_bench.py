@@ -85,6 +85,16 @@ def test_decoder_ways_make_equal_vectors(tmp_path: Path) -> None:
         assert measured[f"{what}, largest difference of a coordinate"]["reached"]
 
 
+def test_tagging_tags_every_point_once(tmp_path: Path) -> None:
+    """Every point is tagged, none the second time, and the level is in proportion to their number."""
+    measured = lines(
+        "tagging", "--points", "300", "--dim", "16", "--labels", "4", "--best", "5", out=tmp_path / "out.jsonl"
+    )
+    assert (measured["tag"]["tagged"], measured["tag"]["level"]) == (300, "<= 0.06")
+    assert measured["tag again, nothing new"]["unchanged"] == 300
+    assert 5 <= measured["the 5 best of each label alone"]["tagged"] <= 20
+
+
 def test_cranfield_finds_what_was_judged(data: Path, tmp_path: Path) -> None:
     """A few abstracts are found by words and by meaning, as whole points and as text files; no level is set."""
     options = ["--abstracts", "14", "--queries", "2"]

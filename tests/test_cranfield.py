@@ -57,7 +57,7 @@ def evaluated(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     rows = {p.payload["document_id"]: p.vectors["text"] for p in store.scroll("abstracts", vectors=["text"])}
     asked = minilm.encode_text([str(query.text) for query in test_set.queries.values()], role="query")
     texts = [document.whole_text for document in test_set.corpus.values()]
-    documents = np.stack([np.asarray(rows[number]) for number in test_set.corpus])
+    documents = np.array([rows[number] for number in test_set.corpus], dtype=np.float32)
     yield Evaluated(test_set, report, store, texts, documents, np.asarray(asked))
     store.close()
 

@@ -272,10 +272,10 @@ def test_a_collection_of_somebody_else_needs_an_encoder(tmp_path: Path) -> None:
     from mmembed.stores.qdrant import open_memory
 
     store = open_memory()
-    client: QdrantClient = store._client  # type: ignore[attr-defined]
+    client: QdrantClient = store._client
     fake = load_encoder("fake")
     client.create_collection("theirs", vectors_config=models.VectorParams(size=32, distance=models.Distance.COSINE))
-    vectors = [list(map(float, row)) for row in fake.encode_text(["red fox", "blue whale"], role="document")]  # type: ignore[arg-type]
+    vectors = [list(map(float, row)) for row in fake.encode_text(["red fox", "blue whale"], role="document")]
     ids = ["00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"]
     client.upsert("theirs", [models.PointStruct(id=i, vector=v) for i, v in zip(ids, vectors, strict=True)])
     log = read_searches(log_file(tmp_path, {"query": "blue whale", "relevant": [ids[1]]}))

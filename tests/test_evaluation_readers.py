@@ -132,9 +132,9 @@ def test_faults_that_an_evaluation_survives(beir: Beir) -> None:
     qrels = "q1\td1\t1\nq1\tgone\t1\nq1\tlost\t0\nq2\td1\t0\nq8\td1\t1\nq9\td1\t1\n"
     found = read_test_set(beir(qrels=qrels))
     assert found.warnings == (
-        "2 judged queries are not among the queries, so they are not asked: q8, q9",
-        "1 relevant documents are not in the corpus, so they count as not found: gone",
-        "1 judged queries have no relevant document, so they are left out: q2",
+        "queries judged, but not among the queries, so not asked: 2 (q8, q9)",
+        "documents relevant, but not in the corpus, so never found: 1 (gone)",
+        "queries judged, but without a relevant document, so left out: 1 (q2)",
     )
     assert found.qrels == {"q1": {"d1": 1, "gone": 1, "lost": 0}, "q2": {"d1": 0}}
     assert (list(found.judged), found.left_out) == (["q1"], 1)

@@ -30,9 +30,10 @@ from mmembed.few_shot import (
 from mmembed.few_shot.adapter import FewShotNote, in_part, read_part
 from mmembed.few_shot.compared import interval, paired_p
 from mmembed.few_shot.tip import choose_tip
+from mmembed.images import load_image
 from mmembed.sources.classes import LabelledPicture, read_class_folders
 from mmembed.types import Store
-from mmembed.zero_shot import embed_classes
+from mmembed.zero_shot import Classified, classify, embed_classes
 from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder
 
 SHAPES = ("circle", "square", "stripes")
@@ -251,6 +252,28 @@ def test_what_was_learnt_is_kept(store: Store, learnt: FewShotReport) -> None:
         FewShotNote.from_json({"names": ["a"]})
 
 
+def test_classify_goes_by_what_was_learnt(store: Store, folder: Path, learnt: FewShotReport) -> None:
+    """With the adapter, probabilities are its own for the picture's vector, and scores stay cosines to the texts."""
+    tiny = load_encoder("tiny")
+    classes = embed_classes(tiny, sorted(SHAPES))
+    adapter = load_adapter(store, "shapes", classes)
+    assert adapter is not None
+    (outcome,) = [o for o in learnt.outcomes if o.id == learnt.outcomes[0].id]
+    (point,) = store.retrieve("shapes", [outcome.id])
+    path = Path(point.payload["uri"])
+    assert path.is_relative_to(folder)
+    (by_pictures,) = classify([path], classes, encoder=tiny, learnt=adapter)
+    (by_words,) = classify([path], classes, encoder=tiny)
+    assert isinstance(by_pictures, Classified)
+    assert isinstance(by_words, Classified)
+    assert by_pictures.labels[0].label == outcome.predicted[adapter.way]
+    vector = tiny.encode_image([load_image(path, uri="it")])
+    expected = dict(zip(classes.names, adapter(vector)[0], strict=True))
+    assert {one.label: one.probability for one in by_pictures.labels} == pytest.approx(expected, abs=1e-6)
+    scores = {one.label: one.score for one in by_words.labels}
+    assert {one.label: one.score for one in by_pictures.labels} == pytest.approx(scores, abs=1e-6)
+
+
 def test_pictures_of_an_earlier_run_take_no_part_in_a_later_one(store: Store, folder: Path) -> None:
     """Another folder in the same collection: the points of the first keep their label and lose their part."""
     learn_few_shot(store, "twice", read_class_folders(folder), encoder=load_encoder("tiny"), shots=8)
@@ -318,6 +341,14 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in report["measured"]] == ["zero-shot", "tip-adapter", "probe"]
     assert len(report["outcomes"]) == 57
     assert report["chosen"]["names"] == sorted(SHAPES)
+    labelled = ["classify", str(folder / "circle"), "--labels", ",".join(sorted(SHAPES)), "--in", "shapes"]
+    learnt = CliRunner().invoke(app, [*labelled, "--store", url, "--few-shot", "--json"])
+    assert learnt.exit_code == 0, learnt.output
+    best = [json.loads(line)["labels"][0]["label"] for line in learnt.stdout.splitlines()]
+    assert len(best) == 40
+    assert best.count("circle") > 30
+    untaught = CliRunner().invoke(app, [*labelled[:3], "cat,dog", *labelled[4:], "--store", url, "--few-shot"])
+    assert "has learnt nothing for these labels and templates" in str(untaught.exception)
     shutil.copytree(folder / "circle", tmp_path / "one" / "circle")
     refused = CliRunner().invoke(app, ["few-shot", str(tmp_path / "one"), "--in", "one", "--store", url])
     assert refused.exit_code == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,3 +232,12 @@ def test_depth_is_what_the_measures_read() -> None:
     assert depth_of(["nDCG@10", "recall@100"]) == 100
     assert depth_of(["nDCG@10", "MAP"]) == 1000
     assert depth_of(["recall@5000", "MRR"]) == 5000
+
+
+def test_the_documentation_runs() -> None:
+    """The Python in docs/evaluation.md does what it says, and every measure there is known."""
+    text = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+    named = [name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall("`(.+?)`", row)]
+    assert {name.partition("@")[0] for name in named} == {*KINDS, "Rprec"}
+    assert parse_measures([name.replace("@k", "@7") for name in named])

@@ -223,6 +223,14 @@ def test_plot_is_a_picture(report: Report, tmp_path: Path) -> None:
     assert (tmp_path / "b.svg").read_text() == text
 
 
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """An underscore in front hides nothing and dollars are no formula: a run file may be called anything."""
+    scores = Compared(Scores({"MAP": {"a": 0.5, "b": 1.0}}))
+    Report("to $5 <", tuple(System(n, scores) for n in ("_mine", "$x$")), ("MAP",), 2, 2).plot(tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert all(f">{label}<" in text for label in ("_mine", "$x$", "to $5 &lt;"))
+
+
 def test_plot_of_another_kind_is_refused(report: Report, tmp_path: Path) -> None:
     """A suffix that is neither PNG nor SVG is a SettingsError, and nothing is written."""
     with pytest.raises(SettingsError, match=r"report\.pdf is neither \.png nor \.svg"):
@@ -246,7 +254,7 @@ def test_run_files(tmp_path: Path) -> None:
     assert found.rows[2].exact.value == pytest.approx(expected)
     assert found.comparisons[0].exact.value > 0
     assert found.comparisons[0].exact_p < 0.01
-    assert found.cautions == ("good.v2 answers 1 queries that nobody judged (q999): they are left out",)
+    assert found.cautions == ("queries that good.v2 answers, but nobody judged, so left out: 1 (q999)",)
 
 
 def test_run_files_that_cannot_be_evaluated(tmp_path: Path) -> None:

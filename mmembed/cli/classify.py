@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,9 @@ from mmembed.cli import options as o
 from mmembed.cli.index import Paths
 
 if TYPE_CHECKING:
-    from mmembed.types import Encoder, Failure, LoadOptions
+    from mmembed.types import Encoder, Failure, LoadOptions, Store
     from mmembed.zero_shot import Classes, Classified, Labels, LabelScore
+    from mmembed.zero_shot.pictures import Learnt
 
 _SHOWN = 5  # labels of a picture, where people read
 
@@ -38,6 +40,9 @@ def classify_command(
     calibration: Annotated[
         Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.", show_default=False)
     ] = None,
+    few_shot: Annotated[
+        bool, typer.Option("--few-shot", help="Go by what `mmembed few-shot` learnt in the collection of --in.")
+    ] = False,
     exclude: o.Exclude = None,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default=False)
@@ -51,73 +56,81 @@ def classify_command(
     api_key: o.ApiKey = None,
     grpc: o.Grpc = False,
 ) -> None:
-    """Say what pictures show, in words that no model was trained for.
+    """Say which of your labels fit each picture: zero-shot, or by what a collection learnt.
 
     With --json, one picture a line: its uri, and its labels with score and probability, best first; with a threshold
     or background also none_of_these, with a hierarchy of labels also groups. Exit code 3: some pictures failed.
     """
+    if few_shot and (collection is None or calibration is not None):
+        raise typer.BadParameter("goes with --in COLLECTION, and without --calibration", param_hint="--few-shot")
+    wanted = asked.asked_labels(labels, templates, background)
+    limits = asked.asked_threshold(threshold, wanted.names)
+
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.sources import scan
     from mmembed.types import LoadOptions
-    from mmembed.zero_shot import classify
+    from mmembed.zero_shot import classify, embed_classes
 
-    wanted = asked.asked_labels(labels, templates, background)
-    limits = asked.asked_threshold(threshold, wanted.names)
     found = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
     run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-    if collection is None:
-        used = o.load_asked_encoder(encoder or "tiny", run)
-        classes = _embed(used, wanted)
-    else:
-        used, classes = _of_collection(collection, store, api_key, grpc, encoder, run, wanted)
-    if calibration is not None:
-        from mmembed.zero_shot.calibration import read_calibration
+    with ExitStack() as stack:
+        learnt = None
+        if collection is None:
+            used = o.load_asked_encoder(encoder or "tiny", run)
+            classes = embed_classes(used, wanted, cache=asked.class_cache())
+        else:
+            opened = o.open_asked_store(store, api_key, grpc, to_read=True)
+            stack.callback(opened.close)
+            used, classes = _of_collection(opened, collection, encoder, run, wanted)
+            if few_shot:
+                learnt, classes = _learnt(opened, collection, classes), classes.calibrated(None)
+        if calibration is not None:
+            from mmembed.zero_shot.calibration import read_calibration
 
-        classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
-    results = classify(
-        found,
-        classes,
-        encoder=used,
-        threshold=limits,
-        top_k=top_k,
-        workers=workers,
-        max_pixels=max_pixels or MAX_PIXELS,
-    )
-    _print(results, classes, cut=limits is not None, as_json=json, shown=top_k or _SHOWN)
-
-
-def _embed(encoder: Encoder, labels: Labels) -> Classes:
-    from mmembed.zero_shot import embed_classes
-
-    return embed_classes(encoder, labels, cache=asked.class_cache())
+            classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
+        results = classify(
+            found,
+            classes,
+            encoder=used,
+            threshold=limits,
+            top_k=top_k,
+            learnt=learnt,
+            workers=workers,
+            max_pixels=max_pixels or MAX_PIXELS,
+        )
+        _print(results, classes, cut=limits is not None, as_json=json, shown=top_k or _SHOWN)
 
 
 def _of_collection(
-    collection: str,
-    store: str | None,
-    api_key: str | None,
-    grpc: bool,
-    encoder: str | None,
-    run: LoadOptions,
-    labels: Labels,
+    opened: Store, collection: str, encoder: str | None, run: LoadOptions, labels: Labels
 ) -> tuple[Encoder, Classes]:
     """The encoder that made the pictures' vectors, and the labels as it sees them, calibrated where they were."""
     from mmembed.errors import InvalidQuery
     from mmembed.registry import check_fingerprint
+    from mmembed.zero_shot import embed_classes
     from mmembed.zero_shot.calibration import load_calibration
 
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        contract = opened.contract(collection)
-        if contract is None or "image" not in contract.vectors:
-            raise InvalidQuery(f"collection {collection!r} remembers no encoder of pictures: give --encoder instead")
-        vector = contract.vectors["image"]
-        used = o.load_asked_encoder(encoder or vector.encoder, run)
-        check_fingerprint(collection, "image", vector, used)
-        classes = _embed(used, labels)
-        return used, classes.calibrated(load_calibration(opened, collection, classes))
-    finally:
-        opened.close()
+    contract = opened.contract(collection)
+    if contract is None or "image" not in contract.vectors:
+        raise InvalidQuery(f"collection {collection!r} remembers no encoder of pictures: give --encoder instead")
+    vector = contract.vectors["image"]
+    used = o.load_asked_encoder(encoder or vector.encoder, run)
+    check_fingerprint(collection, "image", vector, used)
+    classes = embed_classes(used, labels, cache=asked.class_cache())
+    return used, classes.calibrated(load_calibration(opened, collection, classes))
+
+
+def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
+    from mmembed.errors import InvalidSample
+    from mmembed.few_shot import load_adapter
+
+    adapter = load_adapter(opened, collection, classes)
+    if adapter is None:
+        raise InvalidSample(
+            f"collection {collection!r} has learnt nothing for these labels and templates: teach it by "
+            f"`mmembed few-shot FOLDER --in {collection}`"
+        )
+    return adapter
 
 
 def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bool, as_json: bool, shown: int) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mmembed.cli import evaluated as e
 from mmembed.cli import options as o
-
-if TYPE_CHECKING:
-    from mmembed.evaluation.report import Report
-    from mmembed.evaluation.search_log import SearchLog
-    from mmembed.types import LoadOptions
+from mmembed.cli.evaluate_searches import eval_runs, eval_searches
 
 app = typer.Typer(no_args_is_help=True, help="Measure retrieval, classification and searches, with intervals.")
+app.command("searches")(eval_searches)
+app.command("runs")(eval_runs)
 
 
 @app.command("captions")
@@ -50,9 +48,9 @@ def eval_captions(
     from mmembed.evaluation.captions import read_captions
     from mmembed.evaluation.image_text import IMAGE_TEXT_MEASURES, compare_both_ways, evaluate_captions
 
-    measures = _measures(measure, IMAGE_TEXT_MEASURES)
+    measures = e.asked_measures(measure, IMAGE_TEXT_MEASURES)
     read = read_captions(captions, pictures=pictures)
-    encoders = e.asked_encoders(encoder, compare, "tiny", _run(device, dtype, batch_size, trust_remote_code))
+    encoders = e.asked_encoders(encoder, compare, "tiny", e.asked_run(device, dtype, batch_size, trust_remote_code))
     with e.opened_place(context, store, collection, api_key, grpc) as opened, e.eval_progress() as on_progress:
         results = [
             evaluate_captions(
@@ -108,11 +106,11 @@ def eval_retrieval(
     from mmembed.evaluation.passages import evaluate_passages
     from mmembed.evaluation.retrieval import evaluate_retrieval
 
-    measures = _measures(measure)
+    measures = e.asked_measures(measure)
     test_set = read_test_set(folder.expanduser(), split=split)
     pictures = [entry.image for some in (test_set.corpus, test_set.queries) for entry in some.values() if entry.image]
     default = "tiny" if pictures else "minilm"
-    encoders = e.asked_encoders(encoder, compare, default, _run(device, dtype, batch_size, trust_remote_code))
+    encoders = e.asked_encoders(encoder, compare, default, e.asked_run(device, dtype, batch_size, trust_remote_code))
     evaluate = evaluate_passages if passages else evaluate_retrieval
     name = f"{test_set.name}-passages" if passages else test_set.name
     with e.opened_place(context, store, collection, api_key, grpc) as opened, e.eval_progress() as on_progress:
@@ -128,7 +126,7 @@ def eval_retrieval(
             )
             for each in encoders
         ]
-    _finish(reports, seed, json=json, plot=plot, output=output)
+    e.finish(reports, seed, json=json, plot=plot, output=output)
 
 
 @app.command("zero-shot")
@@ -170,7 +168,7 @@ def eval_zero_shot(
     wanted = asked_labels(names, templates, None)
     if labels is not None:
         wanted = read_class_texts(labels, names, templates=wanted.templates)
-    encoders = e.asked_encoders(encoder, compare, "tiny", _run(device, dtype, batch_size, trust_remote_code))
+    encoders = e.asked_encoders(encoder, compare, "tiny", e.asked_run(device, dtype, batch_size, trust_remote_code))
     with e.opened_place(context, store, collection, api_key, grpc) as opened, e.eval_progress() as on_progress:
         reports = [
             evaluate_classes(
@@ -183,122 +181,4 @@ def eval_zero_shot(
             )
             for each in encoders
         ]
-    _finish(reports, seed, json=json, plot=plot, output=output)
-
-
-@app.command("searches")
-def eval_searches(
-    log: Annotated[Path, typer.Argument(help="JSONL or CSV of searches with what is relevant, or a BEIR folder.")],
-    collections: Annotated[
-        list[str] | None,
-        typer.Option("--in", help="Collection to search; two are compared. By default images.", show_default=False),
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Only for a collection that mmembed did not make.", show_default=False)
-    ] = None,
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="Index the collection's files anew by two encoders, for this alone, and compare them."),
-    ] = None,
-    measure: e.Measures = None,
-    task: e.Task = None,
-    json: o.Json = False,
-    plot: e.Plot = None,
-    output: e.Output = None,
-    store: o.StoreUrl = None,
-    seed: e.Seed = 0,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
-) -> None:
-    """Your own searches: a log with clicks, or a handful of judged queries, asked of a collection as its users ask it.
-
-    A line of JSONL is {"query": "red shoes", "relevant": ["a.jpg", ...]} or {"image": "q.jpg", ...}, "clicked" for
-    "relevant", and "filter" a Qdrant filter; columns of a CSV are query, uri and grade.
-    """
-    e.check_files(plot, output)
-    from mmembed.evaluation.reindexed import evaluate_encoders
-    from mmembed.evaluation.searches import evaluate_searches
-
-    names = collections or ["images"]
-    if len(names) > 1 and compare is not None:
-        raise typer.BadParameter("indexes one collection anew: name one with --in", param_hint="--compare")
-    if len(set(names)) < len(names):
-        raise typer.BadParameter(f"{names[0]!r} cannot be compared with itself", param_hint="--in")
-    measures = _measures(measure)
-    read = _read_log(log.expanduser())
-    run = _run(device, dtype, None, trust_remote_code)
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        with e.eval_progress() as on_progress:
-            if compare is not None:
-                encoders = e.asked_encoders(encoder, compare, "tiny", run)
-                reports = evaluate_encoders(
-                    opened, names[0], read, encoders, query_task=task, measures=measures, on_progress=on_progress
-                )
-            else:
-                given = o.load_asked_encoder(encoder, run) if encoder is not None else None
-                reports = [
-                    evaluate_searches(
-                        opened,
-                        name,
-                        read,
-                        encoder=given,
-                        query_task=task,
-                        measures=measures,
-                        run=run,
-                        on_progress=on_progress,
-                    )
-                    for name in names
-                ]
-    finally:
-        opened.close()
-    _finish(reports, seed, json=json, plot=plot, output=output)
-
-
-@app.command("runs")
-def eval_runs(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="TREC run files: topic Q0 document rank score tag.")
-    ],
-    qrels: Annotated[Path, typer.Option(help="TREC judgements: topic 0 document grade.")],
-    measure: e.Measures = None,
-    json: o.Json = False,
-    plot: e.Plot = None,
-    output: e.Output = None,
-    seed: e.Seed = 0,
-) -> None:
-    """Rankings that are there already, of any system: judge them, and compare every two."""
-    e.check_files(plot, output)
-    from mmembed.evaluation.run_files import evaluate_run_files
-
-    report = evaluate_run_files(qrels.expanduser(), [run.expanduser() for run in runs], measures=_measures(measure))
-    e.show_reports([("runs", replace(report, seed=seed))], as_json=json, plot=plot, output=output)
-
-
-def _run(device: str | None, dtype: str | None, batch_size: int | None, trust_remote_code: bool) -> LoadOptions:
-    from mmembed.types import LoadOptions
-
-    return LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-
-
-def _measures(asked: list[str] | None, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """As they are written. Raises SettingsError for those that there are not, before anything is encoded."""
-    from mmembed.evaluation.measures import MEASURES, parse_measures
-
-    return parse_measures(asked or default or MEASURES)
-
-
-def _read_log(file: Path) -> SearchLog:
-    from mmembed.evaluation.layouts import read_test_set
-    from mmembed.evaluation.search_log import log_of, read_searches
-
-    return log_of(read_test_set(file)) if file.is_dir() else read_searches(file)
-
-
-def _finish(reports: list[Report], seed: int, *, json: bool, plot: Path | None, output: Path | None) -> None:
-    from mmembed.evaluation.compare import compare
-
-    e.show_reports([("report", replace(compare(reports), seed=seed))], as_json=json, plot=plot, output=output)
+    e.finish(reports, seed, json=json, plot=plot, output=output)

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -172,3 +173,24 @@ def _print_tables(reports: Sequence[Report]) -> None:
         if number:
             console.print()
         console.print(report.table())
+
+
+def asked_run(device: str | None, dtype: str | None, batch_size: int | None, trust_remote_code: bool) -> LoadOptions:
+    """How encoders that are loaded here run."""
+    from mmembed.types import LoadOptions
+
+    return LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+
+
+def asked_measures(asked: list[str] | None, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """As they are written. Raises SettingsError for those that there are not, before anything is encoded."""
+    from mmembed.evaluation.measures import MEASURES, parse_measures
+
+    return parse_measures(asked or default or MEASURES)
+
+
+def finish(reports: list[Report], seed: int, *, json: bool, plot: Path | None, output: Path | None) -> None:
+    """Compare the reports, if there are two, and show the result."""
+    from mmembed.evaluation.compare import compare
+
+    show_reports([("report", replace(compare(reports), seed=seed))], as_json=json, plot=plot, output=output)

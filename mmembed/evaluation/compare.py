@@ -82,9 +82,9 @@ def _cut(found: Found, depth: int) -> Found:
 
 
 def compare(reports: Sequence[Report]) -> Report:
-    """Reports of one task on the same queries, of a system each -> one report that compares them; a single one is itself.
+    """Reports of one task on the same queries, of a system each -> one report that compares them.
 
-    Raises InvalidTestSet where they are of different tasks.
+    A single one is itself. Raises InvalidTestSet where they are of different tasks.
     """
     first = reports[0]
     if len(reports) == 1:

@@ -14,15 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "plot_report"]
 
 SUFFIXES = frozenset({".png", ".svg"})
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-)  # told apart by the colour-blind: Okabe, Ito
-_LINE = 0.17  # inches of height of one marker with its interval
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for every eye
+_LINE = 0.14  # inches of height of one marker with its interval
 _INK, _FAINT = "#333333", "#dddddd"
 
 
@@ -41,10 +34,11 @@ def plot_report(report: Report, file: Path) -> None:
     figure = Figure(figsize=(8, 1.5 + band * len(report.measures) + 0.22 * len(report.systems)), layout="constrained")
     axes = figure.add_subplot()
     _frame(axes, report)
-    at = 0
+    drawn: list[tuple[Any, str]] = []
     for number, system in enumerate(report.systems):
-        at = _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], at, marks)
-    legend = figure.legend(loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
+        drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), marks)
+    markers, labels = [marker for marker, _ in drawn], [label for _, label in drawn]
+    legend = figure.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
     for text in (*legend.get_texts(), axes.title):
         text.set_parse_math(False)  # names may have dollars in them
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
@@ -75,29 +69,27 @@ def _range(report: Report) -> tuple[float, float]:
     return (-0.01, min(1.0, 1.05 * highest + 0.02) + 0.01)
 
 
-def _draw(axes: Axes, report: Report, system: System, colour: str, at: int, marks: int) -> int:
-    """The markers of one system; `at` is how many of a measure's `marks` there are already."""
+def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, marks: int) -> list[tuple[Any, str]]:
+    """The markers of one system and what they are; there are `before` of a measure's `marks` already."""
     rows = [row for row in report.rows if row.system == system.name]
-    drawn: list[tuple[str, list[Estimate]]] = [("exact search", [row.exact for row in rows])]
-    found = [row.as_is for row in rows if row.as_is is not None]
-    if found:
-        drawn.append(("as it is", found))
-    for what, estimates in drawn:
-        heights = [row + 0.8 * ((at + 0.5) / marks - 0.5) for row in range(len(estimates))]
-        label = f"{system.name}, {what}" if found else system.name
-        axes.errorbar(
+    found = [("exact search", [row.exact for row in rows])]
+    as_is = [row.as_is for row in rows if row.as_is is not None]
+    if as_is:
+        found.append(("as it is", as_is))
+    drawn = []
+    for at, (what, estimates) in enumerate(found, before):
+        marker = axes.errorbar(
             [estimate.value for estimate in estimates],
-            heights,
+            [row + 0.8 * ((at + 0.5) / marks - 0.5) for row in range(len(estimates))],
             xerr=_bars(estimates),
             fmt="o",
             markersize=5,
             color=colour,
             markerfacecolor=colour if what == "exact search" else "white",
             elinewidth=1.2,
-            label=label,
         )
-        at += 1
-    return at
+        drawn.append((marker, f"{system.name}, {what}" if as_is else system.name))
+    return drawn
 
 
 def _bars(estimates: list[Estimate]) -> Any:

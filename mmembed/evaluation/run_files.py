@@ -59,4 +59,4 @@ def _unjudged(name: str, asked: set[str], judgements: dict[str, dict[str, int]])
     if not unknown:
         return []
     examples = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-    return [f"{name} answers {len(unknown)} queries that nobody judged ({examples}): they are left out"]
+    return [f"queries that {name} answers, but nobody judged, so left out: {len(unknown)} ({examples})"]

@@ -87,12 +87,14 @@ def _faults(queries: Mapping[str, Query], corpus: Mapping[str, Document], qrels:
     relevant = {document for grades in asked.values() for document, grade in grades.items() if grade > 0}
     absent = sorted(relevant - corpus.keys()) if corpus else []
     faults = {
-        "judged queries are not among the queries, so they are not asked": [q for q in qrels if q not in queries],
-        "relevant documents are not in the corpus, so they count as not found": absent,
-        "judged queries have no relevant document, so they are left out": [
+        "queries judged, but not among the queries, so not asked": [q for q in qrels if q not in queries],
+        "documents relevant, but not in the corpus, so never found": absent,
+        "queries judged, but without a relevant document, so left out": [
             query for query, grades in asked.items() if not any(grade > 0 for grade in grades.values())
         ],
     }
     return [
-        f"{len(ids)} {fault}: {', '.join(ids[:3])}{', ...' * (len(ids) > 3)}" for fault, ids in faults.items() if ids
+        f"{fault}: {len(ids)} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        for fault, ids in faults.items()
+        if ids
     ]

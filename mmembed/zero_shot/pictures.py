@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mmembed.errors import InputError, InvalidLabels, UnreadableImage, UnsupportedModality
@@ -23,10 +24,13 @@ from mmembed.zero_shot.probabilities import LabelScore, Threshold, Verdict, deci
 if TYPE_CHECKING:
     from mmembed.zero_shot.calibration import Calibration
 
-__all__ = ["Classified", "Source", "classify"]
+__all__ = ["Classified", "Learnt", "Source", "classify"]
 
 Source: TypeAlias = Path | bytes | Image.Image | Item | Failure
 """A file, its bytes, a picture in memory, or what `mmembed.sources.scan` found."""
+
+Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
+"""`(n, dim)` vectors of pictures -> `(n, labels)` probabilities: `mmembed.few_shot.load_adapter` gives one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def classify(
     threshold: Threshold | None = None,
     top_k: int | None = None,
     calibration: Calibration | None = None,
+    learnt: Learnt | None = None,
     cache: ClassCache | None = None,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -67,6 +72,7 @@ def classify(
         labels: names, Labels, or what `embed_classes` made of them with the same encoder.
         threshold, top_k: see `decide`.
         calibration: of these labels and this encoder, instead of the one that Classes carry.
+        learnt: gives the probabilities in place of the texts; calibrations play no part then.
         cache: of class embeddings that were made before.
         workers: decoding threads; None: one a core, at most 8.
         max_pixels: larger pictures become failures.
@@ -82,12 +88,12 @@ def classify(
     classes = labels if isinstance(labels, Classes) else embed_classes(encoder, labels, cache=cache)
     if classes.fingerprint != spec.fingerprint:
         raise InvalidLabels(f"the labels were embedded by {classes.encoder}, not by {spec.name}: embed them by it")
-    if calibration is not None:
-        classes = classes.calibrated(calibration)
+    if calibration is not None or learnt is not None:
+        classes = classes.calibrated(calibration if learnt is None else None)
     nothing = np.zeros((0, len(classes.embeddings)), dtype=np.float32)
     decide(classes, nothing, threshold=threshold, top_k=top_k)  # options that make no sense are refused at once
     loaded = _load(sources, encoder, workers or min(8, os.cpu_count() or 1), max_pixels)
-    return _classify(loaded, classes, encoder, threshold, top_k)
+    return _classify(loaded, classes, encoder, learnt, threshold, top_k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +141,7 @@ def _classify(
     loaded: Iterator[_Loaded | Failure],
     classes: Classes,
     encoder: Encoder,
+    learnt: Learnt | None,
     threshold: Threshold | None,
     top_k: int | None,
 ) -> Iterator[Classified | Failure]:
@@ -144,8 +151,9 @@ def _classify(
         pictures = [entry for entry in pending if isinstance(entry, _Loaded)]
         decided: Iterator[Verdict] = iter(())
         if pictures:
-            scores = score(classes, _encode(encoder, [picture.pixels for picture in pictures]))
-            decided = iter(decide(classes, scores, threshold=threshold, top_k=top_k))
+            vectors = _encode(encoder, [picture.pixels for picture in pictures])
+            found = None if learnt is None else learnt(vectors)
+            decided = iter(decide(classes, score(classes, vectors), learnt=found, threshold=threshold, top_k=top_k))
         for entry in pending:
             yield entry if isinstance(entry, Failure) else Classified(entry.uri, next(decided))
 

@@ -122,13 +122,20 @@ def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities 
 
 
 def decide(
-    classes: Classes, scores: Scores, *, threshold: Threshold | None = None, top_k: int | None = None
+    classes: Classes,
+    scores: Scores,
+    *,
+    learnt: Probabilities | None = None,
+    threshold: Threshold | None = None,
+    top_k: int | None = None,
 ) -> list[Verdict]:
     """(n, m) cosines -> n verdicts.
 
     Labels are ordered by probability (by score where there is none), then by score, then as they were given.
 
     Args:
+        learnt: (n, number of labels) probabilities that something else than the texts gave, such as a few-shot
+            adapter, in place of theirs.
         threshold: labels below it are left out: of the probability, or of the score where there is none. One number,
             or one for each label (a label without one is never left out). None: those of the calibration, if it has
             any; else all labels are kept.
@@ -139,7 +146,7 @@ def decide(
 
     Raises InvalidLabels for a threshold of a label that there is not, SettingsError for a top_k below 1.
     """
-    found = probabilities(classes, scores)
+    found = probabilities(classes, scores) if learnt is None else learnt
     ranked = rank(classes, scores, found, threshold=threshold, top_k=top_k)
     groups = list(_groups(classes, scores, found)) if classes.labels.is_hierarchy else [()] * len(scores)
     names = classes.names
