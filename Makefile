@@ -21,7 +21,7 @@ check: $(STAMP)  ## format, lint, types, generated docs
 	$(BIN)/python docs/generate.py --check
 
 test: $(STAMP)  ## all tests; MMEMBED_TEST_DATA and MMEMBED_TEST_QDRANT_URL add those on real data and a real server
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 demo: $(STAMP)  ## index what ships with mmembed, search it in every way, write demo.html
 	HF_HUB_OFFLINE=1 $(BIN)/mmembed demo --output demo.html

@@ -66,7 +66,8 @@ _HOME = {
     "search_several": "retrieval.several",
     "tag": "zero_shot.tagging",
 }
-_PARTS = ("zero_shot",)  # modules that are reached as attributes: `mmembed.zero_shot`
+# modules that are reached as attributes: `mmembed.zero_shot`
+_PARTS = ("evaluation", "few_shot", "harnesses", "testsets", "zero_shot")
 
 
 __all__ = [

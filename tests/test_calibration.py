@@ -460,7 +460,9 @@ def call(*words: str | Path) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_calibrate_and_classify_on_the_command_line(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_calibrate_and_classify_on_the_command_line(
+    store: Store, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From folders, then from payloads, into the collection and a file; classify uses either; a plot is a picture."""
     url, file, plot = store.url, tmp_path / "c.json", tmp_path / "plot.png"
     store.close()
@@ -475,6 +477,11 @@ def test_calibrate_and_classify_on_the_command_line(store: Store, folder: Path, 
     assert said["temperature"] == read_calibration(file).temperature
     with Image.open(plot) as picture:
         assert len(picture.convert("RGB").getcolors(maxcolors=2**24) or []) > 3
+    monkeypatch.setattr("mmembed.stores.contract.MAX_NOTE_BYTES", 100)  # too large for the collection: the file is kept
+    kept = tmp_path / "kept.json"
+    assert "keep it in a file" in str(call("calibrate", folder, *asked, "--output", kept).exception)
+    monkeypatch.undo()
+    assert read_calibration(kept).temperature == said["temperature"]
     pictures = sorted((folder / "cat").iterdir())[:3]
     plain: tuple[str | Path, ...] = ("classify", *pictures, "--labels", "weather,cat", "--json")
     by_file = call(*plain, "--calibration", file)

@@ -111,6 +111,7 @@ def test_bad_pictures_are_told_by_the_exit_code(program: Program) -> None:
     [
         (("--labels", "cat"), 1, "'cat' is the only label"),
         (("--labels", "cat,,dog"), 1, "a label is empty"),
+        (("--labels", "lables.txt"), 2, "there is no file 'lables.txt'"),
         (
             ("--labels", "cat,dog", "--templates", "simpel"),
             2,

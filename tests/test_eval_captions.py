@@ -197,6 +197,18 @@ def test_captions_files_of_every_layout_say_the_same(tmp_path: Path) -> None:
         assert read.warnings == ()
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_a_line_separator_within_a_caption_ends_no_line(name: str, tmp_path: Path) -> None:
+    """U+2028 is a character of the caption, as JSON and CSV have it."""
+    shutil.copy(PICTURES[0].path, tmp_path / "a.png")
+    rows = {
+        "rows.jsonl": '{"uri": "a.png", "caption": "one\u2028two"}\n',
+        "rows.csv": "uri,caption\na.png,one\u2028two\n",
+    }
+    (tmp_path / name).write_text(rows[name], encoding="utf-8")
+    assert [picture.captions for picture in read_captions(tmp_path / name).pictures] == [("one\u2028two",)]
+
+
 def test_pictures_that_are_not_there_are_left_out_and_counted(captioned: Path, tmp_path: Path) -> None:
     """Their captions go with them; where none is there, or none has a caption, that is an error."""
     shutil.copy(PICTURES[0].path, tmp_path / "a.png")

@@ -68,14 +68,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_captions_are_measured_both_ways(run: Run, folder: Path, tmp_path: Path) -> None:
-    """Two tables; --plot draws each way; --output holds every query; the user's own store is left alone."""
+    """Two tables; --plot draws both into one file; --output holds every query; the user's store is left alone."""
     done = run("captions", folder / "photos", "--plot", tmp_path / "p.png", "--output", tmp_path / "o.json")
     assert "text to image, photos" in done.stdout
     assert "image to text, photos" in done.stdout
     assert "hit_rate@10" in done.stdout
-    for way in ("text-to-image", "image-to-text"):
-        with Image.open(tmp_path / f"p-{way}.png") as plot:
-            assert plot.width > 500
+    with Image.open(tmp_path / "p.png") as plot:
+        assert plot.height > plot.width > 500
     written = json.loads((tmp_path / "o.json").read_text())
     assert len(written["text_to_image"]["systems"][0]["per_query"]["exact"]["hit_rate@1"]) == len(PICTURES)
     assert not (tmp_path / "own.mm").exists()
@@ -124,6 +123,26 @@ def test_passages_and_runs(run: Run, folder: Path, tmp_path: Path) -> None:
     assert values == [0.5, 1.0]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_results_that_cannot_be_written_are_shown_all_the_same(run: Run, folder: Path) -> None:
+    """The table stands on stdout, and one sentence on stderr says why there is no file."""
+    done = run("retrieval", folder / "beir", "--encoder", "fake", "--output", "/dev/full", code=1)
+    assert "nDCG@10" in done.stdout
+    assert "the results cannot be written to --output or --plot (No space left on device)" in done.stderr
+
+
+def test_test_sets_of_one_name_do_not_mix_in_one_store(run: Run, folder: Path, tmp_path: Path) -> None:
+    """Each has a collection of its own, which its next run takes up again."""
+    store = ("--store", f"edge:{tmp_path / 'shared.mm'}", "--encoder", "fake", "--json")
+    other = shutil.copytree(folder / "beir", tmp_path / "beir")
+    row = json.dumps({"_id": "d3", "text": "red fox"})
+    (other / "corpus.jsonl").write_text((folder / "beir" / "corpus.jsonl").read_text() + row + "\n")
+    reports = [json.loads(run("retrieval", place, *store).stdout) for place in (other, folder / "beir", other)]
+    assert [report["warnings"] for report in reports] == [[], [], []]
+    assert [report["facts"]["points"] for report in reports] == [3, 2, 3]
+    assert reports[0] == reports[2]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -136,6 +155,8 @@ def test_passages_and_runs(run: Run, folder: Path, tmp_path: Path) -> None:
         (("retrieval", "beir", "--compare", "fake", "bm25", "--encoder", "fake"), 2, "give one of them"),
         (("retrieval", "beir", "--plot", "p.pdf"), 2, "neither in .png nor in .svg"),
         (("retrieval", "beir", "--output", "no/such/o.json"), 2, "there is no folder"),
+        (("retrieval", "beir", "--output", "photos"), 2, "is a folder: name a file in it"),
+        (("retrieval", "beir", "--plot", "a.png"), 2, "is a folder: name a file in it"),
         (("searches", "empty.jsonl"), 1, "the log is empty"),
         (("searches", "log.jsonl", "--in", "a", "--in", "a"), 2, "cannot be compared with itself"),
         (("searches", "log.jsonl"), 1, "there is no store"),
@@ -146,6 +167,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 ) -> None:
     """On stderr, with nothing on stdout."""
     (folder / "empty.jsonl").write_text("")
+    (folder / "a.png").mkdir(exist_ok=True)
     shutil.copytree(folder / "classes" / "animal", folder / "one" / "animal", dirs_exist_ok=True)
     placed = [folder / word if (folder / word).exists() or word == "nowhere.json" else word for word in words]
     done = run(*placed, code=code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness_pictures import Pictogram, pictograms
+from PIL import Image
 
 from mmembed.errors import CollectionMismatch, CollectionNotFound, InvalidQuery, InvalidTestSet
 from mmembed.evaluation.beir import read_beir, write_beir
@@ -151,6 +153,46 @@ def test_repeated_searches_are_one_query(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("query,uri,grade\nred,a.png,2\nred,b.png,\nblue,,\n")
     again = read_searches(tmp_path / "log.csv")
     assert again.qrels == {"1": {"a.png": 2, "b.png": 1}, "2": {}}
+
+
+def test_a_log_is_read_line_by_line_and_not_at_what_unicode_calls_a_line(tmp_path: Path) -> None:
+    """U+2028 and U+0085 within a query end no line of JSONL, nor of CSV."""
+    asked = "red\u2028shoes\u0085new"
+    row = json.dumps({"query": asked, "relevant": ["a.png"]}, ensure_ascii=False)
+    (tmp_path / "log.jsonl").write_text(f"{row}\n", encoding="utf-8")
+    (tmp_path / "log.csv").write_text(f"query,uri\n{asked},a.png\n", encoding="utf-8")
+    for name in ("log.jsonl", "log.csv"):
+        log = read_searches(tmp_path / name)
+        assert (log.queries, log.qrels) == ({"1": Query(asked)}, {"1": {"a.png": 1}})
+
+
+def test_grades_may_be_written_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    """2.0 is 2, in both forms; 1.5 and an infinite one are no grades."""
+    (tmp_path / "log.csv").write_text("query,uri,grade\nred,a.png,2.0\n")
+    for log in (tmp_path / "log.csv", log_file(tmp_path, {"query": "red", "relevant": {"a.png": 2.0}})):
+        assert read_searches(log).qrels == {"1": {"a.png": 2}}
+    for wrong in ("1.5", "inf", "nan"):
+        (tmp_path / "log.csv").write_text(f"query,uri,grade\nred,a.png,{wrong}\n")
+        with pytest.raises(InvalidTestSet, match=r"line 2 .*a grade is a whole number"):
+            read_searches(tmp_path / "log.csv")
+
+
+def test_pictures_that_ask_are_opened_one_at_a_time(store: Store, folder: Path, tmp_path: Path) -> None:
+    """Of a log of 20 pictures few are in memory at any time; one that is missing counts 0."""
+    for number in range(20):
+        Image.new("RGB", (61, 47), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    wanted = named(PICTURES[0], folder)
+    log = read_searches(log_file(tmp_path, *({"image": f"{n}.png", "relevant": [wanted]} for n in range(21))))
+    alive: list[int] = []
+
+    def count(*_: object) -> None:
+        opened = [each for each in gc.get_objects() if type(each) is Image.Image and each.size == (61, 47)]
+        alive.append(len(opened))
+
+    report = evaluate_searches(store, "images", log, measures=["recall@100"], on_progress=count)
+    assert 1 <= max(alive) <= 3
+    assert report.queries == 21
+    assert any("1 queries cannot be asked and count 0: 20.png" in warning for warning in report.warnings)
 
 
 def test_searches_are_asked_under_their_filter(store: Store, folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mmembed import load_encoder, open_store
 from mmembed.cli import app
-from mmembed.errors import CollectionMismatch, InvalidSample, SettingsError
+from mmembed.errors import CollectionMismatch, InvalidQuery, InvalidSample, SettingsError
 from mmembed.few_shot import (
     FewShotReport,
     Neighbours,
@@ -31,9 +31,11 @@ from mmembed.few_shot.adapter import FewShotNote, in_part, read_part
 from mmembed.few_shot.compared import interval, paired_p
 from mmembed.few_shot.tip import choose_tip
 from mmembed.images import load_image
+from mmembed.ingest import ingest_images
 from mmembed.sources.classes import LabelledPicture, read_class_folders
 from mmembed.types import Store
 from mmembed.zero_shot import Classified, classify, embed_classes
+from mmembed.zero_shot.tagging import tag
 from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder
 
 SHAPES = ("circle", "square", "stripes")
@@ -317,6 +319,33 @@ def test_pictures_that_cannot_be_read_are_failures(store: Store, folder: Path, t
     bad = [LabelledPicture(broken[0].path, label) for label in ("a", "b") for _ in range(3)]
     with pytest.raises(InvalidSample, match="no picture of the folder can be read"):
         learn_few_shot(store, "nothing", bad, encoder=load_encoder("tiny"))
+
+
+def test_a_key_in_use_is_refused_before_anything_is_written(store: Store, folder: Path) -> None:
+    """What mmembed reads from files, captions, tags, and paths into the payload are no keys of labels."""
+    tiny, pictures = load_encoder("tiny"), read_class_folders(folder)
+    ingest_images(store, "tagged", [folder / "circle"], encoder=tiny)
+    tag(store, "tagged", ["circle", "square"], encoder=tiny)
+    for key in ("uri", "width", "caption", "labels", "labels_scores", "labels_by", "a.b", ""):
+        with pytest.raises(InvalidQuery, match=r"choose another key|cannot be the payload key"):
+            learn_few_shot(store, "tagged", pictures, encoder=tiny, key=key)
+    with pytest.raises(InvalidSample, match="'stripes', which is not among the labels"):
+        learn_few_shot(store, "tagged", pictures, encoder=tiny, labels=["circle", "square"])
+    assert store.count("tagged") == 40
+
+
+def test_copies_of_a_picture_count_once(store: Store, folder: Path, tmp_path: Path) -> None:
+    """Else what is learnt would be tested on; one that lies in two folders has no label, and both files are told."""
+    shutil.copytree(folder, tmp_path / "shapes")
+    for n in range(10):
+        shutil.copy(folder / "circle" / "00.png", tmp_path / "shapes" / "circle" / f"copy-{n}.png")
+    shutil.copy(folder / "square" / "00.png", tmp_path / "shapes" / "stripes" / "copy.png")
+    report = learn_few_shot(
+        store, "copies", read_class_folders(tmp_path / "shapes"), encoder=load_encoder("tiny"), shots=8
+    )
+    assert sum(report.pictures.values()) == 40 + 39 + 40
+    assert sorted(Path(failure.uri).parent.name for failure in report.failures) == ["square", "stripes"]
+    assert all("the same picture has the labels square, stripes" in failure.error for failure in report.failures)
 
 
 def test_clothing_is_learnt(store: Store, data: Path) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mmembed
 
 ROOT = Path(mmembed.__file__).parent
@@ -110,6 +112,14 @@ def test_public_names_exist() -> None:
     for name in mmembed.__all__:
         assert getattr(mmembed, name).__module__.startswith("mmembed."), name
     assert not hasattr(mmembed, "lod_encoder")
+
+
+@pytest.mark.parametrize("part", ["evaluation", "few_shot", "harnesses", "testsets", "zero_shot"])
+def test_parts_are_attributes(part: str) -> None:
+    """`import mmembed` is enough to write `mmembed.evaluation`, and what each part names it has."""
+    code = f"import mmembed; part = mmembed.{part}; print([n for n in part.__all__ if not hasattr(part, n)])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_no_machine_in_the_code() -> None:

@@ -171,6 +171,15 @@ def test_a_reranker_reorders_what_was_found(folder: Path, tmp_path: Path) -> Non
         assert_matches(expected, run(folder, command, {"cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2": made}))
 
 
+def test_labels_and_evaluation(folder: Path) -> None:
+    """The commands of "What is in this picture?" and "How good is it on your data?", after the Python above them."""
+    if not (folder / "demo.mm").exists():
+        pytest.skip("runs after the Python of the README, which was not selected")
+    for command, expected in [*commands("What is in this picture?"), *commands("How good is it on your data?")]:
+        assert_matches(expected, run(folder, command, {}))
+    assert (folder / "choose.png").stat().st_size > 1000
+
+
 def test_a_real_server(folder: Path) -> None:
     """The commands for a server, against the one that MMEMBED_TEST_QDRANT_URL names."""
     url = os.environ.get("MMEMBED_TEST_QDRANT_URL")

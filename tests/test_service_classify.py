@@ -127,6 +127,12 @@ def test_templates_are_named_or_ones_own(peer: Peer, templates: str | list[str])
     assert_equal(found, expected(GUITAR, labels_of(LABELS, templates=own)))
 
 
+def test_options_are_taken_as_generously_as_labels(peer: Peer) -> None:
+    """A threshold belongs to its label whatever the white space, and more labels than there are is all of them."""
+    found = peer.classify(image=in_base64(CAT), labels=[" cat", "cake"], threshold={"cat ": 1.1}, top_k=10**30)
+    assert [one["label"] for one in found["labels"]] == ["cake"]  # top_k: numpy has no integer of that size
+
+
 def test_every_way_to_send_a_picture(peer: Peer) -> None:
     """Base64, data URI, address, objects of them and a file of a form give the same answer."""
     plain = in_base64(CAT)
@@ -263,6 +269,14 @@ def test_the_calibration_of_a_collection_is_used(peer: Peer) -> None:
         (409, {"labels": LABELS, "image": "a", "collection": "drawings", "encoder": "fake"}, "drawings"),
         (400, {"labels": LABELS, "image": "a", "top_k": 0}, "'top_k' of the body"),
         (400, {"labels": LABELS, "image": "a", "threshold": {"dog": 0.5}}, "dog"),
+        (400, {"labels": ["x" * 301], "image": "a"}, "'labels.0' of the body: string should have at most 300"),
+        (400, {"labels": [{"name": "cat"}], "image": "a"}, "'labels.0.label' of the body: field required"),
+        (400, {"labels": [{"label": "c", "parents": ["a"] * 17}], "image": "a"}, "'labels.0.parents' of the body"),
+        (400, {"labels": LABELS, "image": "a", "templates": []}, "'templates' of the body: list should have at least"),
+        (400, {"labels": LABELS, "image": "a", "threshold": {"cat": "x"}}, "'threshold.cat' of the body"),
+        (400, {"labels": LABELS, "image": "a", "threshold": {" ": 0.5}}, "a label with a threshold is empty"),
+        (400, {"labels": LABELS, "images": [1]}, "'images.0' of the body: input should be a valid string"),
+        (400, {"labels": LABELS, "image": {"url": 5}}, "'image.url' of the body: input should be a valid string"),
         (413, {"labels": LABELS, "images": ["a"] * 65}, "the request has 65 pictures and at most 64 may be"),
         (413, {"labels": [str(n) for n in range(13)], "templates": "openai", "image": "a"}, "1,040 sentences"),
     ],

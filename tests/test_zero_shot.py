@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -48,6 +49,7 @@ from mmembed.zero_shot import (
     score,
 )
 from mmembed.zero_shot.calibration import Calibration
+from mmembed.zero_shot.pictures import Source
 from mmembed.zero_shot.templates import fill
 from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder, pictures, siglip2_folder
 
@@ -444,7 +446,16 @@ def test_labels_that_the_encoder_reads_alike(tiny: Encoder, caplog: pytest.LogCa
     assert len(embed_classes(tiny, labels_of(many, templates=PLAIN)).embeddings) == 969
     assert caplog.text == ""
     embed_classes(tiny, labels_of([*many, "hat rose tree", "hat tree rose"], templates=PLAIN))
-    assert "'tree rose hat' and 'hat rose tree' are the same to encoder tiny (and 2 more such pairs)" in caplog.text
+    assert "'tree rose hat' and 'hat rose tree' are the same to encoder tiny (and 1 more such)" in caplog.text
+
+
+def test_many_labels_that_the_encoder_reads_alike(tiny: Encoder, caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of them are warned of in one line and at once: not pair by pair, which were millions."""
+    many = ["x " * 140 + str(number) for number in range(4000)]  # beyond what the encoder reads of a text
+    started = time.perf_counter()
+    embed_classes(tiny, labels_of(many, templates=PLAIN))
+    assert time.perf_counter() - started < 10  # pair by pair 30 s
+    assert "(and 3998 more such)" in caplog.text
 
 
 @pytest.mark.parametrize("label", ["кот", "собака и кот", "犬", "🎂", "שלום"])
@@ -634,3 +645,14 @@ def test_pictograms_are_named(tiny: Encoder, data: Path) -> None:
         found = [result.labels[0].label for result in results if isinstance(result, Classified)]
         right[templates] = sum(a == b for a, b in zip(found, chosen.values(), strict=True)) / len(chosen)
     assert right[PLAIN] > right[SIMPLE_7] > 0.6
+
+
+def test_a_path_may_be_a_text(tiny: Encoder, tmp_path: Path) -> None:
+    """As elsewhere; a single one in place of a list is a TypeError, not a picture for each of its letters."""
+    pictures()[0].save(tmp_path / "a.png")
+    sources: list[Source] = [str(tmp_path / "a.png"), tmp_path / "a.png", "nowhere.png"]
+    as_text, as_path, missing = classify(sources, ["cat", "dog"], encoder=tiny)
+    assert as_text == as_path
+    assert isinstance(missing, Failure)
+    with pytest.raises(TypeError, match="several pictures, not one"):
+        classify(str(tmp_path / "a.png"), ["cat", "dog"], encoder=tiny)

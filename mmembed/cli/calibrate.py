@@ -96,10 +96,10 @@ def calibrate_command(
             precision=precision,
             false_positive_rate=false_positive_rate,
         )
+        if output is not None:
+            write_calibration(output, calibration)
         if opened is not None and collection is not None:
-            save_calibration(opened, collection, calibration)
-    if output is not None:
-        write_calibration(output, calibration)
+            save_calibration(opened, collection, calibration)  # refuses what is too large for it: the file is there
     if plot is not None:
         plot_reliability({"before": calibration.before, "after, cross-validated": calibration.after}, plot)
     _tell(calibration, sample.failures, json=json)

@@ -55,7 +55,7 @@ def eval_captions(
         results = [
             evaluate_captions(
                 opened,
-                e.collection_name(collection, read.name, each, alone=compare is None),
+                e.collection_name(collection, read.name, captions, each, alone=compare is None),
                 read,
                 encoder=each,
                 task=task,
@@ -117,7 +117,7 @@ def eval_retrieval(
         reports = [
             evaluate(
                 opened,
-                e.collection_name(collection, name, each, alone=compare is None),
+                e.collection_name(collection, name, folder, each, alone=compare is None),
                 test_set,
                 encoder=each,
                 task=task,
@@ -173,7 +173,7 @@ def eval_zero_shot(
         reports = [
             evaluate_classes(
                 opened,
-                e.collection_name(collection, folder.name, each, alone=compare is None),
+                e.collection_name(collection, folder.resolve().name, folder, each, alone=compare is None),
                 read,
                 encoder=each,
                 labels=wanted,

@@ -1,4 +1,4 @@
-"""`mmembed eval searches` and `mmembed eval runs`: what is asked of a collection, and rankings that were made before."""
+"""`mmembed eval searches` and `mmembed eval runs`: what is asked of a collection, and rankings made before."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import tempfile
 import time
@@ -87,11 +89,15 @@ def asked_encoders(
     return (o.load_asked_encoder(name, run) for name in compare or (encoder or default,))
 
 
-def collection_name(asked: str | None, default: str, encoder: Encoder, *, alone: bool) -> str:
-    """What was asked for; where there are several encoders, or nothing was, a name that tells encoders apart."""
+def collection_name(asked: str | None, default: str, place: Path, encoder: Encoder, *, alone: bool) -> str:
+    """What was asked for; where there are several encoders, or nothing was, a name that tells encoders apart.
+
+    Where nothing was, also one that tells places apart: two test sets of one name share no collection.
+    """
     if asked is not None and alone:
         return asked
-    return f"{asked or f'eval-{_plain(default)}'}-{_plain(encoder.spec.name)}-{encoder.spec.fingerprint[:6]}"
+    where = hashlib.blake2b(os.fsencode(place.expanduser().resolve()), digest_size=3).hexdigest()
+    return f"{asked or f'eval-{_plain(default)}-{where}'}-{_plain(encoder.spec.name)}-{encoder.spec.fingerprint[:6]}"
 
 
 def _plain(text: str) -> str:
@@ -141,10 +147,17 @@ def check_files(plot: Path | None, output: Path | None) -> None:
     for file, option in ((plot, "--plot"), (output, "--output")):
         if file is not None and not file.expanduser().absolute().parent.is_dir():
             raise typer.BadParameter(f"there is no folder {str(file.parent)!r}", param_hint=option)
+        if file is not None and file.expanduser().is_dir():
+            raise typer.BadParameter(f"{str(file)!r} is a folder: name a file in it", param_hint=option)
 
 
 def show_reports(named: Sequence[tuple[str, Report]], *, as_json: bool, plot: Path | None, output: Path | None) -> None:
-    """Tables or JSON on stdout, plots and full JSON in files. Of several reports each has its name in the JSON."""
+    """Tables or JSON on stdout, one plot and full JSON in files. Of several reports each has its name in the JSON.
+
+    Raises SettingsError where these files cannot be written.
+    """
+    from mmembed.errors import SettingsError
+    from mmembed.evaluation.plots import plot_reports
 
     def together(*, per_query: bool) -> Any:
         entries = {name: report.as_json(per_query=per_query) for name, report in named}
@@ -154,14 +167,16 @@ def show_reports(named: Sequence[tuple[str, Report]], *, as_json: bool, plot: Pa
         typer.echo(json.dumps(together(per_query=False), ensure_ascii=False))
     else:
         _print_tables([report for _, report in named])
-    if output is not None:
-        output.expanduser().write_text(
-            f"{json.dumps(together(per_query=True), ensure_ascii=False)}\n", encoding="utf-8"
-        )
-    if plot is not None:
-        plot = plot.expanduser()
-        for name, report in named:
-            report.plot(plot if len(named) == 1 else plot.with_stem(f"{plot.stem}-{name.replace('_', '-')}"))
+    try:
+        if output is not None:
+            output.expanduser().write_text(
+                f"{json.dumps(together(per_query=True), ensure_ascii=False)}\n", encoding="utf-8"
+            )
+        if plot is not None:
+            plot_reports([report for _, report in named], plot.expanduser())
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise SettingsError(f"the results cannot be written to --output or --plot ({reason}): name another") from exc
 
 
 def _print_tables(reports: Sequence[Report]) -> None:

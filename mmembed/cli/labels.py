@@ -41,7 +41,10 @@ TopK: TypeAlias = Annotated[
 
 
 def asked_labels(labels: str | Sequence[str], templates: str, background: str | None) -> Labels:
-    """What --labels (or names, taken as they stand), --templates and --background mean. Raises InvalidLabels."""
+    """What --labels (or names, taken as they stand), --templates and --background mean.
+
+    Raises InvalidLabels, and BadParameter where a file is named that is not there.
+    """
     from mmembed.zero_shot import TEMPLATES, labels_of, parse_labels, read_labels, read_templates
 
     if templates not in TEMPLATES and not _is_file(templates):
@@ -50,6 +53,10 @@ def asked_labels(labels: str | Sequence[str], templates: str, background: str | 
         )
     given: Labels | Sequence[str] = labels
     if isinstance(labels, str):
+        if labels.endswith((".txt", ".json")) and "," not in labels and not _is_file(labels):
+            raise typer.BadParameter(
+                f"there is no file {labels!r}: name one, or labels parted by commas", param_hint="--labels"
+            )
         given = read_labels(Path(labels)) if _is_file(labels) else parse_labels(labels)
     return labels_of(
         given,

@@ -36,7 +36,7 @@ def read_beir(folder: Path, *, split: str | None = None) -> TestSet:
     queries = {id: _query(line, row, folder) for line, id, row in _identified(queries_file, "query")}
     if not corpus:
         raise InvalidTestSet(f"{corpus_file} holds no document: there is nothing to find")
-    return check_test_set(queries, corpus, read_qrels(_judgements(folder, split)), name=folder.name)
+    return check_test_set(queries, corpus, read_qrels(_judgements(folder, split)), name=folder.resolve().name)
 
 
 def _judgements(folder: Path, split: str | None) -> Path:

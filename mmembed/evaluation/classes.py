@@ -7,6 +7,7 @@ mean_per_class_recall is the acc1 of each class, averaged over the classes.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,7 +133,7 @@ def _json_texts(text: str) -> dict[str, list[str]]:
 
 
 def _csv_texts(text: str) -> dict[str, list[str]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text), strict=True)
     if not {"folder", "text"} <= set(reader.fieldnames or ()):
         raise ValueError(f"its columns are {', '.join(reader.fieldnames or ())}")
     texts: dict[str, list[str]] = {}

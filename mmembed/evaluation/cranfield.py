@@ -33,7 +33,7 @@ def read_cranfield(folder: Path) -> TestSet:
     for line in text_lines(folder / "cranqrel"):
         query, abstract, grade = _judgement(line)
         qrels.setdefault(query, {})[abstract] = int(grade in _RELEVANT)
-    return check_test_set(queries, corpus, qrels, name=folder.name)
+    return check_test_set(queries, corpus, qrels, name=folder.resolve().name)
 
 
 def _judgement(line: Line) -> tuple[str, str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from mmembed.evaluation.report import Estimate, Report, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
-__all__ = ["SUFFIXES", "plot_report"]
+__all__ = ["SUFFIXES", "plot_reports"]
 
 SUFFIXES = frozenset({".png", ".svg"})
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for every eye
@@ -19,8 +21,10 @@ _LINE = 0.14  # inches of height of one marker with its interval
 _INK, _FAINT = "#333333", "#dddddd"
 
 
-def plot_report(report: Report, file: Path) -> None:
-    """Writes a PNG or SVG. Filled: exact search; open: the collection as it is; bars: the intervals.
+def plot_reports(reports: Sequence[Report], file: Path) -> None:
+    """Writes a PNG or SVG, one report above the other.
+
+    Filled: exact search; open: the collection as it is; bars: the intervals.
 
     Raises SettingsError for another suffix.
     """
@@ -29,20 +33,37 @@ def plot_report(report: Report, file: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    marks = sum(1 if system.compared.as_is is None else 2 for system in report.systems)
-    band = max(0.36, _LINE * (marks + 1))  # inches of one measure
-    figure = Figure(figsize=(8, 1.5 + band * len(report.measures) + 0.22 * len(report.systems)), layout="constrained")
+    heights = [_height(report) for report in reports]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    for part, report in zip(
+        figure.subfigures(len(reports), 1, squeeze=False, height_ratios=heights), reports, strict=True
+    ):
+        _plot(part[0], report)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+
+
+def _marks(report: Report) -> int:
+    """Markers of one measure."""
+    return sum(1 if system.compared.as_is is None else 2 for system in report.systems)
+
+
+def _height(report: Report) -> float:
+    """Inches."""
+    band = max(0.36, _LINE * (_marks(report) + 1))  # of one measure
+    return 1.5 + band * len(report.measures) + 0.22 * len(report.systems)
+
+
+def _plot(figure: SubFigure, report: Report) -> None:
     axes = figure.add_subplot()
     _frame(axes, report)
     drawn: list[tuple[Any, str]] = []
     for number, system in enumerate(report.systems):
-        drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), marks)
+        drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), _marks(report))
     markers, labels = [marker for marker, _ in drawn], [label for _, label in drawn]
     legend = figure.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
     for text in (*legend.get_texts(), axes.title):
         text.set_parse_math(False)  # names may have dollars in them
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
 
 
 def _frame(axes: Axes, report: Report) -> None:

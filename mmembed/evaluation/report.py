@@ -161,9 +161,9 @@ class Report:
 
     def plot(self, file: Path) -> None:
         """Every measure with its interval, exact and as it is, as PNG or SVG by the file's suffix."""
-        from mmembed.evaluation.plots import plot_report
+        from mmembed.evaluation.plots import plot_reports
 
-        plot_report(self, file)
+        plot_reports([self], file)
 
 
 def _lacking(system: System) -> list[str]:

@@ -13,6 +13,7 @@ comes again, as it does in a log, is one query, and what was clicked on any time
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ def _checked(log: SearchLog) -> SearchLog:
 
 
 def _jsonl_lines(file: Path, text: str) -> Iterator[_Line]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold U+2028 as it is
         if not line.strip():
             continue
         try:
@@ -114,9 +115,9 @@ def _line(row: Any, folder: Path) -> _Line:
         named = row.get(key) or {}
         named = [named] if isinstance(named, str) else named
         some = named if isinstance(named, dict) else dict.fromkeys(named, 1)
-        if not all(isinstance(g, int) and not isinstance(g, bool) for g in some.values()):
-            raise ValueError("a grade is a whole number, 1 and above for what is relevant")
-        grades |= {str(uri): max(grade, grades.get(str(uri), grade)) for uri, grade in some.items()}
+        for uri, given in some.items():
+            grade = _grade(given)
+            grades[str(uri)] = max(grade, grades.get(str(uri), grade))
     asked = Filter.model_validate(row["filter"]) if row.get("filter") else None
     condition = None if asked is None else json.dumps(row["filter"], sort_keys=True)
     query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)
@@ -124,7 +125,7 @@ def _line(row: Any, folder: Path) -> _Line:
 
 
 def _csv_lines(file: Path, text: str) -> Iterator[_Line]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
         columns = reader.fieldnames or ()
         if text.strip() and not {"query", "uri"} <= set(columns):
@@ -139,7 +140,14 @@ def _csv_line(row: Mapping[str, str | None]) -> _Line:
     query, uri, grade = row["query"], row["uri"], row.get("grade")
     if not query or not query.strip():
         raise ValueError("its query is empty")
-    return _Line(Query(query.strip()), {uri: int(grade) if grade else 1} if uri else {})
+    return _Line(Query(query.strip()), {uri: _grade(float(grade)) if grade else 1} if uri else {})
+
+
+def _grade(given: object) -> int:
+    """Spreadsheets and data frames write 2 as 2.0."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not float(given).is_integer():
+        raise ValueError("a grade is a whole number, 1 and above for what is relevant")
+    return int(given)
 
 
 def _reason(exc: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from PIL.Image import Image
 from qdrant_client.models import FieldCondition, Filter, MatchValue
 
 from mmembed.errors import InvalidQuery, InvalidTestSet
@@ -104,20 +105,22 @@ def measure_collection(
     Hits count in the order in which they are shown: fused scores of one search are not always comparable.
     """
     failures: list[Failure] = []
-    pictures = dict(load_pictures({id: q.image for id, q in queries.items() if q.image is not None}, failures))
-    unread = {failure.uri for failure in failures}
+    pictures: dict[str, Image | None] = {}  # of the last query alone: a log may have thousands
     contract = store.contract(collection)
     encoders = EncodersOnce(run or LoadOptions(), loaded)
     given = AskedOnce(encoder) if encoder is not None else None
 
     def search(id: str, limit: int, exact: bool) -> Found:
-        if id in unread:
+        if id not in pictures:
+            pictures.clear()
+            pictures[id] = _picture(id, queries[id], failures)
+        if queries[id].image is not None and pictures[id] is None:
             return {}
         hits = search_collection(
             store,
             collection,
             text=queries[id].text,
-            image=pictures.get(id),
+            image=pictures[id],
             encoder=given,
             encoders=encoders,
             task=query_task,
@@ -142,6 +145,11 @@ def measure_collection(
         warnings=warnings,
         facts=facts_of(measured, collection, store.count(collection)),
     )
+
+
+def _picture(id: str, query: Query, failures: list[Failure]) -> Image | None:
+    """Of a query that has one; None, and a failure, where it cannot be read."""
+    return dict(load_pictures({id: query.image}, failures)).get(id) if query.image is not None else None
 
 
 def _remembered(collection: str, contract: Contract | None, encoders: EncodersOnce) -> Encoder:

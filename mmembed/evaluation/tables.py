@@ -27,7 +27,7 @@ def report_tables(report: Report) -> Group:
     tables = [_system_table(name, list(rows)) for name, rows in groupby(report.rows, key=lambda row: row.system)]
     pairs = groupby(report.comparisons, key=lambda comparison: comparison.systems)
     tables += [_comparison_table(systems, list(of_two)) for systems, of_two in pairs]
-    foot = f"In brackets: {CONFIDENCE:.0%} bootstrap intervals over queries."
+    foot = f"In brackets: {CONFIDENCE:.0%} bootstrap intervals."
     if report.comparisons:
         foot += " p: paired two-sided randomisation test, not corrected for many tests."
     cautions = [Text(f"warning: {caution}", style="yellow") for caution in report.cautions]

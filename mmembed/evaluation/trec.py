@@ -114,7 +114,7 @@ def read_trec(folder: Path) -> TestSet:
     queries, corpus, qrels = found.values()
     if queries is None or corpus is None or qrels is None:
         raise InvalidTestSet(f"test set {folder} lacks {' and '.join(missing)}: a folder of TREC files has all three")
-    return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.name)
+    return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.resolve().name)
 
 
 def _read_corpus(file: Path) -> dict[str, Document]:

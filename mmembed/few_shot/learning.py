@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmembed.errors import InvalidSample
+from qdrant_client import models
+
+from mmembed.errors import InvalidQuery, InvalidSample
 from mmembed.few_shot.adapter import (
     WAYS,
     Adapter,
@@ -24,10 +26,13 @@ from mmembed.few_shot.split import PARTS, Part, stratified_split
 from mmembed.few_shot.tip import choose_tip, tip_logits
 from mmembed.ingest import ingest_images
 from mmembed.ingest.plan import point_id
-from mmembed.types import Encoder, Failure, Payload, Store
+from mmembed.stores.payload_keys import TagKeys
+from mmembed.types import Encoder, Failure, Payload, Point, Store
+from mmembed.zero_shot.calibrating import column_numbers
 from mmembed.zero_shot.classes import Classes, embed_classes
 from mmembed.zero_shot.fitting import fit_temperature
 from mmembed.zero_shot.probabilities import logits, score
+from mmembed.zero_shot.tag_rules import PLAIN_KEY, TAKEN, is_empty
 
 if TYPE_CHECKING:
     from mmembed.sources.classes import LabelledPicture
@@ -68,6 +73,7 @@ def learn_few_shot(
 
     Tip-Adapter takes the training points as its keys; its alpha and beta, and the C of a logistic probe, are chosen
     on a validation part; the test part decides nothing. What was chosen is kept in the collection: `load_adapter`.
+    Of copies of a picture one takes part, and none where they have different labels: these are failures.
 
     Args:
         pictures: of `read_class_folders`; those of no label are left out.
@@ -79,17 +85,24 @@ def learn_few_shot(
 
     Raises:
         InvalidSample: fewer than two labels, too few pictures of one, or a label that is not among `labels`.
+        InvalidQuery: `key` is in use for something else.
         CollectionMismatch: the collection is of another encoder. And what `ingest_images` and `embed_classes` raise.
     """
     known = [picture for picture in pictures if picture.label is not None]
-    stratified_split([p.label for p in known if p.label], shots=shots)  # refused before anything is encoded
+    # 1. what cannot be is refused before anything is written
+    given = [picture.label for picture in known if picture.label is not None]
+    stratified_split(given, shots=shots)
+    _check_key(store, collection, key)
+    classes = embed_classes(encoder, labels if labels is not None else sorted(set(given)), cache=cache)
+    column_numbers(classes.names, given)
+    # 2. index, label, split
     report = ingest_images(store, collection, [p.path for p in known], encoder=encoder, workers=workers)
     if not report.stored:
         first = report.failures[0].error if report.failures else "there are none"
         raise InvalidSample(f"no picture of the folder can be read ({first}): give pictures of each label")
-    truth = _mark(store, collection, known, key=key, shots=shots, seed=seed)
-    classes = embed_classes(encoder, labels if labels is not None else sorted(set(truth)), cache=cache)
+    unclear = _mark(store, collection, known, key=key, shots=shots, seed=seed)
     train, validation, test = (read_part(store, collection, classes.names, key=key, part=part) for part in PARTS)
+    # 3. choose, compare, keep
     limit = neighbours or min(len(train.ids), _MAX_NEIGHBOURS)
     note = _choose(store, collection, classes, train, validation, key=key, limit=limit)
     found = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
@@ -98,26 +111,55 @@ def learn_few_shot(
     measured, outcomes = compare(found, test.truth, names=classes.names, ids=test.ids, seed=seed)
     save_note(store, collection, classes, note)
     sizes: dict[Part, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
-    return FewShotReport(note, measured, outcomes, sizes, tuple(report.failures))
+    return FewShotReport(note, measured, outcomes, sizes, (*report.failures, *unclear))
 
 
 def _mark(
     store: Store, collection: str, pictures: Sequence[LabelledPicture], *, key: str, shots: int | None, seed: int
-) -> list[str]:
-    """Write label and part to each point, and take the part from those of an earlier run; gives the labels."""
-    by_id = {point_id("image", str(picture.path)): picture.label for picture in pictures}
-    ids = sorted(point.id for point in store.retrieve(collection, list(by_id), payload=False))
-    truth = [label for id in ids if (label := by_id[id]) is not None]
-    parts = stratified_split(truth, shots=shots, seed=seed)
+) -> list[Failure]:
+    """Write label and part to each point, and take the part from those of an earlier run; gives what has no part."""
+    labels = {point_id("image", str(picture.path)): str(picture.label) for picture in pictures}
+    distinct, unclear = _distinct(store.retrieve(collection, sorted(labels)), labels)
+    parts = stratified_split([labels[id] for id in distinct], shots=shots, seed=seed)
     store.add_indexes(collection, {key: "keyword", split_key(key): "keyword"})
     marks: dict[str, Payload] = {
         point.id: {split_key(key): None}
         for part in PARTS
         for point in store.scroll(collection, filter=in_part(key, part), payload=False)
     }
-    marks |= {id: {key: label, split_key(key): p} for id, label, p in zip(ids, truth, parts, strict=True)}
+    marks |= {id: {key: labels[id], split_key(key): part} for id, part in zip(distinct, parts, strict=True)}
     store.set_payloads(collection, marks)
-    return truth
+    return unclear
+
+
+def _check_key(store: Store, collection: str, key: str) -> None:
+    """Raise InvalidQuery for a payload key that labels would overwrite, or that is none."""
+    if not PLAIN_KEY.fullmatch(key):
+        raise InvalidQuery(f"{key!r} cannot be the payload key of labels: use letters, digits, _ and -")
+    tags = {TagKeys.of(key.removesuffix(suffix)).by for suffix in ("", "_scores", "_by")}
+    tagged = models.Filter(must_not=[models.Filter(must=[is_empty(by) for by in sorted(tags)])])
+    there = collection in store.collections()
+    if TAKEN & {key, split_key(key)} or (there and store.count(collection, filter=tagged)):
+        raise InvalidQuery(
+            f"labels were to be written to collection {collection!r} under {key!r}, which holds something else: "
+            f"choose another key"
+        )
+
+
+def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[str], list[Failure]]:
+    """One point of each picture, whose copies would be learnt from and tested on; failures for contradictions."""
+    copies: dict[str, list[Point]] = {}
+    for point in points:
+        copies.setdefault(point.payload["content_hash"], []).append(point)
+    distinct, unclear = [], []
+    for same in copies.values():
+        named = sorted({labels[point.id] for point in same})
+        if len(named) == 1:
+            distinct.append(same[0].id)
+            continue
+        why = f"the same picture has the labels {', '.join(named)}: leave it in one folder"
+        unclear += [Failure(point.payload["uri"], f"{point.payload['uri']}: {why}") for point in same]
+    return distinct, unclear
 
 
 def _choose(

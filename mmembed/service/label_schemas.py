@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Tag
 
 from mmembed.service.content import ListOf
-from mmembed.service.schemas import Picture
+from mmembed.service.schemas import Picture, told_by
 
 __all__ = ["ClassifyAnswer", "ClassifyRequest", "ClassifySeveralAnswer", "LabelTexts", "Verdicts"]
 
@@ -32,6 +32,17 @@ class LabelTexts(_Strict):
     )
 
 
+_Label = Annotated[Annotated[Name, Tag("[one]")] | Annotated[LabelTexts, Tag("[many]")], told_by(dict | LabelTexts)]
+_Templates = Annotated[
+    Annotated[Literal["openai", "simple", "plain"], Tag("[one]")]
+    | Annotated[ListOf[Name], Field(min_length=1), Tag("[many]")],
+    told_by(list),
+]
+_Threshold = Annotated[
+    Annotated[FiniteFloat, Tag("[one]")] | Annotated[dict[str, FiniteFloat], Tag("[many]")], told_by(dict)
+]
+
+
 class ClassifyRequest(_Strict):
     """Ask about one picture (`image`, or a file of the form), several (`images`), or a stored point (`id`)."""
 
@@ -53,7 +64,7 @@ class ClassifyRequest(_Strict):
     id: str | None = Field(
         None, max_length=64, description="A point of `collection`: its stored vector is used and no picture is read."
     )
-    labels: Annotated[ListOf[Name | LabelTexts], Field(min_length=1)] = Field(
+    labels: Annotated[ListOf[_Label], Field(min_length=1)] = Field(
         description="What the picture may show.", examples=[["cat", "dog"]]
     )
     background: ListOf[Name] = Field(
@@ -61,7 +72,7 @@ class ClassifyRequest(_Strict):
         description="Texts that compete with the labels and mean none of them.",
         examples=[["something else"]],
     )
-    templates: Literal["openai", "simple", "plain"] | Annotated[ListOf[Name], Field(min_length=1)] = Field(
+    templates: _Templates = Field(
         "simple",
         description="Sentences that a label is put into: OpenAI's 80, the short 7, the label alone, or your own "
         "with {} in each.",
@@ -76,7 +87,7 @@ class ClassifyRequest(_Strict):
         description="A collection of pictures: its encoder is used, and its calibration for these labels.",
     )
     top_k: int | None = Field(None, ge=1, description="The best labels at most; all by default.")
-    threshold: FiniteFloat | dict[str, FiniteFloat] | None = Field(
+    threshold: _Threshold | None = Field(
         None,
         description="Least probability of a label, one for all or one for each; those below it are left out.",
         examples=[0.5],

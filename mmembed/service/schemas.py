@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import UnionType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
+    Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -18,7 +21,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from qdrant_client import models
 
-__all__ = ["FoundHit", "Minus", "QdrantFilter", "SearchAnswer", "SearchRequest", "SeveralAnswer", "SeveralRequest"]
+__all__ = [
+    "FoundHit",
+    "Minus",
+    "Picture",
+    "QdrantFilter",
+    "SearchAnswer",
+    "SearchRequest",
+    "SeveralAnswer",
+    "SeveralRequest",
+    "told_by",
+]
 
 _MAX_LIMIT = 1000
 _MAX_OFFSET = 10_000
@@ -27,8 +40,17 @@ _MAX_MINUS = 32
 _MAX_FILTER_ERRORS = 2000  # that are looked at; each takes microseconds to write down
 _MAX_FILTER_PARTS = 50_000  # keys and values; a list of ids is the largest that makes sense
 
+
+def told_by(kind: type | UnionType) -> Discriminator:
+    """Hold a value against the branch "[many]" if it is a `kind`, else "[one]": errors are then about what was meant.
+
+    The brackets keep the branch out of the sentence, which names fields.
+    """
+    return Discriminator(lambda value: "[many]" if isinstance(value, kind) else "[one]")
+
+
 Text = Annotated[str, Field(max_length=_MAX_TEXT)]
-Picture = str | dict[str, str]
+Picture = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], told_by(dict)]
 Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 

@@ -104,19 +104,15 @@ def make_test_set(
     if not kept:
         raise InvalidTestSet(making.none_kept(collection))
     # 3. the files
-    contract = store.contract(collection)
-    facts = {
-        "collection": collection,
-        "encoders": {name: vector.encoder for name, vector in contract.vectors.items()} if contract else {},
-        "queries_from": way.model if isinstance(way, Chat) else way,
-        "sample": sample,
-        "queries_each": queries_each,
-        "seed": seed,
-        "round_trip": asdict(round_trip) if round_trip is not None else None,
-        "dropped": dict(making.dropped),
-    }
+    facts = {"collection": collection, "encoders": _encoders(store, collection), **making.facts()}
+    facts["round_trip"] = asdict(round_trip) if round_trip is not None else None
     write_files(folder, corpus.sources, corpus.pictures, kept, facts)
     judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
     return MadeTestSet(
         folder, len(corpus.sources), len(making.drawn), len(kept), judged, dict(making.dropped), failures
     )
+
+
+def _encoders(store: Store, collection: str) -> dict[str, str]:
+    contract = store.contract(collection)
+    return {name: vector.encoder for name, vector in contract.vectors.items()} if contract else {}

@@ -115,6 +115,12 @@ class Making:
         if self.on_progress is not None:
             self.on_progress(what, number, of)
 
+    def facts(self) -> dict[str, object]:
+        """How it was made, as JSON has it."""
+        way = self.way.model if isinstance(self.way, Chat) else self.way
+        asked = {"queries_from": way, "sample": self.sample, "queries_each": self.each, "seed": self.seed}
+        return {**asked, "dropped": dict(self.dropped)}
+
     def nothing(self, collection: str, caption_key: str) -> str:
         """The sentence for a collection that no query can be made of."""
         count = len(self.corpus.sources)

@@ -6,12 +6,13 @@ Each text is put into each template and encoded to norm 1; a class is their mean
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from mmembed.errors import InvalidLabels, InvalidSample, UnsupportedModality
 from mmembed.types import DenseArray, Encoder
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Classes", "embed_classes"]
 
 logger = logging.getLogger(__name__)
+
+Pairs = npt.NDArray[np.intp]
 
 _BLOCK = 4096  # texts that are handed to an encoder at once
 _ALIKE = 1e-5  # distance of two embeddings of one and the same text in another batch, at most
@@ -160,20 +163,27 @@ def _check_known(encoder: Encoder, texts: Sequence[str]) -> None:
             )
 
 
-def _alike(rows: DenseArray) -> Iterator[tuple[int, int]]:
-    """Pairs of classes that have one and the same embedding."""
+def _alike(rows: DenseArray) -> Pairs:
+    """(k, 2) pairs of classes that have one and the same embedding: each class with the first that is like it."""
+    pairs = [np.zeros((0, 2), dtype=np.intp)]
     for start in range(0, len(rows), _ROWS):
-        near = np.argwhere(rows[start : start + _ROWS] @ rows.T > 1 - 1e-4)  # candidates: float32 tells no closer
-        for first, second in near + np.array([start, 0]):
-            if first < second and np.linalg.norm(rows[first] - rows[second]) <= _ALIKE:
-                yield int(first), int(second)
+        near = np.tril(rows[start : start + _ROWS] @ rows.T > 1 - 1e-4, start - 1)  # float32 tells no closer
+        seconds = np.flatnonzero(near.any(axis=1))
+        firsts = np.flatnonzero(near.any(axis=0))
+        left, right = rows[start + seconds].astype(np.float64), rows[firsts].astype(np.float64)
+        squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * left @ right.T
+        alike = near[np.ix_(seconds, firsts)] & (squares <= _ALIKE**2)
+        places, columns = np.nonzero(alike)  # row by row, so the first of each comes first
+        found, at = np.unique(places, return_index=True)
+        pairs.append(np.stack([firsts[columns[at]], start + seconds[found]], axis=1))
+    return np.concatenate(pairs)
 
 
 def _warn_of_alike(classes: Classes) -> None:
-    pairs = list(_alike(classes.embeddings))
-    if pairs:
+    pairs = _alike(classes.embeddings)
+    if len(pairs):
         first, second = (classes.columns[column] for column in pairs[0])
-        more = f" (and {len(pairs) - 1} more such pairs)" if len(pairs) > 1 else ""
+        more = f" (and {len(pairs) - 1} more such)" if len(pairs) > 1 else ""
         logger.warning(
             "%r and %r are the same to encoder %s%s: pictures of the second get the first, so say one in other words",
             first,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Classified", "Learnt", "Source", "classify"]
 
-Source: TypeAlias = Path | bytes | Image.Image | Item | Failure
-"""A file, its bytes, a picture in memory, or what `mmembed.sources.scan` found."""
+Source: TypeAlias = str | Path | bytes | Image.Image | Item | Failure
+"""A file, by its path; its bytes, a picture in memory, or what `mmembed.sources.scan` found."""
 
 Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
 """`(n, dim)` vectors of pictures -> `(n, labels)` probabilities: `mmembed.few_shot.load_adapter` gives one."""
@@ -81,7 +81,10 @@ def classify(
         UnsupportedModality: the encoder does not read both text and pictures, or its vectors are not dense.
         InvalidLabels: see `embed_classes`; or the classes are those of another encoder.
         InvalidSample: the calibration is of other labels or another encoder.
+        TypeError: one picture was given, not several.
     """
+    if isinstance(sources, str | bytes):
+        raise TypeError("sources are several pictures, not one: write [...] around it")
     spec = encoder.spec
     if "image" not in spec.modalities:
         raise UnsupportedModality(spec.name, "images", spec.modalities)
@@ -122,15 +125,15 @@ def _load(sources: Iterable[Source], encoder: Encoder, workers: int, max_pixels:
 def _uri(number: int, source: Source) -> str:
     if isinstance(source, Item | Failure):
         return source.uri
-    return str(source) if isinstance(source, Path) else f"#{number}"
+    return str(source) if isinstance(source, str | Path) else f"#{number}"
 
 
-def _picture(source: Path | bytes | Image.Image | Item, uri: str, max_pixels: int) -> Image.Image:
+def _picture(source: str | Path | bytes | Image.Image | Item, uri: str, max_pixels: int) -> Image.Image:
     """An upright RGB picture."""
     if isinstance(source, Item):
         source = source.path if source.path is not None else source.content or b""
     if not isinstance(source, Image.Image):
-        return load_image(source, uri=uri, max_pixels=max_pixels)
+        return load_image(Path(source) if isinstance(source, str) else source, uri=uri, max_pixels=max_pixels)
     try:
         return to_rgb(ImageOps.exif_transpose(source))
     except Exception as exc:  # a picture that was opened lazily is decoded here, by decoders that raise anything

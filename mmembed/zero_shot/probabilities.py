@@ -12,7 +12,7 @@ from mmembed.errors import InvalidLabels, SettingsError
 from mmembed.types import DenseArray
 from mmembed.zero_shot.classes import Classes
 from mmembed.zero_shot.fitting import sigmoid, softmax
-from mmembed.zero_shot.labels import Label
+from mmembed.zero_shot.labels import Label, clean
 
 __all__ = ["LabelScore", "Ranked", "Threshold", "Verdict", "decide", "logits", "probabilities", "rank", "score"]
 
@@ -23,6 +23,8 @@ Threshold = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class LabelScore:
+    """One label, or group of labels, of one picture."""
+
     label: str
     score: float  # cosine
     probability: float | None  # None where the encoder has no scale and nothing was calibrated
@@ -100,7 +102,7 @@ def rank(
     order = np.lexsort((np.broadcast_to(np.arange(m), values.shape), -cosines, -values, ~passes), axis=1)
     kept = passes.sum(axis=1)
     none = background | (kept == 0)
-    return Ranked(order, kept if top_k is None else np.minimum(kept, top_k), none)
+    return Ranked(order, kept if top_k is None else np.minimum(kept, min(top_k, m)), none)
 
 
 def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities | None:
@@ -111,6 +113,7 @@ def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities 
             return None
     names = classes.names
     if isinstance(threshold, Mapping):
+        threshold = {clean(name, "a label with a threshold"): value for name, value in threshold.items()}
         if unknown := [name for name in threshold if name not in names]:
             raise InvalidLabels(f"a threshold was given for {unknown[0]!r}, which is no label: name one that is")
         lowest = np.array([threshold.get(name, -np.inf) for name in names], dtype=np.float64)

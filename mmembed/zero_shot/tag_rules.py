@@ -24,15 +24,15 @@ from mmembed.zero_shot.classes import Classes, embed_classes
 from mmembed.zero_shot.labels import Labels
 from mmembed.zero_shot.probabilities import Threshold, probabilities, rank, score
 
-__all__ = ["Payloads", "Rule", "check_key", "classes_of", "is_empty", "rule_of", "vector_of"]
+__all__ = ["PLAIN_KEY", "TAKEN", "Payloads", "Rule", "check_key", "classes_of", "is_empty", "rule_of", "vector_of"]
 
 Payloads: TypeAlias = dict[str, Payload]
 """Id of a point -> what is written to it."""
 
 _DIGITS = 6  # of a stored probability or score
 _SIGMOID_THRESHOLD = 0.5
-_PLAIN_KEY = re.compile(r"[\w-]{1,200}")  # another one would be a path into the payload: "a.b" is b in a
-_TAKEN = OURS["image"] | {"caption"}
+PLAIN_KEY = re.compile(r"[\w-]{1,200}")  # another one would be a path into the payload: "a.b" is b in a
+TAKEN = OURS["image"] | {"caption"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def vector_of(store: Store, collection: str) -> VectorContract:
 
 def check_key(store: Store, collection: str, keys: TagKeys) -> None:
     """Raise InvalidQuery for a payload key that tags would overwrite, or that is none."""
-    if not _PLAIN_KEY.fullmatch(keys.labels):
+    if not PLAIN_KEY.fullmatch(keys.labels):
         raise InvalidQuery(f"{keys.labels!r} cannot be the payload key of tags: use letters, digits, _ and -")
     # Three keys that stand together are tags; one that stands without the others was written by somebody else.
     foreign = models.Filter(
@@ -93,7 +93,7 @@ def check_key(store: Store, collection: str, keys: TagKeys) -> None:
             models.Filter(must=[is_empty(keys.scores)], must_not=[is_empty(keys.by)]),
         ]
     )
-    reserved = bool(_TAKEN.intersection(keys)) or store.indexes(collection).get(keys.labels, "keyword") != "keyword"
+    reserved = bool(TAKEN.intersection(keys)) or store.indexes(collection).get(keys.labels, "keyword") != "keyword"
     if reserved or next(store.scroll(collection, filter=foreign, payload=False, batch_size=1), None) is not None:
         raise InvalidQuery(
             f"tags were to be written to collection {collection!r} under {', '.join(keys)}, and its payload uses one "
