@@ -34,7 +34,7 @@ from mmembed.errors import (
 )
 from mmembed.stores import open_store
 from mmembed.stores.qdrant import QdrantStore
-from mmembed.types import Contract, DenseArray, Payload, Point, Store, VectorContract
+from mmembed.types import Contract, DenseArray, Leg, Payload, Point, Store, VectorContract
 from mmembed.zero_shot.calibration import Calibration, save_calibration
 from mmembed.zero_shot.classes import Classes
 from mmembed.zero_shot.image_vectors import image_vectors
@@ -545,6 +545,27 @@ def test_command(tmp_path: Path) -> None:
     assert removed.stdout == "12 points of images lost their tags\n"
     store = open_store(f"edge:{tmp_path / 'store'}")
     assert not any("labels" in payload for payload in payloads(store).values())
+    store.close()
+
+
+def test_command_says_when_a_graph_is_due(tmp_path: Path) -> None:
+    """After many writes to an embedded store it says so, unless it was to build the graph; hits are the same."""
+    encoder = load_encoder("tiny")
+    rows = np.random.default_rng(3).normal(size=(10_000, 256)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    store = open_store(f"edge:{tmp_path / 'store'}")
+    vector = VectorContract("tiny", encoder.spec.fingerprint, "image", "dense", 256)
+    store.create("many", Contract("images", {"image": vector}), indexes={})
+    store.upsert("many", [Point(uid(i), {"image": row}, {"uri": str(i)}) for i, row in enumerate(rows)])
+    store.close()
+    first = program(tmp_path, "tag", "many", "--labels", "cat,dog")
+    assert first.returncode == 0
+    assert first.stderr.splitlines()[-1].endswith("until the graph is built anew: add --optimize")
+    second = program(tmp_path, "tag", "many", "--labels", "cat,dog", "--optimize")
+    assert (second.returncode, second.stderr) == (0, "")
+    store = open_store(f"edge:{tmp_path / 'store'}")
+    (hit,) = store.query("many", [Leg("image", rows[7])], limit=1)
+    assert hit.id == uid(7)
     store.close()
 
 

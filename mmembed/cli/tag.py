@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mmembed.zero_shot.tagging import TagReport
 
 
+_MANY = 10_000  # points that a search compares with in no time, graph or not
+
+
 def tag_command(
     collection: Annotated[str, typer.Argument(help="Collection of images to tag.")],
     labels: Annotated[
@@ -33,6 +36,9 @@ def tag_command(
     key: Annotated[str, typer.Option(help="Payload key of the labels; scores go to KEY_scores.")] = "labels",
     filter: o.FilterJson = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the tags under --key instead.")] = False,
+    optimize: Annotated[
+        bool, typer.Option("--optimize", help="Then build the search graph of an embedded store anew.")
+    ] = False,
     store: o.StoreUrl = None,
     json: o.Json = False,
     device: o.Device = None,
@@ -45,6 +51,7 @@ def tag_command(
     """Label the pictures of a collection from their stored vectors; none is opened or encoded again.
 
     By default each gets its best label, or with a SigLIP encoder those of at least 50 %. Prints how many have each.
+    Many writes undo the search graph of an embedded store: searches compare with every vector until it is built anew.
     """
     if (labels is None) != remove:
         raise typer.BadParameter("give --labels, or --remove to remove tags, one of the two", param_hint="--labels")
@@ -62,7 +69,7 @@ def tag_command(
             typer.echo(
                 o.as_json({"removed": removed}) if json else f"{removed:,} points of {collection} lost their tags"
             )
-            _rebuild(opened, collection, removed)
+            _after_writing(opened, collection, removed, optimize=optimize)
             return
         with show_progress(lambda: opened.count(collection, filter=wanted), "points") as on_progress:
             report = tag(
@@ -79,15 +86,18 @@ def tag_command(
                 run=run,
             )
         typer.echo(o.as_json(report.as_json()) if json else _summary(report))
-        _rebuild(opened, collection, report.tagged + report.untagged + report.removed)
+        written = report.tagged + report.untagged + report.removed
+        _after_writing(opened, collection, written, optimize=optimize)
     finally:
         opened.close()
 
 
-def _rebuild(store: Store, collection: str, written: int) -> None:
-    """The search graph, which many writes undo; a server does it by itself."""
-    if written:
+def _after_writing(store: Store, collection: str, written: int, *, optimize: bool) -> None:
+    """Build the search graph if that was asked for, else say that it is due. A server does it by itself."""
+    if optimize:
         store.optimize(collection)
+    elif written >= _MANY and store.url.startswith("edge:"):
+        typer.echo("searches compare with every vector until the graph is built anew: add --optimize", err=True)
 
 
 def _summary(report: TagReport) -> str:
