@@ -221,6 +221,8 @@ def test_searches_are_asked_under_their_filter(store: Store, folder: Path, tmp_p
         ("l.jsonl", '{"query": "x", "relevant": ["a"], "filter": {"must": 3}}\n', "line 1 .*not one of Qdrant"),
         ("l.jsonl", "[]\n", "line 1 .*a line is a JSON object"),
         ("l.csv", "words,uri\nx,a\n", "needs query and uri"),
+        ("l.jsonl", '{"query": "x", "relevant": 5}', '"relevant" is a list of uris or ids'),
+        ("l.jsonl", '{"query": "x", "clicked": ["a", null]}', '"clicked" is a list of uris or ids'),
         ("l.csv", "query,uri,grade\nx,a,much\n", "line 2 is no search"),
         ("l.csv", "query,uri\n,a\n", "line 2 .*its query is empty"),
         ("l.txt", "x", "ends in .jsonl or .csv"),

@@ -344,6 +344,11 @@ def test_labels_file(tmp_path: Path) -> None:
         Label("hot dog"),
         Label("caf\u00e9"),
     )
+    file.write_text("cat\u2028tomcat\ndog\n", encoding="utf-8")  # what Unicode calls a line is none here
+    assert read_labels(file).names == ("cat tomcat", "dog")
+    file.write_text("cat\ndog\ncat\n")
+    with pytest.raises(InvalidLabels, match=r"labels '.*labels.txt': label 'cat' was given twice"):
+        read_labels(file)
 
 
 def test_labels_json(tmp_path: Path) -> None:

@@ -114,10 +114,12 @@ def _line(row: Any, folder: Path) -> _Line:
     for key in ("relevant", "clicked"):
         named = row.get(key) or {}
         named = [named] if isinstance(named, str) else named
+        if not isinstance(named, list | dict) or not all(isinstance(uri, str) for uri in named):
+            raise ValueError(f'"{key}" is a list of uris or ids, or an object of them with grades')
         some = named if isinstance(named, dict) else dict.fromkeys(named, 1)
         for uri, given in some.items():
             grade = _grade(given)
-            grades[str(uri)] = max(grade, grades.get(str(uri), grade))
+            grades[uri] = max(grade, grades.get(uri, grade))
     asked = Filter.model_validate(row["filter"]) if row.get("filter") else None
     condition = None if asked is None else json.dumps(row["filter"], sort_keys=True)
     query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)

@@ -145,15 +145,22 @@ def read_labels(file: Path) -> Labels:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".json":
-            return Labels(tuple(_nested(json.loads(text), ())))
+            return _of_file(file, _nested(json.loads(text), ()))
     except OSError as exc:
         raise InvalidLabels(f"labels {str(file)!r} cannot be read ({exc.strerror}): name a text or JSON file") from exc
     except (ValueError, RecursionError) as exc:
         raise InvalidLabels(f"labels {str(file)!r} are no UTF-8 text or JSON ({exc}): correct the file") from exc
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]  # not at what else Unicode calls a line
     if not lines:
         raise InvalidLabels(f"labels {str(file)!r} hold no line: write one label a line")
-    return Labels(tuple(_line(line) for line in lines))
+    return _of_file(file, map(_line, lines))
+
+
+def _of_file(file: Path, labels: Iterable[Label]) -> Labels:
+    try:
+        return Labels(tuple(labels))
+    except InvalidLabels as exc:
+        raise InvalidLabels(f"labels {str(file)!r}: {exc}") from exc
 
 
 def _line(line: str) -> Label:

@@ -132,7 +132,7 @@ def read_templates(file: Path) -> tuple[str, ...]:
     Raises InvalidLabels for a file that cannot be read, has none, or has a line without a place.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidLabels(f"templates {str(file)!r} cannot be read as UTF-8 text ({exc}): name a text file") from exc
     templates = tuple(line.strip() for line in lines if line.strip())
