@@ -29,12 +29,14 @@ from mmembed.few_shot import (
 )
 from mmembed.few_shot.adapter import FewShotNote, in_part, read_part
 from mmembed.few_shot.compared import interval, paired_p
+from mmembed.few_shot.probe import fit_probe, probe_logits, probe_temperature
 from mmembed.few_shot.tip import choose_tip
 from mmembed.images import load_image
 from mmembed.ingest import ingest_images
 from mmembed.sources.classes import LabelledPicture, read_class_folders
 from mmembed.types import Store
 from mmembed.zero_shot import Classified, classify, embed_classes
+from mmembed.zero_shot.fitting import softmax
 from mmembed.zero_shot.tagging import tag
 from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder
 
@@ -285,6 +287,26 @@ def test_pictures_of_an_earlier_run_take_no_part_in_a_later_one(store: Store, fo
     left = [point.payload for point in store.scroll("twice") if "stripes" in point.payload["uri"]]
     assert len(left) == 40
     assert all(payload["class"] == "stripes" and "class_split" not in payload for payload in left)
+
+
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_logits_of_a_probe_are_sklearns_and_its_temperature_is_the_likeliest(n_labels: int) -> None:
+    """Softmax gives sklearn's probabilities; labels without pictures have none; no temperature is likelier."""
+    rng = np.random.default_rng(n_labels)
+    truth = np.arange(60) % n_labels
+    vectors = (np.eye(5)[truth] + rng.normal(size=(60, 5))).astype(np.float32)
+    probe = fit_probe(vectors[:30], truth[:30], strength=1e6)
+    logits = probe_logits(probe, vectors[30:], n_labels + 1)
+    shares = softmax(logits)
+    np.testing.assert_allclose(shares[:, :n_labels], probe.predict_proba(vectors[30:].astype(np.float64)), atol=1e-12)
+    assert (shares[:, n_labels] == 0).all()
+    best = probe_temperature(logits, truth[30:])
+
+    def loss(temperature: float) -> float:
+        return float(-np.log(softmax(logits / temperature)[np.arange(30), truth[30:]]).mean())
+
+    assert best > 1.2  # it was too sure
+    assert loss(best) <= min(loss(temperature) for temperature in np.geomspace(0.1, 100, 400)) + 1e-9
 
 
 def test_a_probe_over_a_random_clip_beats_chance(store: Store, folder: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class FewShotNote:
     beta: float
     temperature: float  # of the logits of Tip-Adapter
     strength: float  # C of the probe
+    probe_temperature: float  # of its logits
     limit: int  # neighbours of Tip-Adapter
     best: Way  # of the validation part
 
@@ -84,10 +85,11 @@ class Adapter:
     way: Way
 
     def __call__(self, vectors: DenseArray) -> npt.NDArray[np.float64]:
-        return softmax(self.logits(vectors) / (1.0 if self.way == "probe" else self.note.temperature))
+        temperature = self.note.probe_temperature if self.way == "probe" else self.note.temperature
+        return softmax(self.logits(vectors) / temperature)
 
     def logits(self, vectors: DenseArray) -> npt.NDArray[np.float64]:
-        """`(n, labels)`: those of Tip-Adapter, or logarithms of the probe's probabilities."""
+        """`(n, labels)`: those of Tip-Adapter, or of the probe."""
         names, note = self.classes.names, self.note
         if self.way == "probe":
             return probe_logits(self._probe, vectors, len(names))

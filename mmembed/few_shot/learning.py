@@ -21,7 +21,7 @@ from mmembed.few_shot.adapter import (
 )
 from mmembed.few_shot.compared import ZERO_SHOT, Measured, Outcome, compare
 from mmembed.few_shot.keys import find_neighbours
-from mmembed.few_shot.probe import choose_probe
+from mmembed.few_shot.probe import choose_probe, fit_probe, probe_logits, probe_temperature
 from mmembed.few_shot.split import PARTS, Part, stratified_split
 from mmembed.few_shot.tip import choose_tip, tip_logits
 from mmembed.ingest import ingest_images
@@ -181,6 +181,7 @@ def _choose(
     tip = choose_tip(cosines, found, validation.truth)
     voted = tip_logits(cosines, found, alpha=tip.alpha, beta=tip.beta)
     probe = choose_probe((train.vectors, train.truth), (validation.vectors, validation.truth), n_labels)
+    fitted = fit_probe(train.vectors, train.truth, strength=probe.strength)
     return FewShotNote(
         names=classes.names,
         key=key,
@@ -188,6 +189,7 @@ def _choose(
         beta=tip.beta,
         temperature=fit_temperature(voted, validation.truth),
         strength=probe.strength,
+        probe_temperature=probe_temperature(probe_logits(fitted, validation.vectors, n_labels), validation.truth),
         limit=limit,
         best="tip-adapter" if tip.accuracy >= probe.accuracy else "probe",
     )

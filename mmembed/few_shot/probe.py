@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from mmembed.types import DenseArray
 from mmembed.zero_shot.accuracy import accuracy_at
+from mmembed.zero_shot.fitting import fit_temperature
 
-__all__ = ["STRENGTHS", "ProbeChoice", "choose_probe", "fit_probe", "probe_logits"]
+__all__ = ["STRENGTHS", "ProbeChoice", "choose_probe", "fit_probe", "probe_logits", "probe_temperature"]
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 7))  # C, the inverse of the L2 penalty; rows have norm 1
 
@@ -30,11 +31,17 @@ def fit_probe(vectors: DenseArray, truth: npt.NDArray[np.integer], *, strength: 
 
 
 def probe_logits(probe: Any, vectors: DenseArray, n_labels: int) -> npt.NDArray[np.float64]:
-    """Logarithms of probabilities, `(n, n_labels)`: -inf for labels that no picture was learnt of."""
-    found = probe.predict_log_proba(vectors.astype(np.float64))
+    """`(n, n_labels)`, whose softmax is the probe's probabilities: -inf for labels that no picture was learnt of."""
+    found = probe.decision_function(vectors.astype(np.float64))
     logits = np.full((len(vectors), n_labels), -np.inf)
-    logits[:, probe.classes_] = found
+    logits[:, probe.classes_] = np.stack([np.zeros(len(vectors)), found], axis=1) if found.ndim == 1 else found
     return logits
+
+
+def probe_temperature(logits: npt.NDArray[np.float64], truth: npt.NDArray[np.integer]) -> float:
+    """That of the labels that pictures were learnt of; a strong probe is far too sure of what it has not seen."""
+    learnt = np.flatnonzero(np.isfinite(logits[0]))
+    return fit_temperature(logits[:, learnt], np.searchsorted(learnt, truth))
 
 
 def choose_probe(
