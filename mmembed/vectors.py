@@ -8,7 +8,7 @@ import numpy.typing as npt
 from mmembed.errors import InvalidEmbedding
 from mmembed.types import DenseArray
 
-__all__ = ["check_embeddings", "l2_normalize", "top_k", "truncate"]
+__all__ = ["check_embeddings", "l2_normalize", "sigmoid", "softmax", "top_k", "truncate"]
 
 _NORM_TOLERANCE = 1e-3  # rows normalised in float32 are within 1e-6; half-precision normalisation is not
 
@@ -55,6 +55,28 @@ def top_k(scores: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.intp]:
            [0, 2]])
     """
     return np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each row of `(n, m)` -> positive numbers whose sum is 1.
+
+    >>> softmax(np.array([[0.0, 0.0, -np.inf], [1000.0, 0.0, 1000.0]]))
+    array([[0.5, 0.5, 0. ],
+           [0.5, 0. , 0.5]])
+    """
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """1 / (1 + exp(-x)) of any shape, without overflow.
+
+    >>> sigmoid(np.array([[0.0, 1000.0, -1000.0], [0.0, 0.0, 0.0]]))
+    array([[0.5, 1. , 0. ],
+           [0.5, 0.5, 0.5]])
+    """
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float64)
 
 
 def check_embeddings(vectors: DenseArray, *, n: int, dim: int | None, encoder: str) -> DenseArray:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mmembed.types import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+    from web_service import OpenTab
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -42,3 +48,26 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         for name in set(opened.collections()) - before:
             opened.drop(name)
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, for the tests of one file."""
+    from browser import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def open_tab(browser: Browser, url: str) -> OpenTab:
+    """Opens tabs on the page that the file's own fixture `url` serves."""
+    from browser import tab
+
+    return partial(tab, browser, url)
+
+
+@pytest.fixture
+def page(open_tab: OpenTab) -> Iterator[Page]:
+    with open_tab() as opened:
+        yield opened.page

@@ -22,6 +22,7 @@ from mmembed.demo import PICTOGRAMS
 from mmembed.errors import InvalidSample, SettingsError, UnreadableSource
 from mmembed.sources.classes import read_class_folders
 from mmembed.types import Store
+from mmembed.vectors import sigmoid, softmax
 from mmembed.zero_shot import Classes, Labels, decide, embed_classes, labels_of, probabilities
 from mmembed.zero_shot.calibration import (
     Calibration,
@@ -35,8 +36,6 @@ from mmembed.zero_shot.fitting import (
     NEVER,
     fit_platt,
     fit_temperature,
-    sigmoid,
-    softmax,
     threshold_at_false_positive_rate,
     threshold_at_precision,
 )

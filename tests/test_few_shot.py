@@ -35,8 +35,8 @@ from mmembed.images import load_image
 from mmembed.ingest import ingest_images
 from mmembed.sources.classes import LabelledPicture, read_class_folders
 from mmembed.types import Store
+from mmembed.vectors import softmax
 from mmembed.zero_shot import Classified, classify, embed_classes
-from mmembed.zero_shot.fitting import softmax
 from mmembed.zero_shot.tagging import tag
 from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder
 
@@ -233,6 +233,20 @@ def test_learning_again_costs_no_forward_pass(store: Store, folder: Path, learnt
 
     again = learn_few_shot(store, "shapes", read_class_folders(folder), encoder=Blind(), shots=8)
     assert again == learnt
+
+
+def test_parts_follow_the_contents_and_not_the_place(store: Store, folder: Path, tmp_path: Path) -> None:
+    """The same pictures in another folder are dealt out alike: the same seed gives the same figures anywhere."""
+
+    def parts(collection: str, pictures: Path) -> dict[str, str]:
+        learn_few_shot(store, collection, read_class_folders(pictures), encoder=load_encoder("tiny"), shots=8)
+        found = store.scroll(collection, payload=["uri", "class_split"])
+        return {str(Path(p.payload["uri"]).relative_to(pictures)): p.payload["class_split"] for p in found}
+
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    here = parts("here", folder)
+    assert Counter(here.values()) == {"train": 24, "validation": 39, "test": 57}
+    assert parts("there", tmp_path / "elsewhere") == here
 
 
 def test_what_was_learnt_is_kept(store: Store, learnt: FewShotReport) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 
 import httpx
 import pytest
-from browser import chromium, tab
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 from web_service import DEMO, DROP, OpenTab, cards, searchable
 
 QUOTED = '50% & more? a "fish"'
@@ -20,23 +18,6 @@ QUOTED = '50% & more? a "fish"'
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with searchable(tmp_path_factory.mktemp("web")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def open_tab(browser: Browser, url: str) -> OpenTab:
-    return partial(tab, browser, url)
-
-
-@pytest.fixture
-def page(open_tab: OpenTab) -> Iterator[Page]:
-    with open_tab() as opened:
-        yield opened.page
 
 
 def hit_names(url: str, collection: str, **query: object) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from browser import CONTRASTS, chromium, tab
+from browser import CONTRASTS, tab
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 from service_app import running
 from web_service import EVIL, OpenTab, searchable
@@ -23,23 +22,6 @@ from mmembed.demo import PICTOGRAMS
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with searchable(tmp_path_factory.mktemp("labels")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def open_tab(browser: Browser, url: str) -> OpenTab:
-    return partial(tab, browser, url)
-
-
-@pytest.fixture
-def page(open_tab: OpenTab) -> Iterator[Page]:
-    with open_tab() as opened:
-        yield opened.page
 
 
 def open_first(page: Page, url: str, query: str = "q=a+guitar&c=images") -> Locator:

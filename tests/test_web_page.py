@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
-from browser import CONTRASTS, chromium, tab
+from browser import CONTRASTS, tab
 from playwright.sync_api import Browser, Page, expect
 from service_app import running
 from web_service import DEMO, DROP, EVIL, OpenTab, cards, searchable
@@ -22,23 +21,6 @@ from mmembed import ingest_images, load_encoder, open_store
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with searchable(tmp_path_factory.mktemp("web")) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def open_tab(browser: Browser, url: str) -> OpenTab:
-    return partial(tab, browser, url)
-
-
-@pytest.fixture
-def page(open_tab: OpenTab) -> Iterator[Page]:
-    with open_tab() as opened:
-        yield opened.page
 
 
 def test_the_lightbox_by_keyboard(page: Page, url: str) -> None:

@@ -16,8 +16,8 @@ from mmembed.evaluation.report import Report
 from mmembed.evaluation.search_log import SearchLog
 from mmembed.evaluation.searches import evaluate_searches, heads_of
 from mmembed.ingest import IngestReport, ingest_documents, ingest_images
-from mmembed.ingest.plan import OURS
 from mmembed.stores import open_store
+from mmembed.stores.payload_keys import OURS
 from mmembed.types import Encoder, Store
 
 __all__ = ["evaluate_encoders"]

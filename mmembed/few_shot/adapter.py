@@ -17,8 +17,8 @@ from mmembed.few_shot.probe import fit_probe, probe_logits
 from mmembed.few_shot.split import Part
 from mmembed.few_shot.tip import tip_logits
 from mmembed.types import DenseArray, Store
+from mmembed.vectors import softmax
 from mmembed.zero_shot.calibrating import column_numbers
-from mmembed.zero_shot.fitting import softmax
 from mmembed.zero_shot.probabilities import score
 
 if TYPE_CHECKING:

@@ -152,7 +152,7 @@ def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[
     for point in points:
         copies.setdefault(point.payload["content_hash"], []).append(point)
     distinct, unclear = [], []
-    for same in copies.values():
+    for _, same in sorted(copies.items()):  # whatever folder they lie in, the same pictures get the same parts
         named = sorted({labels[point.id] for point in same})
         if len(named) == 1:
             distinct.append(same[0].id)

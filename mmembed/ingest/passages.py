@@ -8,9 +8,10 @@ from qdrant_client import models
 
 from mmembed.documents import Document, Passage
 from mmembed.ingest.inside import linked_pictures
-from mmembed.ingest.plan import OURS, Planned, batched, point_id
+from mmembed.ingest.plan import Planned, batched, point_id
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import DocumentTarget
+from mmembed.stores.payload_keys import OURS
 from mmembed.types import Payload, Point
 
 __all__ = ["Read", "drop_passages_from", "finish_move", "forget_donor", "points_of", "refresh", "reuse"]

@@ -22,8 +22,6 @@ from mmembed.types import Failure, IndexType, Item, Modality, Payload, Store
 __all__ = [
     "FROM_READING",
     "INDEXES",
-    "OURS",
-    "RESERVED",
     "Action",
     "Planned",
     "batched",

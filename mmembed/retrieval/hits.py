@@ -12,6 +12,7 @@ from mmembed.retrieval.query import Query
 from mmembed.retrieval.rankings import Remembered
 from mmembed.stores.points import point_id
 from mmembed.types import Contract, Encoder, Hit, Leg, Ranking, Store
+from mmembed.vectors import sigmoid, softmax
 
 __all__ = ["COMPETITORS", "MAX_CANDIDATES", "Scale", "Where", "fetch", "fetch_late", "followed"]
 __all__ += ["scale_of", "with_probabilities", "without_point"]
@@ -150,8 +151,7 @@ def with_probabilities(hits: Sequence[Hit], scale: Scale) -> list[Hit]:
         return []
     logits = scale.logit_scale * np.array([hit.score for hit in hits], dtype=np.float64)
     if scale.logit_bias is not None:
-        probabilities = 1 / (1 + np.exp(-(logits + scale.logit_bias)))
+        probabilities = sigmoid(logits + scale.logit_bias)
     else:
-        shares = np.exp(logits - logits.max())
-        probabilities = shares / shares.sum()
+        (probabilities,) = softmax(logits[None])
     return [replace(hit, probability=float(p)) for hit, p in zip(hits, probabilities, strict=True)]

@@ -15,11 +15,12 @@ from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import write_documents
 from mmembed.ingest.images import write_pictures
-from mmembed.ingest.plan import RESERVED, point_id
+from mmembed.ingest.plan import point_id
 from mmembed.ingest.targets import DocumentTarget, ImageTarget
 from mmembed.service.memory import give_back_soon
 from mmembed.service.state import Service
 from mmembed.service.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
+from mmembed.stores.payload_keys import RESERVED
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
 
 __all__ = ["Contents", "Sent", "contents_of", "index_sent"]

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mmembed.errors import InvalidSample, SettingsError
+from mmembed.vectors import sigmoid, softmax
 from mmembed.zero_shot.calibration import Calibration, Method
 from mmembed.zero_shot.fitting import (
     NEVER,
     Floats,
     fit_platt,
     fit_temperature,
-    sigmoid,
-    softmax,
     threshold_at_false_positive_rate,
     threshold_at_precision,
 )

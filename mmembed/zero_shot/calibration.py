@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from mmembed.errors import InvalidSample, UnreadableSource
 from mmembed.types import Store
-from mmembed.zero_shot.fitting import Floats, sigmoid, softmax
+from mmembed.vectors import sigmoid, softmax
+from mmembed.zero_shot.fitting import Floats
 from mmembed.zero_shot.reliability import ReliabilityBin, error_of, expected_calibration_error
 
 if TYPE_CHECKING:

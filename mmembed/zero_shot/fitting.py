@@ -11,7 +11,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NEVER", "fit_platt", "fit_temperature", "sigmoid", "softmax"]
+from mmembed.vectors import sigmoid, softmax
+
+__all__ = ["NEVER", "fit_platt", "fit_temperature"]
 __all__ += ["threshold_at_false_positive_rate", "threshold_at_precision"]
 
 Floats = npt.NDArray[np.float64]
@@ -20,18 +22,6 @@ NEVER = 2.0
 """A threshold that no probability reaches: the label is never given."""
 
 _SPAN = 1e6  # temperatures that are tried: the spread of the logits, by this factor up and down
-
-
-def softmax(logits: Floats) -> Floats:
-    """Each row of `(n, m)` -> positive numbers whose sum is 1."""
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)) without overflow."""
-    small = np.exp(-np.abs(logits))
-    return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float64)
 
 
 def fit_temperature(logits: Floats, truth: npt.NDArray[np.integer]) -> float:

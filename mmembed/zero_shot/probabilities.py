@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from mmembed.errors import InvalidLabels, SettingsError
 from mmembed.types import DenseArray
+from mmembed.vectors import sigmoid, softmax
 from mmembed.zero_shot.classes import Classes
-from mmembed.zero_shot.fitting import sigmoid, softmax
 from mmembed.zero_shot.labels import Label, clean
 
 __all__ = ["LabelScore", "Ranked", "Threshold", "Verdict", "decide", "logits", "probabilities", "rank", "score"]

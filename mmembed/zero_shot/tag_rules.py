@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -60,9 +60,9 @@ class Rule:
         for point, n, columns, numbers in zip(
             points, kept.tolist(), order.tolist(), values.round(_DIGITS).tolist(), strict=True
         ):
-            pairs = zip(columns[:n], numbers[:n], strict=True)
+            pairs: Iterable[tuple[int, float]] = zip(columns[:n], numbers[:n], strict=True)
             if only is not None:
-                pairs = islice(((c, v) for c, v in pairs if c in only[point.id]), self.top_k)  # type: ignore[assignment]
+                pairs = islice([(c, v) for c, v in pairs if c in only[point.id]], self.top_k)
             shown = {names[column]: value for column, value in pairs}
             payloads[point.id] = {keys.labels: list(shown), keys.scores: shown, keys.by: self.by}
         return payloads
