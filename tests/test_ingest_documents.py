@@ -19,7 +19,7 @@ from qdrant_client import models
 from mmembed.demo import DOCUMENTS
 from mmembed.errors import CollectionMismatch, SettingsError, StoreError, UnsupportedModality
 from mmembed.ingest import IngestReport, ingest_documents
-from mmembed.ingest.plan import point_id
+from mmembed.ingest.plan import item_id
 from mmembed.ingest.targets import MAX_TOKENS
 from mmembed.registry import load_encoder
 from mmembed.retrieval import search
@@ -67,7 +67,7 @@ def test_a_document_becomes_passages_with_three_vectors(store: Store, folder: Pa
     found = passages(store, folder / "long.md")
     assert len(found) >= 5
     for number, point in enumerate(found):
-        assert point.id == point_id("text", str(folder / "long.md"), number)
+        assert point.id == item_id("text", str(folder / "long.md"), number)
         assert point.payload["passages"] == len(found)
         assert point.payload["headings"]
         assert fake.count_tokens(str(point.payload["text"])) <= MAX_TOKENS

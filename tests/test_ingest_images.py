@@ -26,7 +26,7 @@ from mmembed.errors import (
     UnsupportedModality,
 )
 from mmembed.ingest import IngestReport, ingest_documents, ingest_images, thumbnail_path
-from mmembed.ingest.plan import point_id
+from mmembed.ingest.plan import item_id
 from mmembed.registry import load_encoder
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
@@ -87,7 +87,7 @@ def test_a_folder_becomes_points(store: Store, folder: Path, fake: Encoder) -> N
     assert counts(report) == (6, 0, 0, 0, 0, 0)
     assert store.count("images") == 6
     path = folder / "deep" / "cyan.png"
-    (point,) = store.retrieve("images", [point_id("image", str(path))], vectors=True)
+    (point,) = store.retrieve("images", [item_id("image", str(path))], vectors=True)
     assert point.payload["uri"] == str(path)
     assert (point.payload["width"], point.payload["height"], point.payload["format"]) == (44, 30, "PNG")
     expected = np.asarray(fake.encode_image([Image.open(path)]))[0]
@@ -115,7 +115,7 @@ def test_a_changed_picture_is_embedded_again(store: Store, folder: Path, fake: E
     ingest_images(store, "images", [folder], encoder=fake)
     Image.new("RGB", (9, 9), "white").save(folder / "red.png")
     assert counts(ingest_images(store, "images", [folder], encoder=fake)) == (1, 5, 0, 0, 0, 0)
-    (point,) = store.retrieve("images", [point_id("image", str(folder / "red.png"))], vectors=True)
+    (point,) = store.retrieve("images", [item_id("image", str(folder / "red.png"))], vectors=True)
     assert point.payload["width"] == 9
     white = np.asarray(fake.encode_image([Image.new("RGB", (9, 9), "white")]))[0]
     np.testing.assert_allclose(point.vectors["image"], white, atol=1e-6)

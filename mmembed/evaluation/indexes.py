@@ -21,7 +21,7 @@ from mmembed.evaluation.testset import Document
 from mmembed.images import load_image, load_in_order
 from mmembed.ingest import IngestReport, ingest_images
 from mmembed.ingest.collection import prepare_collection, vector_contract
-from mmembed.ingest.plan import batched, point_id
+from mmembed.ingest.plan import batched, item_id
 from mmembed.registry import check_fingerprint
 from mmembed.sources import content_hash
 from mmembed.types import Contract, Encoder, Failure, Payload, Point, SparseVector, Store, Vector
@@ -147,7 +147,7 @@ def _index_rows(
     known = {p.id: p.payload.get("content_hash") for p in store.scroll(collection, payload=["content_hash"])}
     failures: list[Failure] = []
     hashes = dict(_hashes(corpus, failures))
-    points = {id: point_id("text", f"evaluation:{id}") for id in hashes}
+    points = {id: item_id("text", f"evaluation:{id}") for id in hashes}
     fresh = [id for id in hashes if known.get(points[id]) != hashes[id]]
     done = len(hashes) - len(fresh)
     for some in batched(fresh, _DOCUMENTS_AN_UPSERT):

@@ -25,7 +25,7 @@ from mmembed.few_shot.probe import choose_probe, fit_probe, probe_logits, probe_
 from mmembed.few_shot.split import PARTS, Part, stratified_split
 from mmembed.few_shot.tip import choose_tip, tip_logits
 from mmembed.ingest import ingest_images
-from mmembed.ingest.plan import point_id
+from mmembed.ingest.plan import item_id
 from mmembed.stores.payload_keys import TagKeys
 from mmembed.types import Encoder, Failure, Payload, Point, Store
 from mmembed.zero_shot.calibrating import column_numbers
@@ -118,7 +118,7 @@ def _mark(
     store: Store, collection: str, pictures: Sequence[LabelledPicture], *, key: str, shots: int | None, seed: int
 ) -> list[Failure]:
     """Write label and part to each point, and take the part from those of an earlier run; gives what has no part."""
-    labels = {point_id("image", str(picture.path)): str(picture.label) for picture in pictures}
+    labels = {item_id("image", str(picture.path)): str(picture.label) for picture in pictures}
     distinct, unclear = _distinct(store.retrieve(collection, sorted(labels)), labels)
     parts = stratified_split([labels[id] for id in distinct], shots=shots, seed=seed)
     store.add_indexes(collection, {key: "keyword", split_key(key): "keyword"})

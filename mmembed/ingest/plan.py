@@ -29,7 +29,7 @@ __all__ = [
     "note_manifests",
     "path_of",
     "plan",
-    "point_id",
+    "item_id",
     "remove_gone",
     "roots_of",
     "until_first_item",
@@ -58,7 +58,7 @@ Action = Literal["unchanged", "refresh", "reuse", "read"]
 T = TypeVar("T")
 
 
-def point_id(modality: Modality, uri: str, number: int | None = None) -> str:
+def item_id(modality: Modality, uri: str, number: int | None = None) -> str:
     """The UUID of what an item is: the same item always has the same id, so indexing twice changes nothing."""
     suffix = "" if number is None else f"#{number}"
     return str(uuid.uuid5(_NAMESPACE, f"{modality}:{uri}{suffix}"))
@@ -122,11 +122,11 @@ def plan(
     number = 0 if modality == "text" else None  # a document is known by its first passage
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
     for batch in batched(items, _BATCH):
-        ids = [point_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
+        ids = [item_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
         stored = {point.id: point.payload for point in store.retrieve(collection, ids)}
         lacking = _lacking(store, collection, stored, modality, vectors)
         looked = [
-            _look(i, point_id(modality, i.uri, number), stored, lacking) if isinstance(i, Item) else i for i in batch
+            _look(i, item_id(modality, i.uri, number), stored, lacking) if isinstance(i, Item) else i for i in batch
         ]
         fresh = [p.content_hash for p in looked if isinstance(p, Planned) and p.action == "read"]
         donors = _donors(store, collection, fresh, modality, vectors)

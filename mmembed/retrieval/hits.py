@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from mmembed.retrieval.query import Query
 from mmembed.retrieval.rankings import Remembered
-from mmembed.stores.points import point_id
+from mmembed.stores.points import qdrant_id
 from mmembed.types import Contract, Encoder, Hit, Leg, Ranking, Store
 from mmembed.vectors import sigmoid, softmax
 
@@ -26,7 +26,7 @@ def without_point(
     store: Store, collection: str, id: str, filter: models.Filter | None, *, whole_document: bool
 ) -> models.Filter:
     """The filter, and not the point that was asked with, nor another passage of its document."""
-    itself: models.Condition = models.HasIdCondition(has_id=[point_id(id)])
+    itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id)])
     if whole_document:
         uri = str(store.retrieve(collection, [id])[0].payload["uri"])
         itself = models.FieldCondition(key="uri", match=models.MatchValue(value=uri))

@@ -15,7 +15,7 @@ from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import write_documents
 from mmembed.ingest.images import write_pictures
-from mmembed.ingest.plan import point_id
+from mmembed.ingest.plan import item_id
 from mmembed.ingest.targets import DocumentTarget, ImageTarget
 from mmembed.service.memory import give_back_soon
 from mmembed.service.state import Service
@@ -211,7 +211,7 @@ def _stored_ids(
 ) -> list[str | None]:
     """The id of each file that is stored; the uploads of the others are removed."""
     number = 0 if contents == "documents" else None
-    ids = [None if path is None else point_id(_MODALITY[contents], str(path), number) for path in run.kept]
+    ids = [None if path is None else item_id(_MODALITY[contents], str(path), number) for path in run.kept]
     stored: set[str] = set()
     if not gone or collection in service.store.collections():
         asked = [id for id in ids if id is not None]

@@ -25,7 +25,7 @@ from mmembed.stores import edge_models as models
 from mmembed.stores.contract import METADATA_KEY, Json
 from mmembed.stores.edge_files import directory_name, read_json, sync_directory, write_json
 from mmembed.stores.filters import is_compound, unindexed_fields
-from mmembed.stores.points import Search, point_id
+from mmembed.stores.points import Search, qdrant_id
 from mmembed.types import FacetValue, IndexType, Payload, Point, Vector
 
 __all__ = ["ShardFolder"]
@@ -140,7 +140,7 @@ class ShardFolder:
         self._write_all(name, operations, _bytes(points))
 
     def delete(self, name: str, ids: list[str]) -> None:
-        self._write(name, edge.UpdateOperation.delete_points([point_id(each) for each in ids]), 0)
+        self._write(name, edge.UpdateOperation.delete_points([qdrant_id(each) for each in ids]), 0)
 
     def delete_where(self, name: str, filter: Json) -> None:
         self._write(name, edge.UpdateOperation.delete_points_by_filter(models.edge_filter(filter)), 0)
@@ -156,9 +156,9 @@ class ShardFolder:
 
     def retrieve(self, name: str, ids: Sequence[str], vectors: list[str] | bool, payload: bool) -> list[Point]:
         found = {}
-        for record in self._shard(name).shard.retrieve([point_id(each) for each in ids], payload, vectors):
+        for record in self._shard(name).shard.retrieve([qdrant_id(each) for each in ids], payload, vectors):
             found[str(record.id)] = _plain_point(record)
-        asked = [str(point_id(each)) for each in ids]
+        asked = [str(qdrant_id(each)) for each in ids]
         return [found[each] for each in asked if each in found]
 
     def page(
@@ -167,7 +167,7 @@ class ShardFolder:
     ) -> tuple[list[Point], str | None]:  # fmt: skip
         """Points in the order of ids from `after` on, and where the next page starts."""
         request = edge.ScrollRequest(
-            offset=point_id(after) if after is not None else None,
+            offset=qdrant_id(after) if after is not None else None,
             limit=size,
             filter=models.edge_filter(filter) if filter is not None else None,
             with_payload=payload,

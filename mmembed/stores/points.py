@@ -15,7 +15,7 @@ import numpy as np
 from mmembed.errors import InvalidQuery, StoreError
 from mmembed.types import Contract, Kind, Leg, Payload, Point, Ranking, SparseVector, Vector
 
-__all__ = ["MAX_BATCH_BYTES", "MAX_BATCH_POINTS", "Search", "batches", "check_points", "check_search", "point_id"]
+__all__ = ["MAX_BATCH_BYTES", "MAX_BATCH_POINTS", "Search", "batches", "check_points", "check_search", "qdrant_id"]
 __all__ += ["canonical_ids", "check_new", "check_payload", "check_payloads", "fusion_weights"]
 
 MAX_BATCH_POINTS = 256
@@ -242,7 +242,7 @@ def _uuid(id: str) -> str:
         raise StoreError(f"{id!r} is not the id of a point of ours: give a UUID, such as uuid5 of its uri") from exc
 
 
-def point_id(id: str) -> str | int:
+def qdrant_id(id: str) -> str | int:
     """An id as Qdrant wants it: a UUID, or the number that points of other people's collections may have."""
     is_number = id.isascii() and id.isdecimal() and len(id) <= len(str(2**64)) and int(id) < 2**64
     return int(id) if is_number else _uuid(id)
@@ -250,7 +250,7 @@ def point_id(id: str) -> str | int:
 
 def canonical_ids(ids: Sequence[str]) -> list[str]:
     """Ids as stores print them: lower case, with hyphens. Raises StoreError for what cannot be an id."""
-    return [str(point_id(each)) for each in ids]
+    return [str(qdrant_id(each)) for each in ids]
 
 
 def batches(points: Sequence[Point]) -> Iterator[list[Point]]:

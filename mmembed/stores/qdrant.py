@@ -23,7 +23,7 @@ from mmembed.stores.points import (
     check_payloads,
     check_points,
     check_search,
-    point_id,
+    qdrant_id,
 )
 from mmembed.stores.qdrant_calls import attempt
 from mmembed.stores.qdrant_collections import Collections
@@ -150,7 +150,7 @@ class QdrantStore:
             return
         payload = check_payload(payload, f"{len(ids)} points")
         self._collections.require_points(collection, canonical_ids(ids))
-        chosen = models.PointIdsList(points=[point_id(each) for each in ids])
+        chosen = models.PointIdsList(points=[qdrant_id(each) for each in ids])
         self._collections.write(collection, partial(self._client.set_payload, collection, payload, chosen, wait=True))
 
     def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
@@ -167,7 +167,7 @@ class QdrantStore:
         self._collections.ours(collection)
         if not ids:
             return
-        chosen = models.PointIdsList(points=[point_id(each) for each in ids])
+        chosen = models.PointIdsList(points=[qdrant_id(each) for each in ids])
         self._collections.write(collection, partial(self._client.delete, collection, chosen, wait=True))
 
     def delete_where(self, collection: str, filter: models.Filter) -> None:
@@ -230,7 +230,7 @@ class QdrantStore:
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
     ) -> list[Point]:
-        asked = [point_id(each) for each in ids]
+        asked = [qdrant_id(each) for each in ids]
         wanted = vectors if isinstance(vectors, bool) else list(vectors)
         read = partial(self._client.retrieve, collection, asked, with_payload=payload, with_vectors=wanted)
         found = {str(record.id): plain_point(record) for record in self._collections.ask(collection, read)}
