@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 from qdrant_client import models
 
+from mmembed.collection.payload import OURS, item_id
 from mmembed.documents import Document, Passage
-from mmembed.ingest.inside import linked_pictures
-from mmembed.ingest.plan import Planned, batched, item_id
+from mmembed.ingest.embedded_images import linked_pictures
+from mmembed.ingest.plan import Planned
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import DocumentTarget
-from mmembed.stores.payload_keys import OURS
+from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
 __all__ = ["Read", "drop_passages_from", "finish_move", "forget_donor", "points_of", "refresh", "reuse"]
