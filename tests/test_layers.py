@@ -36,6 +36,24 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
+def module_of(file: Path) -> str:
+    return ".".join(("mmembed", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def modules_in(file: Path) -> set[str]:
+    """The modules of mmembed that a file imports, by name or for the names in them; the public face apart."""
+    known = {module_of(other) for other in ROOT.rglob("*.py")} - {"mmembed"}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in known else node.module for a in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return (found & known) - {module_of(file)}
+
+
 def room_of(file: Path) -> str:
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
 
@@ -57,6 +75,15 @@ def test_imports_point_down() -> None:
         if imported not in FLOORS or FLOORS.index(imported) >= FLOORS.index(room)
     ]
     assert wrong == []
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others, in whatever function or for whatever types."""
+    imports = {module_of(file): modules_in(file) for file in ROOT.rglob("*.py")}
+    below: set[str] = set()  # those from which no way leads to a circle
+    while leaves := {module for module in imports.keys() - below if imports[module] - {module} <= below}:
+        below |= leaves
+    assert sorted(imports.keys() - below) == []
 
 
 def test_leaves_do_not_import_one_another() -> None:
