@@ -139,6 +139,13 @@ def anchors_of(file: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_every_page_is_linked_in_the_readme() -> None:
+    """From the README each page of docs/ is one click away."""
+    assert {page for page in PAGES if page.startswith("docs/")} <= {
+        link.partition("#")[0] for link in links_of("README.md")
+    }
+
+
 @pytest.mark.parametrize("page", ["docs/encoders.md", "docs/search.md", "docs/documents.md", "docs/stores.md"])
 def test_nothing_barred_from_commerce_is_recommended(page: str) -> None:
     """The pages that name models name none that may not be used commercially."""
