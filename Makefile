@@ -29,7 +29,7 @@ demo: $(STAMP)  ## index what ships with mmembed, search it in every way, write 
 bench: $(STAMP)  ## measurements, as ratios within one run
 	HF_HUB_OFFLINE=1 $(BIN)/python -m bench
 
-docs: $(STAMP)  ## write docs/reference.md anew
+docs: $(STAMP)  ## write anew what docs/ has from the code
 	$(BIN)/python docs/generate.py
 
 format: $(STAMP)

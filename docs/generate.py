@@ -1,8 +1,9 @@
-"""Write docs/reference.md from the code: commands, encoders, errors. With --check, only compare."""
+"""Write docs/reference.md from the code, and the file that docs/writing-an-encoder.md shows. With --check, compare."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mmembed.encoders.presets import PRESETS, Preset
 from mmembed.encoders.prompts import is_symmetric, known_tasks
 from mmembed.service.settings import Settings
 
-TARGET = Path(__file__).with_name("reference.md")
+DOCS = Path(__file__).parent
 
 
 def commands() -> str:
@@ -140,12 +141,28 @@ Of all commands:
 """
 
 
+def with_files(page: str) -> str:
+    """Below each comment that names a file of the repository, the block holds that file."""
+    return re.sub(
+        r"^(<!-- (\S+) -->\n```\w+\n).*?^(```)$",
+        lambda found: found[1] + (DOCS.parent / found[2]).read_text(encoding="utf-8") + found[3],
+        page,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+
+
 def main() -> None:
-    text = reference()
-    if "--check" not in sys.argv[1:]:
-        TARGET.write_text(text, encoding="utf-8")
-    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
-        sys.exit(f"{TARGET.name} is not what the code says: run `make docs`")
+    walk_through = DOCS / "writing-an-encoder.md"
+    written = {
+        DOCS / "reference.md": reference(),
+        walk_through: with_files(walk_through.read_text(encoding="utf-8")),
+    }
+    for target, text in written.items():
+        if "--check" not in sys.argv[1:]:
+            target.write_text(text, encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != text:
+            sys.exit(f"{target.name} is not what the code says: run `make docs`")
 
 
-main()
+if __name__ == "__main__":
+    main()

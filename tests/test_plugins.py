@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import re
-import shlex
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
 from commands import mmembed, python
-from markdown_it import MarkdownIt
 from places import ROOT
 
 from mmembed.demo import PICTOGRAMS
@@ -41,20 +37,6 @@ def indexed(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     printed = mmembed("index", "images", str(root / "pictures"), "--encoder", "colours", "--store", store, on=installed)
     assert printed.startswith("pictures: 4 embedded")
     return store
-
-
-def blocks(language: str) -> list[str]:
-    """The code blocks of the walk-through in one language."""
-    tokens = MarkdownIt().parse((EXAMPLE / "README.md").read_text(encoding="utf-8"))
-    return [token.content for token in tokens if token.type == "fence" and token.info == language]
-
-
-def test_the_walk_through_shows_the_module_itself() -> None:
-    """The Python of the README is the module, character by character, and its TOML is in pyproject.toml."""
-    assert blocks("python") == [(EXAMPLE / "mmembed_example.py").read_text(encoding="utf-8")]
-    (shown,) = blocks("toml")
-    stands = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))
-    assert tomllib.loads(shown)["project"]["entry-points"] == stands["project"]["entry-points"]
 
 
 def test_the_module_fits_one_screen() -> None:
@@ -103,25 +85,6 @@ def test_an_uninstalled_plugin_is_missed_by_name(indexed: str) -> None:
     (line,) = mmembed("search", "a red wall", "--store", indexed, status=1).splitlines()
     assert line.startswith("error: no encoder 'colours': installed families are bge-m3, ")
     assert "colours" in mmembed("collections", "--store", indexed)
-
-
-def test_the_walk_through_prints_what_it_says(installed: Path, data: Path, tmp_path: Path) -> None:
-    """Every command of the README, on the four peppers that it speaks of."""
-    (tmp_path / "pictures").mkdir()
-    peppers = sorted((data / "grocery" / "iconic-images-and-descriptions").rglob("*-Bell-Pepper_Iconic.jpg"))
-    assert len(peppers) == 4
-    for pepper in peppers:
-        shutil.copy(pepper, tmp_path / "pictures")
-    (console,) = blocks("console")
-    parts = re.split(r"^\$ (.+)\n", console, flags=re.MULTILINE)
-    (install, *commands) = zip(parts[1::2], parts[2::2], strict=True)
-    assert install == (f"pip install ./{EXAMPLE.relative_to(ROOT)}", "")
-    for command, expected in commands:
-        program, *words = shlex.split(command)
-        assert program == "mmembed"
-        printed = mmembed(*words, on=installed, cwd=tmp_path)
-        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-        assert doctest.OutputChecker().check_output(expected, printed, flags), printed
 
 
 def test_the_plugin_passes_its_own_tests(installed: Path) -> None:
