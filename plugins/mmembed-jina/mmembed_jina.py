@@ -125,7 +125,6 @@ def load(
     sized = bool(model.dims) or model.dim is None
     dialect = JinaDialect(name.model, dimensions=size if sized else None, multimodal=model.images, late_chunking=late)
     limits = LATE_LIMITS if late else LIMITS
-    undivided: tuple[Role, ...] = ("document",) if late else ()
     return remote_encoder(
         name,
         run,
@@ -135,5 +134,5 @@ def load(
         model=model,
         dim=size,
         image_request=dialect.image_request if model.images else None,
-        undivided=undivided,
+        whole_call=("document",) if late else (),
     )

@@ -734,7 +734,7 @@ def test_requests_are_reckoned_by_what_a_text_can_be_at_most(server: StandIn) ->
 
 def test_documents_that_are_one_text_are_not_divided(server: StandIn) -> None:
     """Where all texts of a call are one document, more than one request holds is refused; queries are not."""
-    made = encoder(server, limits=Limits(texts=2), undivided=("document",))
+    made = encoder(server, limits=Limits(texts=2), whole_call=("document",))
     made.encode_text(["a", "b"], role="document")
     made.encode_text(["a", "b", "c"], role="query")
     asked = len(server.asked)
