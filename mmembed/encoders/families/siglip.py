@@ -6,7 +6,7 @@
     siglip:./folder                            what save_pretrained wrote: model, tokenizer and image processor,
                                                or what PEFT wrote: an adapter, which names its base
 
-Options: `revision=COMMIT` of the hub; without it the one pinned in `presets.py`, or else the latest.
+Options: `revision=COMMIT` of the hub; without it the one pinned in presets.toml, or else the latest.
 `adapter=FOLDER` or a hub id: a LoRA adapter to merge into the model. `max_patches=N`, for NaFlex alone: how many
 patches a picture is cut into at most, without it what the checkpoint says (256).
 """
