@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    EncoderName,
+    InvalidEmbedding,
     Limits,
+    LoadOptions,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
+    SettingsError,
     known_model,
     remote_encoder,
     wanted_dim,
 )
-from mmembed.errors import InvalidEmbedding, SettingsError
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.cohere.com/v2"
 KEYS = ("CO_API_KEY", "COHERE_API_KEY")

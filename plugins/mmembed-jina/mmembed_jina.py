@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    EncoderName,
     Limits,
+    LoadOptions,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
+    SettingsError,
     known_model,
     remote_encoder,
     rows_by_index,
     wanted_dim,
 )
-from mmembed.errors import SettingsError
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.jina.ai/v1"
 KEYS = ("JINA_API_KEY",)

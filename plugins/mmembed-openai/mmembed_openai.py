@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.encoders.presets import Preset, preset_of_model
-from mmembed.encoders.prompts import Prompts
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    EncoderName,
     Limits,
+    LoadOptions,
+    Preset,
+    Prompts,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
     known_model,
+    preset_of_model,
     remote_encoder,
     rows_by_index,
     wanted_dim,
 )
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.openai.com/v1"
 KEYS = ("OPENAI_API_KEY",)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote.answers import to_vectors
+from mmembed.encoders.remote.responses import to_vectors
 from mmembed.encoders.remote.batches import Ask, Cost, Limits, ask_fitting, batches, count_tokens, data_uri, most_tokens
 from mmembed.encoders.remote.calls import Api
 from mmembed.encoders.remote.models import RemoteModel
