@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmembed.encoders.checkpoint import load_weights, pick_device, pick_dtype
-from mmembed.encoders.lora import WEIGHTS, Adapted, Adapter
+from mmembed.encoders.lora import WEIGHTS, Adapter, Origin
 from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
 from mmembed.types import LoadOptions
 
@@ -51,39 +51,39 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
         raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
 
 
-def load_adapted(adapted: Adapted, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
+def load_adapted(origin: Origin, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
     """`hub.load_weights` of the base, with its adapter merged.
 
     That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
     """
-    if adapted.adapter is None:
-        return load_weights(adapted.base, run, on_gpu=on_gpu)
+    if origin.adapter is None:
+        return load_weights(origin.base, run, on_gpu=on_gpu)
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
-    model: Any = load_weights(adapted.base, replace(run, device="cpu", dtype="float32"), on_gpu="float32")
-    adapted.check()
-    merge_adapter(model, adapted.adapter)
+    model: Any = load_weights(origin.base, replace(run, device="cpu", dtype="float32"), on_gpu="float32")
+    origin.check()
+    merge_adapter(model, origin.adapter)
     cast(model, device, dtype)
     placed: PreTrainedModel = model.eval()
     return placed
 
 
 def build_adapted(
-    adapted: Adapted, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
+    origin: Origin, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
 ) -> _Model:
     """`build(device, dtype)`, a model of sentence-transformers, with its adapter merged as in `load_adapted`."""
     import torch
 
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
-    if adapted.adapter is None:
+    if origin.adapter is None:
         return build(str(device), dtype)
     model = build("cpu", torch.float32)
-    adapted.check()
+    origin.check()
     transformer: Any = getattr(model, "transformers_model", None)
     if transformer is None:
-        raise EncoderLoadError(f"{adapted.base.model} has no transformer to merge an adapter into: leave it away")
-    merge_adapter(transformer, adapted.adapter)
+        raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it away")
+    merge_adapter(transformer, origin.adapter)
     cast(model, device, dtype)
     return model
 

@@ -40,8 +40,8 @@ from mmembed.encoders.remote import (
     rows_by_index,
     wanted_dim,
 )
-from mmembed.encoders.remote.responses import to_vectors
 from mmembed.encoders.remote.batches import Cost, batches, cut_to_bytes, cut_to_tokens, most_tokens
+from mmembed.encoders.remote.responses import to_vectors
 from mmembed.errors import (
     EncoderError,
     EncoderLoadError,

@@ -20,12 +20,12 @@ A model with pictures adds `image_request=`, and one whose vectors are shortened
 
 from __future__ import annotations
 
-from mmembed.encoders.remote.responses import rows_by_index
 from mmembed.encoders.remote.batches import Limits, count_tokens, data_uri
 from mmembed.encoders.remote.calls import Api, Patience
 from mmembed.encoders.remote.encoder import Dialect, RemoteEncoder, Request, remote_encoder
 from mmembed.encoders.remote.keys import KEYS_VARIABLE, ApiKey, find_key
 from mmembed.encoders.remote.models import RemoteModel, known_model, wanted_dim
+from mmembed.encoders.remote.responses import rows_by_index
 
 __all__ = [
     "KEYS_VARIABLE",

@@ -12,10 +12,10 @@ import numpy as np
 
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote.responses import to_vectors
 from mmembed.encoders.remote.batches import Ask, Cost, Limits, ask_fitting, batches, count_tokens, data_uri, most_tokens
 from mmembed.encoders.remote.calls import Api
 from mmembed.encoders.remote.models import RemoteModel
+from mmembed.encoders.remote.responses import to_vectors
 from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
