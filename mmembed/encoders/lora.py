@@ -15,7 +15,7 @@ from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError
 from mmembed.types import EncoderSpec, Kind, Modality
 
-__all__ = ["WEIGHTS", "Adapter", "Origin", "check_base", "find_adapter", "find_origin"]
+__all__ = ["WEIGHTS", "LoraAdapter", "Origin", "check_base", "find_adapter", "find_origin"]
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG, _PICKLE = "adapter_config.json", "adapter_model.bin"
@@ -25,7 +25,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # any other base is a path
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """Where an adapter's files are and what its adapter_config.json says."""
 
     source: str  # a hub id, or the absolute path of a folder
@@ -50,7 +50,7 @@ class Origin:
 
     name: EncoderName  # what a collection stores: paths are absolute
     base: Checkpoint
-    adapter: Adapter | None
+    adapter: LoraAdapter | None
 
     @property
     def revision(self) -> str | None:
@@ -130,7 +130,7 @@ def find_origin(name: EncoderName, checkpoint: Checkpoint, option: str | None, *
     return Origin(replace(name, options={**name.options, "adapter": adapter.source}), checkpoint, adapter)
 
 
-def find_adapter(source: str, *, revision: str | None = None) -> Adapter:
+def find_adapter(source: str, *, revision: str | None = None) -> LoraAdapter:
     """The adapter in a folder, or of a hub id, downloaded if need be. Raises EncoderLoadError if it is not there."""
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -145,7 +145,7 @@ def find_adapter(source: str, *, revision: str | None = None) -> Adapter:
     return _read_adapter(source, Path(config).parent)
 
 
-def check_base(adapter: Adapter, names: Collection[str], *, on_hub: bool, weights: Sequence[Path]) -> None:
+def check_base(adapter: LoraAdapter, names: Collection[str], *, on_hub: bool, weights: Sequence[Path]) -> None:
     """Raise EncoderLoadError where `adapter` was trained on another model than that of `names` and `weights`.
 
     Hub ids are compared, and weights where the adapter's base is a folder of this disk. Any other path is
@@ -167,7 +167,7 @@ def check_base(adapter: Adapter, names: Collection[str], *, on_hub: bool, weight
         )
 
 
-def _own_adapter(checkpoint: Checkpoint) -> Adapter | None:
+def _own_adapter(checkpoint: Checkpoint) -> LoraAdapter | None:
     """The adapter whose files lie in the checkpoint itself."""
     if checkpoint.local:
         return find_adapter(checkpoint.model) if (Path(checkpoint.model) / _CONFIG).is_file() else None
@@ -177,7 +177,7 @@ def _own_adapter(checkpoint: Checkpoint) -> Adapter | None:
     return None if found is None else find_adapter(checkpoint.model, revision=checkpoint.revision)
 
 
-def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: LoraAdapter) -> Checkpoint:
     """The model that the checkpoint's own adapter belongs to: the files beside it, or what it names."""
     if (adapter.folder / "config.json").is_file():
         return checkpoint
@@ -192,10 +192,10 @@ def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: Adapter) -> Che
     return find_checkpoint(name.with_model(base), revision=adapter.config.get("revision"), example=todo)
 
 
-def _read_adapter(source: str, folder: Path) -> Adapter:
+def _read_adapter(source: str, folder: Path) -> LoraAdapter:
     if not (folder / _CONFIG).is_file():
         raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is no adapter: name a folder that PEFT wrote")
     if not (folder / WEIGHTS).is_file():
         found = f"only the pickled {_PICKLE}" if (folder / _PICKLE).is_file() else "no weights"
         raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {WEIGHTS}")
-    return Adapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))
+    return LoraAdapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmembed.encoders.checkpoint import load_weights, pick_device, pick_dtype
-from mmembed.encoders.lora import WEIGHTS, Adapter, Origin
+from mmembed.encoders.lora import WEIGHTS, LoraAdapter, Origin
 from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
 from mmembed.types import LoadOptions
 
@@ -24,7 +24,7 @@ _PEFT_PREFIX = "base_model.model."
 _Model = TypeVar("_Model", bound="torch.nn.Module")
 
 
-def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
+def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     """Add what `adapter` learned to the weights of `model`, in place; its weights should be float32.
 
     Raises:
@@ -96,7 +96,7 @@ def cast(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> No
 
 
 @contextmanager
-def _translated(adapter: Adapter) -> Iterator[None]:
+def _translated(adapter: LoraAdapter) -> Iterator[None]:
     """What peft and safetensors raise, as one EncoderLoadError."""
     from safetensors import SafetensorError
 
@@ -112,7 +112,7 @@ def _translated(adapter: Adapter) -> Iterator[None]:
         ) from exc
 
 
-def _peft_config(adapter: Adapter) -> PeftConfig:
+def _peft_config(adapter: LoraAdapter) -> PeftConfig:
     """The configuration of a kind of adapter that changes weights, and of which this peft knows every setting."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -149,7 +149,7 @@ def _named_as_in(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> d
     return bare
 
 
-def _check_keys(model: torch.nn.Module, adapter: Adapter, state: Mapping[str, torch.Tensor]) -> None:
+def _check_keys(model: torch.nn.Module, adapter: LoraAdapter, state: Mapping[str, torch.Tensor]) -> None:
     """Every weight of the adapter has its place in `model` and every place its weight, in shape too."""
     from peft import get_peft_model_state_dict
 
@@ -176,7 +176,7 @@ def _some(keys: Sequence[str]) -> str:
     return f"{len(keys)} ({keys[0]} is one)" if keys else "none"
 
 
-def _check_attention(model: torch.nn.Module, adapter: Adapter) -> None:
+def _check_attention(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     """PyTorch's MultiheadAttention reads the weights of its `out_proj` and never calls it.
 
     An adapter on that layer alone is never trained, so it must still be nothing: merged, it would count.

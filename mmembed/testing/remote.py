@@ -1,6 +1,6 @@
 """Tests of a plugin for an embeddings API: a vendor that stands on loopback, and what holds for every such encoder.
 
-    def answer(asked: Asked) -> Reply: ...            # as the vendor's documentation says
+    def answer(asked: ReceivedRequest) -> Reply: ...            # as the vendor's documentation says
 
     server = vendor(mmembed_some, answer, key="sk-test")
 
@@ -37,15 +37,17 @@ from mmembed.encoders.registry import load_encoder
 from mmembed.encoders.remote import Patience, calls
 from mmembed.errors import EncoderRefused, EncoderUnavailable, InvalidEmbedding, SettingsError
 from mmembed.testing.checks import check_encoder
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 
-__all__ = ["COLOURS", "RemoteTests", "decoded_image", "image_vector", "listed", "text_vector", "vendor"]
+__all__ = ["COLOURS", "RemoteTests", "decoded_image", "embedding_list", "image_vector", "text_vector", "vendor"]
 
 COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 """What the vectors below know of texts and images alike."""
 
 
-def vendor(plugin: ModuleType, answer: Callable[[Asked], object], *, key: str) -> Callable[..., Iterator[StandIn]]:
+def vendor(
+    plugin: ModuleType, answer: Callable[[ReceivedRequest], object], *, key: str
+) -> Callable[..., Iterator[StandIn]]:
     """A fixture: the vendor's own address, `plugin.HOME`, is a server on loopback, and its key is set."""
 
     @pytest.fixture
@@ -86,7 +88,7 @@ def decoded_image(content: str) -> Image.Image:
     return image
 
 
-def listed(rows: Sequence[npt.NDArray[np.float64]]) -> Reply:
+def embedding_list(rows: Sequence[npt.NDArray[np.float64]]) -> Reply:
     """n vectors as OpenAI and those who follow it send them: base64 of float32, numbered, in no particular order."""
     data = [_row(i, row.astype("<f4").tobytes()) for i, row in enumerate(rows)]
     return Reply({"object": "list", "data": data[::-1], "usage": {"total_tokens": 1}})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
-from mmembed.encoders.families.decoder_forward import DecoderForward, equal_ways
+from mmembed.encoders.families.decoder_forward import DecoderForward, find_fast_passes
 from mmembed.encoders.families.decoder_passes import Prefix
 from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import load_adapted
@@ -30,7 +30,7 @@ from mmembed.vectors import truncate
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["DecoderLM", "Family", "load_e5_mistral", "load_harrier", "load_qwen3"]
+__all__ = ["DecoderFamily", "DecoderLM", "load_e5_mistral", "load_harrier", "load_qwen3"]
 
 _KNOWN_PREFIXES = 8  # tasks whose prefix is kept read: 2.7 MB each for E5-Mistral
 _OPENINGS = ("a", "7")
@@ -38,7 +38,7 @@ _TRIED = ("to be: a", "to be: or not", "to be: 7 or 8, it is", "to be: in a word
 
 
 @dataclass(frozen=True)
-class Family:
+class DecoderFamily:
     """What tells one family from another."""
 
     example: str
@@ -55,7 +55,7 @@ class Family:
 
 _QWEN3_DIMS = (32, 64, 128, 256, 512, 1024, 2048)
 
-E5_MISTRAL = Family(
+E5_MISTRAL = DecoderFamily(
     example="e5-mistral:intfloat/e5-mistral-7b-instruct",
     model_types=("mistral",),
     query_prompt="Instruct: {task}\nQuery: ",  # with a space, unlike the others
@@ -66,7 +66,7 @@ E5_MISTRAL = Family(
     last="</s>",
     gpu_dtype="float16",
 )
-QWEN3 = Family(
+QWEN3 = DecoderFamily(
     example="qwen3:Qwen/Qwen3-Embedding-0.6B",
     model_types=("qwen3",),
     query_prompt="Instruct: {task}\nQuery:",
@@ -75,7 +75,7 @@ QWEN3 = Family(
     padding_side="left",
     matryoshka_dims=_QWEN3_DIMS,
 )
-HARRIER = Family(
+HARRIER = DecoderFamily(
     example="harrier:microsoft/harrier-oss-v1-270m",
     model_types=("gemma3_text", "qwen3"),
     query_prompt="Instruct: {task}\nQuery:",
@@ -87,7 +87,7 @@ class DecoderLM(TextEncoder):
     """An `Encoder` of texts; `load_e5_mistral` and its like make one."""
 
     def __init__(
-        self, spec: EncoderSpec, family: Family, tokens: Tokens, forward: DecoderForward, *, max_length: int
+        self, spec: EncoderSpec, family: DecoderFamily, tokens: Tokens, forward: DecoderForward, *, max_length: int
     ) -> None:
         self.spec = spec
         self.dtype = str(forward.model.dtype).removeprefix("torch.")
@@ -131,7 +131,7 @@ def _read_prefix(tokens: Tokens, forward: DecoderForward, limit: int, prefix: st
     return forward.prefix(tokens.ids([prefix + text for text in _OPENINGS], limit=limit))
 
 
-def _loader(family: Family, about: str) -> Callable[..., DecoderLM]:
+def _loader(family: DecoderFamily, about: str) -> Callable[..., DecoderLM]:
     def load(
         name: EncoderName,
         run: LoadOptions,
@@ -157,7 +157,7 @@ load_harrier = _loader(HARRIER, "harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3.
 def _load(
     name: EncoderName,
     run: LoadOptions,
-    family: Family,
+    family: DecoderFamily,
     *,
     revision: str | None,
     max_length: str | None,
@@ -184,14 +184,14 @@ def _load(
     # 3. What a collection remembers of it, and which forward passes give it the same vectors.
     spec = _spec(origin, family, config, tokens, dim=width or config.hidden_size, length=length)
     side = family.padding_side
-    ways = equal_ways(model, tokens.ids(_TRIED), side=side, name=spec.name)
+    ways = find_fast_passes(model, tokens.ids(_TRIED), side=side, name=spec.name)
     forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
     return DecoderLM(spec, family, tokens, forward, max_length=length)
 
 
 def _spec(
     origin: Origin,
-    family: Family,
+    family: DecoderFamily,
     config: PretrainedConfig,
     tokens: Tokens,
     *,
@@ -216,13 +216,13 @@ def _spec(
     )
 
 
-def _matryoshka_dims(family: Family, config: PretrainedConfig) -> tuple[int, ...]:
+def _matryoshka_dims(family: DecoderFamily, config: PretrainedConfig) -> tuple[int, ...]:
     if not family.matryoshka_dims:
         return ()
     return (*(dim for dim in family.matryoshka_dims if dim < config.hidden_size), config.hidden_size)
 
 
-def _least_dim(name: EncoderName, dim: str | None, family: Family, config: PretrainedConfig) -> int:
+def _least_dim(name: EncoderName, dim: str | None, family: DecoderFamily, config: PretrainedConfig) -> int:
     """The smallest dim a vector may be cut to. Raises SettingsError if one is asked for and the model has none."""
     dims = _matryoshka_dims(family, config)
     if not dims and dim is not None:

@@ -24,7 +24,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Pretraine
 
 from mmembed.encoders.checkpoint import NO_ADAPTER, Checkpoint, find_checkpoint
 from mmembed.encoders.families.siglip_images import NaflexPictures, Pictures, SquarePictures
-from mmembed.encoders.families.towers import ImageTextEncoder, checked_probe
+from mmembed.encoders.families.towers import ImageTextEncoder, probe_tokens
 from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import merge_adapter
 from mmembed.encoders.registry import EncoderName
@@ -230,7 +230,7 @@ def _spec(origin: Origin, towers: _Towers) -> EncoderSpec:
         "context_length": towers.context_length,
         "activation": [text.hidden_act, vision.hidden_act],
         "normaliser": "lower" if towers.lower else "tokenizer",
-        "tokens": checked_probe(towers, name=str(name), vocabulary=text.vocab_size, last=towers.tokenizer.eos_token_id),
+        "tokens": probe_tokens(towers, name=str(name), vocabulary=text.vocab_size, last=towers.tokenizer.eos_token_id),
     }
     return origin.spec(
         ingredients,

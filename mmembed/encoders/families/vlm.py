@@ -64,7 +64,9 @@ class MultimodalEncoder:
     logit_scale: float | None = None
     logit_bias: float | None = None
 
-    def __init__(self, spec: EncoderSpec, model: SentenceTransformer, lead: Lead, *, batch_size: int | None) -> None:
+    def __init__(
+        self, spec: EncoderSpec, model: SentenceTransformer, lead: VlmPrompts, *, batch_size: int | None
+    ) -> None:
         self.spec = spec
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.batch_size = batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
@@ -111,7 +113,7 @@ class MultimodalEncoder:
         return truncate(encode_dense(self, self._model, inputs, role=role, prompt=prompt), dim)
 
 
-class Lead:
+class VlmPrompts:
     """What leads an input by its role and task: words before the text, or the system message of a chat template."""
 
     def __init__(self, name: str, model: SentenceTransformer, preset: Preset | None) -> None:
@@ -164,7 +166,7 @@ def load(
     config = _check_kind(checkpoint)
     model = build_adapted(origin, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
     _limit_pixels(name, model, config, max_pixels)
-    lead = Lead(str(name), model, preset)
+    lead = VlmPrompts(str(name), model, preset)
     full = full_dim(model, checkpoint)
     width = matryoshka_dim(str(name), dim, full, preset)
     ingredients = {

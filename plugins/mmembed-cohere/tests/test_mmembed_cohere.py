@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmembed import load_encoder
 from mmembed.errors import EncoderLoadError, EncoderRefused, SettingsError
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.testing.remote import COLOURS, RemoteTests, decoded_image, image_vector, text_vector, vendor
 
 KEY = "co-test-0123456789"
@@ -21,7 +21,7 @@ def refuse(message: str, status: int = 400) -> Reply:
     return Reply({"id": "1", "message": message}, status=status)
 
 
-def cohere(asked: Asked) -> Reply:
+def cohere(asked: ReceivedRequest) -> Reply:
     """Cohere itself, with a token for each word."""
     body = asked.body
     if asked.headers.get("authorization") != f"Bearer {KEY}":
@@ -174,7 +174,7 @@ def test_another_server_gets_no_key_of_coheres(server: StandIn) -> None:
     """A server at ?base_url= is asked without a key, and its vectors are another encoder's."""
     own = load_encoder(V4).spec.fingerprint
     with StandIn(
-        lambda asked: cohere(Asked(asked.method, asked.path, {"authorization": f"Bearer {KEY}"}, asked.body))
+        lambda asked: cohere(ReceivedRequest(asked.method, asked.path, {"authorization": f"Bearer {KEY}"}, asked.body))
     ) as mine:
         encoder = load_encoder(f"{V4}?base_url={mine.url}/v2")
         assert encoder.encode_text(["a"], role="query").shape == (1, 1536)

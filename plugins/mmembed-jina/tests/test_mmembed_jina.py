@@ -14,8 +14,16 @@ from mmembed.errors import (
     SettingsError,
     UnsupportedModality,
 )
-from mmembed.testing.http import Asked, Reply, StandIn
-from mmembed.testing.remote import COLOURS, RemoteTests, decoded_image, image_vector, listed, text_vector, vendor
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
+from mmembed.testing.remote import (
+    COLOURS,
+    RemoteTests,
+    decoded_image,
+    embedding_list,
+    image_vector,
+    text_vector,
+    vendor,
+)
 from mmembed.types import Role
 
 KEY = "jina_test0123456789"
@@ -32,7 +40,7 @@ def refuse(message: str, status: int = 400) -> Reply:
     return Reply({"detail": message}, status=status)
 
 
-def jina(asked: Asked) -> Reply:
+def jina(asked: ReceivedRequest) -> Reply:
     """Jina itself, with a token for each word."""
     body = asked.body
     if asked.headers.get("authorization") != f"Bearer {KEY}":
@@ -56,7 +64,7 @@ def jina(asked: Asked) -> Reply:
         text_vector(mark + text, full, words=8192) if text is not None else image_vector(item["image"], full)
         for text, item in zip(texts, body["input"], strict=True)
     ]
-    return listed([row[: body.get("dimensions", full)] for row in rows])
+    return embedding_list([row[: body.get("dimensions", full)] for row in rows])
 
 
 server = vendor(mmembed_jina, jina, key=KEY)

@@ -18,8 +18,8 @@ from mmembed.errors import (
     UnsupportedModality,
 )
 from mmembed.testing import check_encoder
-from mmembed.testing.http import Asked, Reply, StandIn
-from mmembed.testing.remote import RemoteTests, listed, text_vector, vendor
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
+from mmembed.testing.remote import RemoteTests, embedding_list, text_vector, vendor
 
 KEY = "sk-test-0123456789"
 SIZES = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
@@ -31,7 +31,7 @@ def refuse(message: str, status: int = 400) -> Reply:
     return Reply({"error": {"message": message, "type": "invalid_request_error"}}, status=status)
 
 
-def openai(asked: Asked) -> Reply:
+def openai(asked: ReceivedRequest) -> Reply:
     """OpenAI itself, with a token for each word."""
     body = asked.body
     if asked.headers.get("authorization") != f"Bearer {KEY}":
@@ -41,7 +41,7 @@ def openai(asked: Asked) -> Reply:
     return embed(body, SIZES[body["model"]], may_shorten="-3-" in body["model"], context=8192)
 
 
-def vllm(asked: Asked) -> Reply:
+def vllm(asked: ReceivedRequest) -> Reply:
     """A server of models of the hub, which wants no key and knows no `dimensions`."""
     assert "authorization" not in asked.headers
     return embed(asked.body, SERVED[asked.body["model"]], may_shorten=False, context=32768)
@@ -57,7 +57,7 @@ def embed(body: dict, full: int, *, may_shorten: bool, context: int) -> Reply:
         return refuse(f"This model's maximum context length is {context} tokens")
     if sum(words) > 300_000:
         return refuse("max 300000 tokens per request")
-    return listed([text_vector(text, full, words=8192)[:dim] for text in texts])
+    return embedding_list([text_vector(text, full, words=8192)[:dim] for text in texts])
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_key_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """MMEMBED_API_KEYS holds the key of a server by its host; it stands in no name."""
     seen: list[str | None] = []
 
-    def secured(asked: Asked) -> Reply:
+    def secured(asked: ReceivedRequest) -> Reply:
         seen.append(asked.headers.get("authorization"))
         return embed(asked.body, 48, may_shorten=False, context=512)
 

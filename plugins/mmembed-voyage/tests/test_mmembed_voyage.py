@@ -9,8 +9,16 @@ from PIL import Image
 
 from mmembed import load_encoder
 from mmembed.errors import EncoderRefused, SettingsError, UnsupportedModality
-from mmembed.testing.http import Asked, Reply, StandIn
-from mmembed.testing.remote import COLOURS, RemoteTests, decoded_image, image_vector, listed, text_vector, vendor
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
+from mmembed.testing.remote import (
+    COLOURS,
+    RemoteTests,
+    decoded_image,
+    embedding_list,
+    image_vector,
+    text_vector,
+    vendor,
+)
 
 KEY = "pa-test-0123456789"
 SIZES = {"voyage-multimodal-3.5": 1024, "voyage-multimodal-3": 1024, "voyage-4-lite": 1024, "voyage-law-2": 1024}
@@ -21,7 +29,7 @@ def refuse(message: str, status: int = 400) -> Reply:
     return Reply({"detail": message}, status=status)
 
 
-def voyage(asked: Asked) -> Reply:
+def voyage(asked: ReceivedRequest) -> Reply:
     """Voyage itself, with a token for each word and for every 560 pixels."""
     body = asked.body
     multimodal = "multimodal" in body["model"]
@@ -54,7 +62,7 @@ def voyage(asked: Asked) -> Reply:
             tokens += np.asarray(decoded_image(part["image_base64"])).size // 3 // 560
     if len(inputs) > 1000 or tokens > 320_000:
         return refuse("too many inputs")
-    return listed([row[:dim] for row in rows])
+    return embedding_list([row[:dim] for row in rows])
 
 
 server = vendor(mmembed_voyage, voyage, key=KEY)
