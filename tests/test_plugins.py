@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import json
 import re
@@ -55,6 +56,14 @@ def test_the_walk_through_shows_the_module_itself() -> None:
     (shown,) = blocks("toml")
     stands = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))
     assert tomllib.loads(shown)["project"]["entry-points"] == stands["project"]["entry-points"]
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "plugins").glob("*/*.py")), ids=lambda file: file.stem)
+def test_a_plugin_imports_from_one_place(module: Path) -> None:
+    """All that the author of an encoder needs of mmembed is in `mmembed.encoders`."""
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    sources = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    assert {source for source in sources if source.startswith("mmembed")} == {"mmembed.encoders"}
 
 
 def test_the_module_fits_one_screen() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mmembed.encoders import (
     Api,
+    Dialect,
     EncoderName,
     Limits,
     LoadOptions,
@@ -19,7 +19,6 @@ from mmembed.encoders import (
     known_model,
     preset_of_model,
     remote_encoder,
-    rows_by_index,
     wanted_dim,
 )
 
@@ -35,7 +34,7 @@ MODELS = {
 }
 
 
-class OpenAIDialect:
+class OpenAIDialect(Dialect):
     """The request of `POST /embeddings`, and the prompts of models that were trained with some."""
 
     def __init__(self, model: str, *, dimensions: int | None, query: str, document: str, preset: Preset | None) -> None:
@@ -53,9 +52,6 @@ class OpenAIDialect:
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions
         return Request("/embeddings", {**body, "encoding_format": "base64"})
-
-    def rows(self, answer: Mapping[str, Any]) -> Sequence[object]:
-        return rows_by_index(answer)
 
 
 def load(

@@ -15,7 +15,7 @@ from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.remote.batches import Ask, Cost, Limits, ask_fitting, batches, count_tokens, data_uri, most_tokens
 from mmembed.encoders.remote.calls import Api
 from mmembed.encoders.remote.models import RemoteModel
-from mmembed.encoders.remote.responses import to_vectors
+from mmembed.encoders.remote.responses import rows_by_index, to_vectors
 from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
@@ -43,13 +43,16 @@ ImageRequest: TypeAlias = Callable[[Sequence[str]], Request]
 
 
 class Dialect(Protocol):
-    """What differs from API to API: how a batch is asked for, and where its rows stand in the answer."""
+    """What differs from API to API: how a batch is asked for, and where its rows stand in the answer.
 
-    rules: Mapping[str, object]  # what else makes vectors comparable, for the fingerprint: JSON values
+    A subclass has the defaults below, which are those of most APIs.
+    """
 
-    def prompt(self, role: Role, task: str | None) -> str:
+    rules: Mapping[str, object] = {}  # what else makes vectors comparable, for the fingerprint: JSON values
+
+    def prompt(self, role: Role, task: str | None) -> str:  # noqa: ARG002
         """What is sent in front of a text; "" where the API itself knows about roles."""
-        ...
+        return ""
 
     def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         """n texts, none of them empty. Raises SettingsError for a task that the API does not know."""
@@ -57,7 +60,7 @@ class Dialect(Protocol):
 
     def rows(self, answer: Mapping[str, Any]) -> Sequence[object]:
         """One row for each input, in order: a list of numbers or base64 of little-endian float32."""
-        ...
+        return rows_by_index(answer)
 
 
 class RemoteEncoder:
