@@ -23,4 +23,4 @@ class TextEncoder:
 
     def encode_image(self, images: Sequence[Image]) -> Any:  # noqa: ARG002
         """Raises UnsupportedModality: only texts are read here."""
-        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
+        raise UnsupportedModality(self.spec.name, "pictures", self.spec.modalities)

@@ -22,7 +22,6 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     PlainText,
-    TokenCounter,
     check_finite,
     in_smaller_batches,
     load_model,
@@ -37,6 +36,7 @@ from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
 from mmembed.vectors import l2_normalize

@@ -27,7 +27,6 @@ from mmembed.encoders.checkpoint import (
     weights_checksum,
 )
 from mmembed.encoders.families.sentence_models import (
-    TokenCounter,
     check_weights,
     encode_dense,
     full_dim,
@@ -42,7 +41,7 @@ from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.prompts import Prompts
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.text_encoder import TextEncoder
-from mmembed.encoders.tokens import characters, closing_token_promised
+from mmembed.encoders.tokens import TokenCounter, characters, closing_token_promised
 from mmembed.errors import EncoderLoadError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate

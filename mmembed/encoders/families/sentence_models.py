@@ -6,7 +6,6 @@ a text that looks like a link to a picture as the picture, and lets a text spell
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
@@ -19,7 +18,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from sentence_transformers.util import load_file_path
-from tokenizers import Tokenizer
 
 from mmembed.encoders.checkpoint import Checkpoint
 from mmembed.encoders.tokens import characters
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlainText",
-    "TokenCounter",
     "check_finite",
     "check_weights",
     "encode_dense",
@@ -185,23 +182,6 @@ def full_dim(model: SentenceTransformer, checkpoint: Checkpoint) -> int:
     if full is None:
         raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
     return full
-
-
-class TokenCounter:
-    """Tokens of a text, nothing truncated. Has a tokenizer of its own, since truncation is a tokenizer's state."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = copy.deepcopy(tokenizer)
-        if isinstance(self.tokenizer, Tokenizer):  # of a static model, such as model2vec's
-            self.tokenizer.no_truncation()
-        self("")  # sets that state now: set while another thread counts, it is "Already borrowed"
-
-    def __call__(self, text: str, *, special: bool = True) -> int:
-        if isinstance(self.tokenizer, Tokenizer):  # a static model is given no special tokens
-            # of encode and encode_batch, the second alone lets other threads run meanwhile
-            return len(self.tokenizer.encode_batch([text], add_special_tokens=False)[0])
-        ids = self.tokenizer(text, add_special_tokens=special, truncation=False, padding=False, verbose=False)
-        return len(ids["input_ids"])
 
 
 class PlainText:

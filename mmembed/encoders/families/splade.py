@@ -23,13 +23,13 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
-from mmembed.encoders.families.sentence_models import TokenCounter, load_model, read_layout, whole_number
+from mmembed.encoders.families.sentence_models import load_model, read_layout, whole_number
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.prompts import Prompts
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.text_encoder import TextEncoder
-from mmembed.encoders.tokens import characters, token_batches
+from mmembed.encoders.tokens import TokenCounter, characters, token_batches
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVector
 

@@ -23,7 +23,6 @@ from sentence_transformers import SentenceTransformer
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     PlainText,
-    TokenCounter,
     encode_dense,
     full_dim,
     load_model,
@@ -41,6 +40,7 @@ from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset
 from mmembed.encoders.prompts import Prompts, is_symmetric, known_tasks
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
