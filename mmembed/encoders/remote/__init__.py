@@ -1,11 +1,11 @@
 """What encoders behind an HTTP API have in common; a plugin adds how its API is asked, and its table of models.
 
-    keys.py      which key goes to which server
-    calls.py     one JSON call: retries, pauses, failures in one sentence
-    batches.py   texts and pictures made ready to be sent, cut to what the API takes, and into requests
-    responses.py what comes back: complete, in order, of the right size
-    models.py    rows of a plugin's table, and what a name may ask of them
-    encoder.py   `RemoteEncoder`, an `Encoder` made of these and of a plugin's `Dialect`
+    keys.py        which key goes to which server
+    calls.py       one JSON call: retries, pauses, failures in one sentence
+    batches.py     texts and pictures made ready to be sent, cut to what the API takes, and into requests
+    responses.py   what comes back: complete, in order, of the right size
+    models.py      rows of a plugin's table, and what a name may ask of them
+    encoder.py     `RemoteEncoder`, an `Encoder` made of these and of a plugin's `Dialect`
 
 A plugin's `load` reads from top to bottom:
 
