@@ -19,7 +19,7 @@ import torch
 from lines import Lines, arguments
 from transformers import MistralConfig, MistralModel
 
-from mmembed.encoders.families.decoder_forward import DecoderForward, Ways
+from mmembed.encoders.families.decoder_forward import DecoderForward, FastPasses
 from mmembed.types import DenseArray
 from mmembed.vectors import l2_normalize
 
@@ -100,7 +100,11 @@ def main() -> None:
     model = build_model(options.layers)
     plain, prefixed, packed = (
         DecoderForward("bench", model, ways, padding_side="right", batch_size=BATCH)
-        for ways in (Ways(False, False), Ways(packed=False, prefixed=True), Ways(packed=True, prefixed=False))
+        for ways in (
+            FastPasses(False, False),
+            FastPasses(packed=False, prefixed=True),
+            FastPasses(packed=True, prefixed=False),
+        )
     )
     rng = np.random.default_rng(0)
     short, mixed = queries(options.queries, rng), texts(options.texts, rng)

@@ -75,6 +75,8 @@ class EncoderSpec:
     image_size: int | None = None  # pixels a side; None: pictures keep their aspect ratio
     revision: str | None = None
     licence: str | None = None
+    remote: bool = False  # computed on somebody else's machine, in a precision that nobody tells
+    whole_call: frozenset[Role] = frozenset()  # roles in which all texts of a call are one document: late chunking
 
 
 class Encoder(Protocol):

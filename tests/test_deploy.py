@@ -178,6 +178,7 @@ def test_image_is_built_from_what_is_there(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {"mmembed/service/web/index.html", "mmembed/service/app.py", "mmembed/encoders/families/tiny.py"} <= names
+    assert "mmembed/encoders/presets/presets.toml" in names
 
 
 class Answering(BaseHTTPRequestHandler):

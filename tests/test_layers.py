@@ -104,6 +104,17 @@ def test_import_is_light() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
+def test_importing_encoders_is_light() -> None:
+    """`import mmembed.encoders`, all that a plugin imports, loads no model's library, no HTTP client and no store."""
+    heavy = ["torch", "transformers", "sentence_transformers", "open_clip", "httpx", "qdrant_client", "qdrant_edge"]
+    code = (
+        f"import sys, mmembed.encoders as e; print([m for m in {heavy} if m in sys.modules], "
+        "[n for n in e.__all__ if not hasattr(e, n)])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[] []"
+
+
 def test_public_names_exist() -> None:
     """Every name in `__all__` can be fetched, and a misspelt one is an AttributeError."""
     for name in mmembed.__all__:

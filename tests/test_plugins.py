@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -37,6 +38,14 @@ def indexed(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     printed = mmembed("index", "images", str(root / "pictures"), "--encoder", "colours", "--store", store, on=installed)
     assert printed.startswith("pictures: 4 embedded")
     return store
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "plugins").glob("*/*.py")), ids=lambda file: file.stem)
+def test_a_plugin_imports_from_one_place(module: Path) -> None:
+    """All that the author of an encoder needs of mmembed is in `mmembed.encoders`."""
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    sources = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    assert {source for source in sources if source.startswith("mmembed")} == {"mmembed.encoders"}
 
 
 def test_the_module_fits_one_screen() -> None:

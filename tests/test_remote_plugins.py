@@ -14,7 +14,7 @@ import pytest
 from commands import mmembed, python
 from places import ROOT
 
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 
 FAMILIES = ["cohere", "jina", "openai", "voyage"]
 FOLDERS = [ROOT / "plugins" / f"mmembed-{family}" for family in FAMILIES]
@@ -38,7 +38,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-def e5(asked: Asked) -> Reply:
+def e5(asked: ReceivedRequest) -> Reply:
     """A server of one model that embeds words, which wants the key `local`."""
     if asked.headers.get("authorization") != "Bearer local":
         return Reply({"detail": "no key"}, status=401)

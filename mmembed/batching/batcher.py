@@ -105,7 +105,7 @@ class Lane:
         self._wake_at = math.inf
         self._pace: float | None = None  # seconds an input
         self._closing = False
-        workers = _REMOTE_WORKERS if getattr(encoder, "remote", False) else 1
+        workers = _REMOTE_WORKERS if encoder.spec.remote else 1
         self._workers = [
             threading.Thread(target=self._work, name=f"mmembed-{encoder.spec.name}", daemon=True)
             for _ in range(workers)

@@ -122,7 +122,7 @@ def text_input(encoder: Encoder, text: str, *, role: Role, task: str | None) -> 
 
 def reads_as_one(encoder: Encoder, role: Role) -> bool:
     """Whether all texts of a call are one document to this encoder (late chunking), so that nobody may join them."""
-    return role in getattr(encoder, "undivided", ())
+    return role in encoder.spec.whole_call
 
 
 def texts_as_one(encoder: Encoder, texts: Sequence[str], *, role: Role, task: str | None) -> list[Input]:

@@ -10,28 +10,24 @@ from PIL.Image import Image
 from mmembed.batching.batcher import Lane
 from mmembed.batching.cache import Input, prepared_input, reads_as_one, text_input, texts_as_one
 from mmembed.batching.options import EncoderSource
+from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import MmembedError, UnsupportedModality
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, Pixels, Role, Vector
 
 __all__ = ["LaneEncoder", "LanePixelEncoder", "ServedEncoders"]
 
 
-class LaneEncoder:
+class LaneEncoder(WrappedEncoder):
     """An `Encoder`, equal to that of its lane but for the company its inputs have in a forward pass."""
 
     def __init__(self, lane: Lane) -> None:
-        encoder = lane.encoder
-        self._lane = lane
-        self.spec = encoder.spec
-        self.dtype = encoder.dtype
+        super().__init__(lane.encoder)
         self.batch_size = lane.batch_size
-        self.logit_scale = encoder.logit_scale
-        self.logit_bias = encoder.logit_bias
-        self.undivided: frozenset[Role] = frozenset(getattr(encoder, "undivided", ()))
+        self._lane = lane
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
         """Raises what the encoder raises, and Overloaded where too much waits already."""
-        encoder = self._lane.encoder
+        encoder = self.encoder
         if not texts:
             return encoder.encode_text(texts, role=role, task=task)
         if reads_as_one(encoder, role):
@@ -39,15 +35,11 @@ class LaneEncoder:
         return self._encoded([text_input(encoder, text, role=role, task=task) for text in texts])
 
     def encode_image(self, images: Sequence[Image]) -> Embeddings:
-        encoder = self._lane.encoder
         if "image" not in self.spec.modalities:
             raise UnsupportedModality(self.spec.name, "pictures", self.spec.modalities)
         if not images:
-            return encoder.encode_image(images)
-        return self._encoded([prepared_input(encoder, image) for image in images])
-
-    def count_tokens(self, text: str) -> int:
-        return self._lane.encoder.count_tokens(text)
+            return self.encoder.encode_image(images)
+        return self._encoded([prepared_input(self.encoder, image) for image in images])
 
     def _encoded(self, inputs: Sequence[Input]) -> Embeddings:
         """A batch at a time: a long list must neither fill the queue nor make others wait behind it."""
@@ -84,7 +76,7 @@ class LanePixelEncoder(LaneEncoder):
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
         if not pixels:
             return np.zeros((0, self.spec.dim or 0), dtype=np.float32)
-        return np.asarray(self._encoded([prepared_input(self._lane.encoder, one) for one in pixels]))
+        return np.asarray(self._encoded([prepared_input(self.encoder, one) for one in pixels]))
 
 
 class ServedEncoders(Mapping[str, Encoder]):

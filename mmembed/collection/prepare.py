@@ -54,7 +54,7 @@ def prepare_collection(
     for an encoder that reads all documents of a call as one (late chunking): here a call holds those of many files.
     """
     for name, (encoder, _) in encoders.items():
-        if "document" in getattr(encoder, "undivided", ()):
+        if "document" in encoder.spec.whole_call:
             raise SettingsError(
                 f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
                 f"passages of several for the vector {name!r}: leave ?late_chunking= away"

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint, fingerprint, weights_checksum
+from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError
+from mmembed.types import EncoderSpec, Kind, Modality
 
-__all__ = ["WEIGHTS", "Adapted", "Adapter", "check_base", "find_adapter", "given_adapter", "with_adapter"]
+__all__ = ["WEIGHTS", "LoraAdapter", "Origin", "check_base", "find_adapter", "find_origin"]
 
 WEIGHTS = "adapter_model.safetensors"
 _CONFIG, _PICKLE = "adapter_config.json", "adapter_model.bin"
@@ -23,7 +25,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # any other base is a path
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """Where an adapter's files are and what its adapter_config.json says."""
 
     source: str  # a hub id, or the absolute path of a folder
@@ -43,12 +45,12 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """What a name stands for: a checkpoint and the adapter to merge into it, if any."""
+class Origin:
+    """Where the model of a name comes from: a checkpoint, and the adapter to merge into it, if any."""
 
     name: EncoderName  # what a collection stores: paths are absolute
     base: Checkpoint
-    adapter: Adapter | None
+    adapter: LoraAdapter | None
 
     @property
     def revision(self) -> str | None:
@@ -57,6 +59,39 @@ class Adapted:
             return None
         own = self.adapter is not None and self.adapter.source == self.name.model
         return self.adapter.folder.name if own and self.adapter is not None else self.base.folder().name
+
+    @property
+    def preset(self) -> Preset | None:
+        """What is known of the model that the name names."""
+        return preset_of_model(self.name.model)
+
+    def spec(
+        self,
+        ingredients: Mapping[str, object],
+        *,
+        kind: Kind = "dense",
+        dim: int | None,
+        modalities: Collection[Modality] = ("text",),
+        matryoshka_dims: tuple[int, ...] = (),
+        context_length: int | None,
+        image_size: int | None = None,
+        revision: str | None,
+    ) -> EncoderSpec:
+        """The model card of the encoder that was made of it; `ingredients` are what its fingerprint is made of."""
+        preset = self.preset
+        return EncoderSpec(
+            name=str(self.name),
+            kind=kind,
+            dim=dim,
+            modalities=frozenset(modalities),
+            fingerprint=fingerprint(ingredients),
+            distance="dot" if kind == "sparse" else "cosine",
+            matryoshka_dims=matryoshka_dims,
+            context_length=context_length,
+            image_size=image_size,
+            revision=revision,
+            licence=preset.licence if preset else None,
+        )
 
     def check(self) -> None:
         """Raise EncoderLoadError where `?adapter=` names one of another model. Only after the base was loaded."""
@@ -70,8 +105,8 @@ class Adapted:
         return {"weights": weights_checksum(self.base.weight_files() if files is None else files), **adapter}
 
 
-def with_adapter(name: EncoderName, checkpoint: Checkpoint, option: str | None) -> Adapted:
-    """Tell base and adapter apart: the adapter is the one that `?adapter=` names, or the checkpoint's own.
+def find_origin(name: EncoderName, checkpoint: Checkpoint, option: str | None, *, own: bool) -> Origin:
+    """Tell base and adapter apart: the adapter is the one that `?adapter=` names or, with `own`, the checkpoint's.
 
     transformers merges nothing, and looks for an adapter beside the weights only where peft is installed, so that
     one folder is two models; here it is always looked for, and a missing peft is an error.
@@ -80,28 +115,22 @@ def with_adapter(name: EncoderName, checkpoint: Checkpoint, option: str | None) 
         EncoderLoadError: an adapter that is not there, without a base, or a second one.
     """
     name = name.with_model(checkpoint.model)
-    with checkpoint.loading(f", as in {name.family}:FOLDER"):
-        own = _own_adapter(checkpoint)
+    beside = None
+    if own:
+        with checkpoint.loading(f", as in {name.family}:FOLDER"):
+            beside = _own_adapter(checkpoint)
     if option is None:
-        return Adapted(name, _base_of(name, checkpoint, own) if own else checkpoint, own)
-    if own is not None:
+        return Origin(name, _base_of(name, checkpoint, beside) if beside else checkpoint, beside)
+    if beside is not None:
         raise EncoderLoadError(
             f"encoder {str(name)!r}: {checkpoint.model} has an adapter of its own, beside {option}: merge one of them "
             f"into the model first, or leave ?adapter= away"
         )
-    return given_adapter(name, checkpoint, option)
-
-
-def given_adapter(name: EncoderName, checkpoint: Checkpoint, option: str | None) -> Adapted:
-    """The checkpoint with the adapter that `?adapter=` names, if any; for families that take no other."""
-    name = name.with_model(checkpoint.model)
-    if option is None:
-        return Adapted(name, checkpoint, None)
     adapter = find_adapter(option)
-    return Adapted(replace(name, options={**name.options, "adapter": adapter.source}), checkpoint, adapter)
+    return Origin(replace(name, options={**name.options, "adapter": adapter.source}), checkpoint, adapter)
 
 
-def find_adapter(source: str, *, revision: str | None = None) -> Adapter:
+def find_adapter(source: str, *, revision: str | None = None) -> LoraAdapter:
     """The adapter in a folder, or of a hub id, downloaded if need be. Raises EncoderLoadError if it is not there."""
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -116,7 +145,7 @@ def find_adapter(source: str, *, revision: str | None = None) -> Adapter:
     return _read_adapter(source, Path(config).parent)
 
 
-def check_base(adapter: Adapter, names: Collection[str], *, on_hub: bool, weights: Sequence[Path]) -> None:
+def check_base(adapter: LoraAdapter, names: Collection[str], *, on_hub: bool, weights: Sequence[Path]) -> None:
     """Raise EncoderLoadError where `adapter` was trained on another model than that of `names` and `weights`.
 
     Hub ids are compared, and weights where the adapter's base is a folder of this disk. Any other path is
@@ -138,7 +167,7 @@ def check_base(adapter: Adapter, names: Collection[str], *, on_hub: bool, weight
         )
 
 
-def _own_adapter(checkpoint: Checkpoint) -> Adapter | None:
+def _own_adapter(checkpoint: Checkpoint) -> LoraAdapter | None:
     """The adapter whose files lie in the checkpoint itself."""
     if checkpoint.local:
         return find_adapter(checkpoint.model) if (Path(checkpoint.model) / _CONFIG).is_file() else None
@@ -148,7 +177,7 @@ def _own_adapter(checkpoint: Checkpoint) -> Adapter | None:
     return None if found is None else find_adapter(checkpoint.model, revision=checkpoint.revision)
 
 
-def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: LoraAdapter) -> Checkpoint:
     """The model that the checkpoint's own adapter belongs to: the files beside it, or what it names."""
     if (adapter.folder / "config.json").is_file():
         return checkpoint
@@ -163,10 +192,10 @@ def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: Adapter) -> Che
     return find_checkpoint(name.with_model(base), revision=adapter.config.get("revision"), example=todo)
 
 
-def _read_adapter(source: str, folder: Path) -> Adapter:
+def _read_adapter(source: str, folder: Path) -> LoraAdapter:
     if not (folder / _CONFIG).is_file():
         raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is no adapter: name a folder that PEFT wrote")
     if not (folder / WEIGHTS).is_file():
         found = f"only the pickled {_PICKLE}" if (folder / _PICKLE).is_file() else "no weights"
         raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {WEIGHTS}")
-    return Adapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))
+    return LoraAdapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmembed.encoders.checkpoint import load_weights, pick_device, pick_dtype
-from mmembed.encoders.lora import WEIGHTS, Adapted, Adapter
+from mmembed.encoders.lora import WEIGHTS, LoraAdapter, Origin
 from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
 from mmembed.types import LoadOptions
 
@@ -24,7 +24,7 @@ _PEFT_PREFIX = "base_model.model."
 _Model = TypeVar("_Model", bound="torch.nn.Module")
 
 
-def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
+def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     """Add what `adapter` learned to the weights of `model`, in place; its weights should be float32.
 
     Raises:
@@ -51,39 +51,39 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
         raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
 
 
-def load_adapted(adapted: Adapted, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
+def load_adapted(origin: Origin, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
     """`hub.load_weights` of the base, with its adapter merged.
 
     That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
     """
-    if adapted.adapter is None:
-        return load_weights(adapted.base, run, on_gpu=on_gpu)
+    if origin.adapter is None:
+        return load_weights(origin.base, run, on_gpu=on_gpu)
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
-    model: Any = load_weights(adapted.base, replace(run, device="cpu", dtype="float32"), on_gpu="float32")
-    adapted.check()
-    merge_adapter(model, adapted.adapter)
+    model: Any = load_weights(origin.base, replace(run, device="cpu", dtype="float32"), on_gpu="float32")
+    origin.check()
+    merge_adapter(model, origin.adapter)
     cast(model, device, dtype)
     placed: PreTrainedModel = model.eval()
     return placed
 
 
 def build_adapted(
-    adapted: Adapted, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
+    origin: Origin, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
 ) -> _Model:
     """`build(device, dtype)`, a model of sentence-transformers, with its adapter merged as in `load_adapted`."""
     import torch
 
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
-    if adapted.adapter is None:
+    if origin.adapter is None:
         return build(str(device), dtype)
     model = build("cpu", torch.float32)
-    adapted.check()
+    origin.check()
     transformer: Any = getattr(model, "transformers_model", None)
     if transformer is None:
-        raise EncoderLoadError(f"{adapted.base.model} has no transformer to merge an adapter into: leave it away")
-    merge_adapter(transformer, adapted.adapter)
+        raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it away")
+    merge_adapter(transformer, origin.adapter)
     cast(model, device, dtype)
     return model
 
@@ -96,7 +96,7 @@ def cast(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> No
 
 
 @contextmanager
-def _translated(adapter: Adapter) -> Iterator[None]:
+def _translated(adapter: LoraAdapter) -> Iterator[None]:
     """What peft and safetensors raise, as one EncoderLoadError."""
     from safetensors import SafetensorError
 
@@ -112,7 +112,7 @@ def _translated(adapter: Adapter) -> Iterator[None]:
         ) from exc
 
 
-def _peft_config(adapter: Adapter) -> PeftConfig:
+def _peft_config(adapter: LoraAdapter) -> PeftConfig:
     """The configuration of a kind of adapter that changes weights, and of which this peft knows every setting."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -149,7 +149,7 @@ def _named_as_in(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> d
     return bare
 
 
-def _check_keys(model: torch.nn.Module, adapter: Adapter, state: Mapping[str, torch.Tensor]) -> None:
+def _check_keys(model: torch.nn.Module, adapter: LoraAdapter, state: Mapping[str, torch.Tensor]) -> None:
     """Every weight of the adapter has its place in `model` and every place its weight, in shape too."""
     from peft import get_peft_model_state_dict
 
@@ -176,7 +176,7 @@ def _some(keys: Sequence[str]) -> str:
     return f"{len(keys)} ({keys[0]} is one)" if keys else "none"
 
 
-def _check_attention(model: torch.nn.Module, adapter: Adapter) -> None:
+def _check_attention(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     """PyTorch's MultiheadAttention reads the weights of its `out_proj` and never calls it.
 
     An adapter on that layer alone is never trained, so it must still be nothing: merged, it would count.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 
-from mmembed.encoders.registry import load_encoder, parse_name
+from mmembed.encoders.registry import load_named, parse_name
 from mmembed.types import Encoder, LoadOptions
 
 __all__ = ["SHARED", "Encoders"]
@@ -55,15 +55,8 @@ class Encoders(Mapping[str, Encoder]):
             self._encoders.clear()
 
     def _load(self, name: str, future: Future[Encoder]) -> None:
-        options = self.options
         try:
-            encoder = load_encoder(
-                name,
-                device=options.device,
-                dtype=options.dtype,
-                batch_size=options.batch_size,
-                trust_remote_code=options.trust_remote_code,
-            )
+            encoder = load_named(name, self.options)
         except BaseException as exc:
             with self._lock:
                 if self._encoders.get(name) is future:

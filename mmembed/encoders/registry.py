@@ -40,6 +40,7 @@ __all__ = [
     "check_name",
     "families",
     "load_encoder",
+    "load_named",
     "load_reranker",
     "parse_name",
 ]
@@ -128,14 +129,16 @@ def load_encoder(
         EncoderLoadError: found, but not loadable as promised: by its preset, if it has one.
         MissingDependency: a package it needs is not installed.
     """
+    return load_named(name, LoadOptions(device, dtype, batch_size, trust_remote_code))
+
+
+def load_named(name: str, options: LoadOptions) -> Encoder:
+    """`load_encoder` with its options in one; raises what that raises."""
     parsed = check_name(name)
     preset = _preset_of(parsed)
     if preset is not None:
-        check_loadable(preset, trust_remote_code=trust_remote_code)
-    load: Callable[..., Encoder] = _load_function(families()[parsed.family])
-    _check_options(parsed, load)
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-    encoder = load(parsed, run, **parsed.options)
+        check_loadable(preset, trust_remote_code=options.trust_remote_code)
+    encoder: Encoder = _load(families()[parsed.family], parsed, options)
     if preset is not None:
         check_loaded(preset, encoder.spec, cut="dim" in parsed.options)
     return encoder
@@ -158,10 +161,17 @@ def load_reranker(
     if parsed.family not in installed:
         hint = f"rerankers are {', '.join(f'{family}:MODEL' for family in installed)}"
         raise UnknownEncoder(parsed.family, installed, hint=hint)
-    load: Callable[..., Reranker] = _load_function(installed[parsed.family])
-    _check_options(parsed, load)
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-    return load(parsed, run, **parsed.options)
+    reranker: Reranker = _load(
+        installed[parsed.family], parsed, LoadOptions(device, dtype, batch_size, trust_remote_code)
+    )
+    return reranker
+
+
+def _load(point: EntryPoint, name: EncoderName, options: LoadOptions) -> Any:
+    """Call the `load` of a family, which must know every option of the name."""
+    load = _load_function(point)
+    _check_options(name, load)
+    return load(name, options, **name.options)
 
 
 def _preset_of(name: EncoderName) -> Preset | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmembed.encoders.checkpoint import Checkpoint
 from mmembed.errors import EncoderLoadError
@@ -13,7 +14,7 @@ from mmembed.errors import EncoderLoadError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Tokens", "characters", "closing_token_promised", "load_tokens", "token_batches"]
+__all__ = ["TokenCounter", "Tokens", "characters", "closing_token_promised", "load_tokens", "token_batches"]
 
 _PROBE = "a"
 _PROBES = ("", " ", "two words", "Ünïcode 漢字 🙂", "line\nbreak", "long " * 1000)
@@ -61,6 +62,24 @@ def token_batches(lengths: Sequence[float], *, budget: int, cap: int) -> Iterato
 def characters(text: str) -> str:
     """The text with "?" for each lone surrogate (as in a file name): those are no characters, and tokenizers raise."""
     return text.encode("utf-8", "replace").decode()
+
+
+class TokenCounter:
+    """Tokens of a text, nothing truncated. Has a tokenizer of its own, since truncation is a tokenizer's state."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self._bare = hasattr(tokenizer, "no_truncation")  # a `tokenizers.Tokenizer`, of a static model as model2vec's
+        if self._bare:
+            self.tokenizer.no_truncation()
+        self("")  # sets that state now: set while another thread counts, it is "Already borrowed"
+
+    def __call__(self, text: str, *, special: bool = True) -> int:
+        if self._bare:  # a static model is given no special tokens
+            # of encode and encode_batch, the second alone lets other threads run meanwhile
+            return len(self.tokenizer.encode_batch([text], add_special_tokens=False)[0])
+        ids = self.tokenizer(text, add_special_tokens=special, truncation=False, padding=False, verbose=False)
+        return len(ids["input_ids"])
 
 
 def load_tokens(

@@ -39,8 +39,8 @@ True
 text form - a vector has the norm 2.00000, not 1
 
 An encoder may offer more than `mmembed.Encoder` asks for: `token_ids(text)`, what really goes into the model for a
-document, and `prompt(role, task)`, what leads a text, which are then checked too; and `remote = True`, where it is
-run by others in a precision that nobody tells, so that small differences are no fault.
+document, and `prompt(role, task)`, what leads a text, which are then checked too. Where its `spec` says `remote=True`,
+it is run by others in a precision that nobody tells, so that small differences are no fault.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Asked", "Reply", "StandIn"]
+__all__ = ["ReceivedRequest", "Reply", "StandIn"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """One request as it came in."""
 
     method: str
@@ -51,8 +51,8 @@ class StandIn:
     when the block ends.
     """
 
-    def __init__(self, answer: Callable[[Asked], object]) -> None:
-        self.asked: list[Asked] = []
+    def __init__(self, answer: Callable[[ReceivedRequest], object]) -> None:
+        self.asked: list[ReceivedRequest] = []
         self._answer = answer
         self._first: deque[Reply] = deque()
         self._faults: list[Exception] = []
@@ -84,7 +84,7 @@ class StandIn:
         if self._faults:
             raise self._faults[0] from error
 
-    def reply(self, asked: Asked) -> Reply:
+    def reply(self, asked: ReceivedRequest) -> Reply:
         """What this request gets; called by the server's threads."""
         self.asked.append(asked)
         if self._first:
@@ -107,7 +107,7 @@ def _handler_of(standin: StandIn) -> type[BaseHTTPRequestHandler]:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {key.lower(): value for key, value in self.headers.items()}
             body = json.loads(content) if content else None
-            reply = standin.reply(Asked(self.command, self.path, headers, body))
+            reply = standin.reply(ReceivedRequest(self.command, self.path, headers, body))
             standin.wait(reply.pause_seconds)
             content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             try:

@@ -100,8 +100,8 @@ def attempt(what: str, function: Callable[[], T]) -> T:
 
 
 def tolerance_of(*encoders: Encoder) -> float:
-    """Of the least precise of them. One with the attribute `remote` runs in a dtype that nobody tells."""
-    dtypes = ["" if getattr(encoder, "remote", False) else str(getattr(encoder, "dtype", "")) for encoder in encoders]
+    """Of the least precise of them. A remote one runs in a dtype that nobody tells."""
+    dtypes = ["" if encoder.spec.remote else str(getattr(encoder, "dtype", "")) for encoder in encoders]
     return max(_TOLERANCES.get(dtype, _TOLERANCE_OTHERWISE) for dtype in dtypes)
 
 

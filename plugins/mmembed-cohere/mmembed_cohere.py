@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    Dialect,
+    EncoderName,
+    InvalidEmbedding,
     Limits,
+    LoadOptions,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
+    SettingsError,
     known_model,
     remote_encoder,
     wanted_dim,
 )
-from mmembed.errors import InvalidEmbedding, SettingsError
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.cohere.com/v2"
 KEYS = ("CO_API_KEY", "COHERE_API_KEY")
@@ -42,17 +45,12 @@ _RETRIEVAL: Mapping[Role, str] = {"query": "search_query", "document": "search_d
 _TASKS = {"classification": "classification", "clustering": "clustering"} | {t: t for t in _RETRIEVAL.values()}
 
 
-class CohereDialect:
+class CohereDialect(Dialect):
     """The request of `POST /v2/embed`, where the role is an input type."""
-
-    rules: Mapping[str, object] = {}
 
     def __init__(self, model: str, *, output_dimension: int | None) -> None:
         self.model = model
         self.output_dimension = output_dimension  # None: not asked for
-
-    def prompt(self, role: Role, task: str | None) -> str:  # noqa: ARG002
-        return ""
 
     def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         return self._request(_input_type(role, task), "texts", texts)

@@ -8,11 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
-from mmembed.encoders.checkpoint import fingerprint
-from mmembed.encoders.registry import EncoderName
-from mmembed.errors import EncoderLoadError
-from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
-from mmembed.vectors import l2_normalize
+from mmembed.encoders import EncoderLoadError, EncoderName, EncoderSpec, LoadOptions, Role, fingerprint, l2_normalize
 
 _SIDE = 32  # pixels a side; colours need no more
 
@@ -32,11 +28,11 @@ class ColoursEncoder:
             fingerprint=fingerprint({"colours": 1, "side": _SIDE}),  # raise the 1 with any change to the vectors
         )
 
-    def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
+    def encode_image(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         small = [image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX) for image in images]
         return _histograms([np.asarray(image).reshape(-1, 3) for image in small])
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> npt.NDArray[np.float32]:  # noqa: ARG002
         """A text is a picture of the colours it names, as a query and as a document alike."""
         return _histograms([np.array([ImageColor.getrgb(name)[:3] for name in _colours(text)]) for text in texts])
 
@@ -57,7 +53,7 @@ def _colours(text: str) -> list[str]:
     return found or ["black", "white", "red", "lime", "blue", "yellow", "magenta", "cyan"]
 
 
-def _histograms(pictures: Sequence[npt.NDArray[np.integer]]) -> DenseArray:
+def _histograms(pictures: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.float32]:
     """n pictures of (pixels, 3) bytes -> (n, 8) roots of shares: a cosine is the overlap of two histograms."""
     rows = np.zeros((len(pictures), 8), dtype=np.float32)
     for row, (r, g, b) in zip(rows, (picture.T / 255 for picture in pictures), strict=True):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    Dialect,
+    EncoderName,
     Limits,
+    LoadOptions,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
+    SettingsError,
     known_model,
     remote_encoder,
-    rows_by_index,
     wanted_dim,
 )
-from mmembed.errors import SettingsError
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.jina.ai/v1"
 KEYS = ("JINA_API_KEY",)
@@ -51,7 +51,7 @@ TASKS: Mapping[str, Mapping[str, tuple[str, str]]] = {  # how a name starts -> t
 }
 
 
-class JinaDialect:
+class JinaDialect(Dialect):
     """The request of `POST /embeddings`, where the role is part of the task."""
 
     def __init__(self, model: str, *, dimensions: int | None, multimodal: bool, late_chunking: bool) -> None:
@@ -62,9 +62,6 @@ class JinaDialect:
         self.tasks = next((tasks for start, tasks in TASKS.items() if model.startswith(start)), _RETRIEVAL)
         self.rules: Mapping[str, object] = {"late_chunking": True} if late_chunking else {}
 
-    def prompt(self, role: Role, task: str | None) -> str:  # noqa: ARG002
-        return ""
-
     def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         late = self.late_chunking and role == "document"
         inputs = [{"text": text} for text in texts] if self.multimodal else list(texts)
@@ -73,9 +70,6 @@ class JinaDialect:
     def image_request(self, images: Sequence[str]) -> Request:
         inputs = [{"image": uri.partition(",")[2]} for uri in images]
         return self._request(inputs, self._task("document", None), late=False)
-
-    def rows(self, answer: Mapping[str, Any]) -> Sequence[object]:
-        return rows_by_index(answer)
 
     def _request(self, inputs: Sequence[object], task: str, *, late: bool) -> Request:
         body: dict[str, object] = {"model": self.model, "input": inputs}
@@ -125,7 +119,6 @@ def load(
     sized = bool(model.dims) or model.dim is None
     dialect = JinaDialect(name.model, dimensions=size if sized else None, multimodal=model.images, late_chunking=late)
     limits = LATE_LIMITS if late else LIMITS
-    undivided: tuple[Role, ...] = ("document",) if late else ()
     return remote_encoder(
         name,
         run,
@@ -135,5 +128,5 @@ def load(
         model=model,
         dim=size,
         image_request=dialect.image_request if model.images else None,
-        undivided=undivided,
+        whole_call=("document",) if late else (),
     )

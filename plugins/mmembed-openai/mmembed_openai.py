@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from mmembed.encoders.presets import Preset, preset_of_model
-from mmembed.encoders.prompts import Prompts
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    Dialect,
+    EncoderName,
     Limits,
+    LoadOptions,
+    Preset,
+    Prompts,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
     known_model,
+    preset_of_model,
     remote_encoder,
-    rows_by_index,
     wanted_dim,
 )
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.openai.com/v1"
 KEYS = ("OPENAI_API_KEY",)
@@ -33,7 +34,7 @@ MODELS = {
 }
 
 
-class OpenAIDialect:
+class OpenAIDialect(Dialect):
     """The request of `POST /embeddings`, and the prompts of models that were trained with some."""
 
     def __init__(self, model: str, *, dimensions: int | None, query: str, document: str, preset: Preset | None) -> None:
@@ -51,9 +52,6 @@ class OpenAIDialect:
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions
         return Request("/embeddings", {**body, "encoding_format": "base64"})
-
-    def rows(self, answer: Mapping[str, Any]) -> Sequence[object]:
-        return rows_by_index(answer)
 
 
 def load(

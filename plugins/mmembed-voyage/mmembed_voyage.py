@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote import (
+from mmembed.encoders import (
     Api,
+    Dialect,
+    EncoderName,
     Limits,
+    LoadOptions,
     RemoteEncoder,
     RemoteModel,
     Request,
+    Role,
+    SettingsError,
     known_model,
     remote_encoder,
-    rows_by_index,
     wanted_dim,
 )
-from mmembed.errors import SettingsError
-from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.voyageai.com/v1"
 KEYS = ("VOYAGE_API_KEY",)
@@ -53,18 +53,16 @@ MODELS = {
 _UNPROMPTED = ("classification", "clustering", "similarity", "")
 
 
-class VoyageDialect:
-    """The requests of `POST /embeddings` and, for models with pictures, `POST /multimodalembeddings`."""
+class VoyageDialect(Dialect):
+    """The requests of `POST /embeddings` and, for models with pictures, `POST /multimodalembeddings`.
 
-    rules: Mapping[str, object] = {}
+    Voyage puts a prompt of its own before a text, by input_type.
+    """
 
     def __init__(self, model: str, *, multimodal: bool, output_dimension: int | None) -> None:
         self.model = model
         self.multimodal = multimodal
         self.output_dimension = output_dimension  # None: not asked for
-
-    def prompt(self, role: Role, task: str | None) -> str:  # noqa: ARG002
-        return ""  # Voyage puts its own before a text, by input_type
 
     def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         input_type = _input_type(role, task)
@@ -75,9 +73,6 @@ class VoyageDialect:
     def image_request(self, images: Sequence[str]) -> Request:
         contents = [_content({"type": "image_base64", "image_base64": uri}) for uri in images]
         return self._request(contents, "document")
-
-    def rows(self, answer: Mapping[str, Any]) -> Sequence[object]:
-        return rows_by_index(answer)
 
     def _request(self, inputs: Sequence[object], input_type: str | None) -> Request:
         path, key = ("/multimodalembeddings", "inputs") if self.multimodal else ("/embeddings", "input")

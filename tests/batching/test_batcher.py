@@ -32,10 +32,8 @@ class Recorder:
     logit_scale = None
     logit_bias = None
 
-    def __init__(self, *, batch_size: int = 8, remote: bool = False, undivided: Sequence[Role] = ()) -> None:
+    def __init__(self, *, batch_size: int = 8, remote: bool = False, whole_call: Sequence[Role] = ()) -> None:
         self.batch_size = batch_size
-        self.remote = remote
-        self.undivided = frozenset(undivided)
         self.spec = EncoderSpec(
             name="recorder",
             kind="dense",
@@ -43,6 +41,8 @@ class Recorder:
             modalities=frozenset({"image", "text"}),
             fingerprint="recorder",
             context_length=10,
+            remote=remote,
+            whole_call=frozenset(whole_call),
         )
         self.passes: list[tuple[str, list[Any]]] = []  # modality, or role of texts, and what was in the pass
         self.begun = threading.Semaphore(0)
@@ -521,7 +521,7 @@ def test_a_remote_encoder_is_asked_several_times_at_once(lane_of: MakeLane) -> N
 
 def test_texts_of_one_document_stay_together(lane_of: MakeLane) -> None:
     """The texts of a call that are read as one share a pass, however many, with no others; equal ones are two."""
-    encoder = Recorder(batch_size=2, undivided=("document",))
+    encoder = Recorder(batch_size=2, whole_call=("document",))
     lane = lane_of(encoder, max_batch_tokens=1)
     held(lane, encoder)
     orders = [

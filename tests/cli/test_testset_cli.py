@@ -14,7 +14,7 @@ from files import encoded, photo
 import mmembed
 from mmembed.demo import DOCUMENTS
 from mmembed.evaluation.formats.beir import read_beir
-from mmembed.testing.http import Asked, StandIn
+from mmembed.testing.http import ReceivedRequest, StandIn
 
 SECRET = "sk-secret-1234567890"
 
@@ -74,7 +74,7 @@ def test_it_warns_of_a_filter_that_leaves_little(url: str, tmp_path: Path) -> No
 def test_its_key_goes_to_the_chat_and_openais_does_not(url: str, tmp_path: Path) -> None:
     """MMEMBED_CHAT_API_KEY is sent to the server of --chat, OPENAI_API_KEY only to OpenAI; failures end with 3."""
 
-    def answer(asked: Asked) -> object:
+    def answer(asked: ReceivedRequest) -> object:
         good = "The small kitchen" not in asked.body["messages"][0]["content"]
         return {"choices": [{"message": {"content": '["ferry", "sail boat"]' if good else SECRET}}]}
 

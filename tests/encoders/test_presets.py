@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+import tomllib
 from dataclasses import fields, replace
+from importlib.resources import files
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from checkpoints_text import TEXTS, build_bert, build_e5_mistral
 from huggingface_hub import constants
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -70,6 +74,21 @@ def unit(rows: torch.Tensor) -> DenseArray:
 
 
 # --- the rows ------------------------------------------------------------------------------------
+
+
+def test_every_table_of_the_file_is_a_preset() -> None:
+    """Each key of presets.toml is a field of `Preset`, with a value of its type; an unknown one is a TypeError."""
+    hints = get_type_hints(Preset)
+    file = tomllib.loads(files("mmembed.encoders.presets").joinpath("presets.toml").read_text("utf-8"))
+    assert set(file) == {"presets", "tasks"}
+    assert list(file["presets"]) == list(PRESETS)
+    assert {row["task_prompts"] for row in file["presets"].values() if "task_prompts" in row} == set(file["tasks"])
+    for name, row in file["presets"].items():
+        assert set(row) <= set(hints), name
+        for key in row:
+            TypeAdapter(hints[key]).validate_python(getattr(PRESETS[name], key), strict=True)
+    with pytest.raises(TypeError, match="licens"):
+        Preset(**{**file["presets"]["minilm"], "licens": "MIT"})
 
 
 def test_every_row_can_be_asked_for() -> None:

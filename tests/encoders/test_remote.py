@@ -40,8 +40,8 @@ from mmembed.encoders.remote import (
     rows_by_index,
     wanted_dim,
 )
-from mmembed.encoders.remote.answers import to_vectors
 from mmembed.encoders.remote.batches import Cost, batches, cut_to_bytes, cut_to_tokens, most_tokens
+from mmembed.encoders.remote.responses import to_vectors
 from mmembed.errors import (
     EncoderError,
     EncoderLoadError,
@@ -52,7 +52,7 @@ from mmembed.errors import (
     SettingsError,
     UnsupportedModality,
 )
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.types import LoadOptions, Role
 
 SECRET = "sk-A1b2C3d4E5f6G7h8"
@@ -64,7 +64,7 @@ def vector_of(text: str) -> list[float]:
     return [1.0 + len(text), 1.0 + sum(map(ord, text)) % 97, 2.0, float(text.count("a"))]
 
 
-def answer(asked: Asked) -> object:
+def answer(asked: ReceivedRequest) -> object:
     inputs = asked.body["input"]
     return {"data": [{"index": i, "embedding": vector_of(text)} for i, text in enumerate(inputs)]}
 
@@ -298,7 +298,7 @@ def test_the_fifth_failure_is_the_last(server: StandIn, pauses: list[float]) -> 
 
 def test_a_connection_that_breaks_is_tried_again(server: StandIn, pauses: list[float]) -> None:
     """An answer that ends half-way is no answer: the whole request is sent again."""
-    server.first(Reply(answer(Asked("", "", {}, {"input": ["a"] * 50})), broken_off=True))
+    server.first(Reply(answer(ReceivedRequest("", "", {}, {"input": ["a"] * 50})), broken_off=True))
     assert len(api(server).post("/embeddings", {"input": ["a"] * 50})["data"]) == 50
     assert (len(server.asked), len(pauses)) == (2, 1)
 
@@ -410,7 +410,7 @@ def test_an_answer_that_is_no_object_is_refused(server: StandIn, body: bytes) ->
 def test_a_test_learns_what_its_stand_in_found_wrong() -> None:
     """An assertion about a request is both the answer and, at the end, the failure of the test."""
 
-    def strict(asked: Asked) -> object:
+    def strict(asked: ReceivedRequest) -> object:
         assert asked.body == {"input": ["b"]}
         return {}
 
@@ -622,7 +622,7 @@ def test_odd_texts_are_made_fit_to_send(server: StandIn) -> None:
 def test_many_texts_are_several_requests_in_order() -> None:
     """Requests run beside each other, and a slow first one does not move its rows."""
 
-    def slow_at_first(asked: Asked) -> Reply:
+    def slow_at_first(asked: ReceivedRequest) -> Reply:
         return Reply(answer(asked), pause_seconds=0.2 if "text 0" in asked.body["input"] else 0.0)
 
     texts = [f"text {i}" for i in range(10)]
@@ -657,10 +657,10 @@ def test_a_batch_that_fails_once_is_sent_whole_again(server: StandIn, pauses: li
     assert (len(server.asked), len(pauses)) == (3, 1)
 
 
-def refusing(longest: int) -> Callable[[Asked], object]:
+def refusing(longest: int) -> Callable[[ReceivedRequest], object]:
     """A server with a token for each byte, which answers 400 to any text of more than `longest`."""
 
-    def refuse(asked: Asked) -> object:
+    def refuse(asked: ReceivedRequest) -> object:
         if any(len(text.encode()) > longest for text in asked.body["input"]):
             return Reply({"error": {"message": "maximum context length"}}, status=400)
         return answer(asked)
@@ -734,7 +734,7 @@ def test_requests_are_reckoned_by_what_a_text_can_be_at_most(server: StandIn) ->
 
 def test_documents_that_are_one_text_are_not_divided(server: StandIn) -> None:
     """Where all texts of a call are one document, more than one request holds is refused; queries are not."""
-    made = encoder(server, limits=Limits(texts=2), undivided=("document",))
+    made = encoder(server, limits=Limits(texts=2), whole_call=("document",))
     made.encode_text(["a", "b"], role="document")
     made.encode_text(["a", "b", "c"], role="query")
     asked = len(server.asked)
@@ -839,7 +839,7 @@ def test_check_encoder_finds_nothing_wrong() -> None:
     """The stand-in behind this encoder keeps every promise of an encoder that can be tried from outside."""
     from mmembed.testing import check_encoder
 
-    def words(asked: Asked) -> object:
+    def words(asked: ReceivedRequest) -> object:
         rows = np.ones((len(asked.body["input"]), 64))
         for row, text in zip(rows, asked.body["input"], strict=True):
             for word in text.split()[:512]:

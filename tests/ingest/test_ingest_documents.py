@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from qdrant_client import models
 from mmembed.collection.payload import item_id
 from mmembed.demo import DOCUMENTS
 from mmembed.encoders.registry import load_encoder
+from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import CollectionMismatch, SettingsError, StoreError, UnsupportedModality
 from mmembed.ingest import IngestReport, ingest_documents
 from mmembed.ingest.targets import MAX_TOKENS
@@ -360,28 +362,20 @@ def test_vectors_that_come_later_are_made_up_for(store: Store, folder: Path, fak
 def test_a_text_without_learned_terms(store: Store, folder: Path, fake: Encoder) -> None:
     """An empty sparse vector, or a multivector without a row, is stored as far as it goes; the rest is searched."""
 
-    class Silent:
+    class Silent(WrappedEncoder):
         """Has nothing to say of texts about foxes."""
 
         def __init__(self, name: str) -> None:
-            self._fake = load_encoder(name)
-            self.spec, self.dtype, self.batch_size = self._fake.spec, self._fake.dtype, self._fake.batch_size
-            self.logit_scale = self.logit_bias = None
+            super().__init__(load_encoder(name))
 
         def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
-            made: list[SparseVector] | list[DenseArray] = self._fake.encode_text(texts, role=role)  # type: ignore[assignment]
+            made: list[SparseVector] | list[DenseArray] = super().encode_text(texts, role=role)  # type: ignore[assignment]
             if self.spec.kind == "multi":
                 return [row[:0] if "foxes" in text else row for text, row in zip(texts, made, strict=True)]  # type: ignore[index]
             return [
                 SparseVector(v.indices[:0], v.values[:0]) if "foxes" in text else v  # type: ignore[union-attr, misc]
                 for text, v in zip(texts, made, strict=True)
             ]
-
-        def encode_image(self, images: Sequence[Image.Image]) -> Embeddings:
-            return self._fake.encode_image(images)
-
-        def count_tokens(self, text: str) -> int:
-            return self._fake.count_tokens(text)
 
     report = ingest_more(
         store, folder, fake, sparse_encoder=Silent("fake?kind=sparse"), late_encoder=Silent("fake?kind=multi")
@@ -418,15 +412,13 @@ def test_encoders_of_the_wrong_kind(store: Store, folder: Path, fake: Encoder) -
     assert "sparse" not in contract.vectors
 
 
-class Joint:
+class Joint(WrappedEncoder):
     """One of three encoders of one body: a pass over texts is counted for all of them."""
 
     passes: list[int] = []  # noqa: RUF012  of the body that all share
 
     def __init__(self, kind: str) -> None:
-        self._fake = load_encoder(f"fake?kind={kind}")
-        self.spec, self.dtype, self.batch_size = self._fake.spec, self._fake.dtype, self._fake.batch_size
-        self.logit_scale = self.logit_bias = None
+        super().__init__(load_encoder(f"fake?kind={kind}"))
 
     def shares_forward(self, other: Encoder) -> bool:
         return isinstance(other, Joint)
@@ -440,16 +432,10 @@ class Joint:
         task: str | None = None,  # noqa: ARG002
     ) -> list[Embeddings]:
         self.passes.append(len(texts))
-        return [each._fake.encode_text(texts, role=role) for each in (self, *others) if isinstance(each, Joint)]
+        return [each.encoder.encode_text(texts, role=role) for each in (self, *others) if isinstance(each, Joint)]
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
         return self.encode_text_jointly(texts, [], role=role)[0]
-
-    def encode_image(self, images: Sequence[Image.Image]) -> Embeddings:
-        return self._fake.encode_image(images)
-
-    def count_tokens(self, text: str) -> int:
-        return self._fake.count_tokens(text)
 
 
 def test_encoders_of_one_body_share_a_pass(store: Store, folder: Path, fake: Encoder) -> None:
@@ -479,7 +465,7 @@ def test_an_encoder_that_joins_the_texts_of_a_call_is_refused(store: Store, tmp_
     """Late chunking would mix the passages of several files: refused before a collection is made."""
     (tmp_path / "a.txt").write_text("a text")
     joining = load_encoder("fake")
-    joining.undivided = frozenset({"document"})  # type: ignore[attr-defined]
+    joining.spec = replace(joining.spec, whole_call=frozenset({"document"}))
     with pytest.raises(SettingsError, match="reads all texts of a call as one document"):
         ingest_documents(store, "late_chunked", [tmp_path], encoder=joining)
     assert "late_chunked" not in store.collections()

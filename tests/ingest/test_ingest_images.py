@@ -18,6 +18,7 @@ from PIL import Image
 
 from mmembed.collection.payload import item_id
 from mmembed.encoders.registry import load_encoder
+from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import (
     CollectionMismatch,
     CollectionNotOurs,
@@ -34,24 +35,17 @@ from mmembed.types import Encoder, Store
 COLOURS = ["red", "green", "blue", "yellow", "cyan", "magenta"]
 
 
-class CountingEncoder:
+class CountingEncoder(WrappedEncoder):
     """The fake encoder, counting what it is asked to decode and encode."""
 
     def __init__(self) -> None:
-        self._fake = load_encoder("fake")
-        self.spec, self.dtype, self.batch_size = self._fake.spec, self._fake.dtype, 2
-        self.logit_scale, self.logit_bias = self._fake.logit_scale, self._fake.logit_bias
+        super().__init__(load_encoder("fake"))
+        self.batch_size = 2
         self.encoded = 0
-
-    def encode_text(self, texts, *, role, task=None):  # type: ignore[no-untyped-def]
-        return self._fake.encode_text(texts, role=role, task=task)
 
     def encode_image(self, images):  # type: ignore[no-untyped-def]
         self.encoded += len(images)
-        return self._fake.encode_image(images)
-
-    def count_tokens(self, text: str) -> int:
-        return self._fake.count_tokens(text)
+        return super().encode_image(images)
 
 
 @pytest.fixture

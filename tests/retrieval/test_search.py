@@ -30,6 +30,7 @@ from searches import (
 
 import mmembed
 from mmembed import ingest_documents, ingest_images, load_encoder, open_store, search
+from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import (
     CollectionMismatch,
     CollectionNotFound,
@@ -60,22 +61,12 @@ WORDS = [
 ]
 
 
-class Scaled:
+class Scaled(WrappedEncoder):
     """The fake encoder with another scale and, for a sigmoid, a bias."""
 
     def __init__(self, scale: float | None, bias: float | None) -> None:
-        self._fake = load_encoder("fake")
-        self.spec, self.dtype, self.batch_size = self._fake.spec, self._fake.dtype, self._fake.batch_size
+        super().__init__(load_encoder("fake"))
         self.logit_scale, self.logit_bias = scale, bias
-
-    def encode_text(self, texts, *, role, task=None):  # type: ignore[no-untyped-def]
-        return self._fake.encode_text(texts, role=role, task=task)
-
-    def encode_image(self, images):  # type: ignore[no-untyped-def]
-        return self._fake.encode_image(images)
-
-    def count_tokens(self, text: str) -> int:
-        return self._fake.count_tokens(text)
 
 
 def make_pictures(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from mmembed.errors import ForbiddenUrl, InvalidRequest, MmembedError, RequestTo
 from mmembed.service.fetching import Fetcher
 from mmembed.service.pictures import picture_bytes
 from mmembed.service.settings import Settings
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 
 PICTURE = sorted(PICTOGRAMS.glob("*.*"))[0].read_bytes()
 BASE64 = base64.b64encode(PICTURE).decode()
@@ -51,7 +51,7 @@ def test_bytes_in_the_request(source: Any) -> None:
 def test_an_address_is_fetched() -> None:
     """An address, plain or as an object, in whatever case its scheme is, is fetched where its host is allowed."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ReceivedRequest) -> Reply:
         assert asked.path == "/a.png"
         return Reply(PICTURE, headers={"Content-Type": "text/plain"})  # what it claims to be is not believed
 

@@ -738,17 +738,15 @@ def test_half_precision_is_allowed_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_remote_encoder_is_allowed_what_half_precision_needs() -> None:
-    """What is served by others tells no dtype: the attribute `remote` is enough."""
+    """What is served by others tells no dtype: its spec says `remote`."""
     server = Noisy()
     assert "text batches" in [check.name for check in check_encoder(server).faults]
-    server.remote = True
+    server.spec = replace(server.spec, remote=True)
     assert check_encoder(server).ok
 
 
 class Noisy(Words):
     """A little noise, as of bfloat16."""
-
-    remote = False
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)

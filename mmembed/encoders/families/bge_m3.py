@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, TypeAlias, cast, get_args
 import numpy as np
 import torch
 
-from mmembed.encoders.checkpoint import find_checkpoint, fingerprint, load_config
+from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.bge_m3_weights import Output, Weights, shared_weights
-from mmembed.encoders.lora import given_adapter
-from mmembed.encoders.presets import preset_of_model
+from mmembed.encoders.lora import find_origin
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import token_batches
-from mmembed.errors import EncoderError, InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.errors import EncoderError, InvalidEmbedding, SettingsError
 from mmembed.types import Embeddings, Encoder, EncoderSpec, Kind, LoadOptions, Role, SparseVector, Vector
 from mmembed.vectors import l2_normalize
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from transformers import PretrainedConfig
 
 __all__ = ["BgeM3", "load"]
@@ -37,11 +36,8 @@ _TOKEN_BUDGET_CPU, _TOKEN_BUDGET_GPU = 4096, 32768  # tokens a forward pass, pad
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
 
 
-class BgeM3:
+class BgeM3(TextEncoder):
     """An `Encoder` of texts and a `JointEncoder`; `load` makes one."""
-
-    logit_scale: float | None = None
-    logit_bias: float | None = None
 
     def __init__(
         self, spec: EncoderSpec, output: Output, weights: Weights, *, max_length: int, batch_size: int | None
@@ -94,10 +90,6 @@ class BgeM3:
             asked.append(other._output)
         made = self._encode(texts, tuple(dict.fromkeys(asked)))
         return [made[output] for output in asked]
-
-    def encode_image(self, images: Sequence[Image]) -> Embeddings:  # noqa: ARG002
-        """Raises UnsupportedModality: only texts are read here."""
-        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones included, nothing truncated."""
@@ -208,21 +200,13 @@ def load(
     config = load_config(checkpoint, ("xlm-roberta",), _EXAMPLE, run)
     length = _context_length(config, max_length)
     # 2. Its weights, heads and tokenizer, once for all three outputs.
-    adapted = given_adapter(name, checkpoint, adapter)
-    weights = shared_weights(adapted, run)
+    origin = find_origin(name, checkpoint, adapter, own=False)
+    weights = shared_weights(origin, run)
     # 3. What a collection remembers of it.
     dims = {"dense": config.hidden_size, "sparse": None, "colbert": weights.heads["colbert"].out_features}
-    preset = preset_of_model(checkpoint.model)
-    spec = EncoderSpec(
-        name=str(adapted.name),
-        kind=_KINDS[made],
-        dim=dims[made],
-        modalities=frozenset({"text"}),
-        fingerprint=fingerprint({"weights": weights.checksums[made], "output": made, "dim": dims[made]}),
-        distance="dot" if made == "sparse" else "cosine",
-        context_length=length,
-        revision=checkpoint.revision,
-        licence=preset.licence if preset else None,
+    ingredients = {"weights": weights.checksums[made], "output": made, "dim": dims[made]}
+    spec = origin.spec(
+        ingredients, kind=_KINDS[made], dim=dims[made], context_length=length, revision=checkpoint.revision
     )
     return BgeM3(spec, made, weights, max_length=length, batch_size=run.batch_size)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mmembed.encoders.checkpoint import Checkpoint, pick_device, pick_dtype, weights_checksum
-from mmembed.encoders.lora import Adapted
+from mmembed.encoders.lora import Origin
 from mmembed.encoders.lora_merge import load_adapted
 from mmembed.encoders.tokens import Tokens, load_tokens
 from mmembed.errors import EncoderLoadError
@@ -47,14 +47,14 @@ _IN_USE: weakref.WeakValueDictionary[tuple[object, ...], Weights] = weakref.Weak
 _LOADING = threading.Lock()
 
 
-def shared_weights(adapted: Adapted, run: LoadOptions) -> Weights:
+def shared_weights(origin: Origin, run: LoadOptions) -> Weights:
     """The weights of a checkpoint with its adapter, shared with encoders that use them on that device in that dtype.
 
     A folder whose files were written anew since is read anew.
     """
-    checkpoint = adapted.base
+    checkpoint = origin.base
     files = [*checkpoint.weight_files(), *_head_files(checkpoint)] if checkpoint.local else []
-    merged = adapted.adapter.checksum() if adapted.adapter else None
+    merged = origin.adapter.checksum() if origin.adapter else None
     written = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=_GPU_DTYPE)
@@ -62,23 +62,23 @@ def shared_weights(adapted: Adapted, run: LoadOptions) -> Weights:
     with _LOADING:
         weights = _IN_USE.get(key)
         if weights is None:
-            weights = _IN_USE[key] = _load(adapted, run)
+            weights = _IN_USE[key] = _load(origin, run)
         return weights
 
 
-def _load(adapted: Adapted, run: LoadOptions) -> Weights:
-    checkpoint = adapted.base
+def _load(origin: Origin, run: LoadOptions) -> Weights:
+    checkpoint = origin.base
     tokens = load_tokens(checkpoint, flags={}, first="<s>", last="</s>", trust_remote_code=run.trust_remote_code)
     files = dict(zip(_STEMS, _head_files(checkpoint), strict=True))
-    transformer = load_adapted(adapted, run, on_gpu=_GPU_DTYPE)
+    transformer = load_adapted(origin, run, on_gpu=_GPU_DTYPE)
     width = transformer.config.hidden_size
     heads = {
         "sparse": _head(checkpoint, files["sparse"], width, rows=1),
         "colbert": _head(checkpoint, files["colbert"], width),
     }
     body = weights_checksum(checkpoint.weight_files())
-    if adapted.adapter is not None:
-        body += f" {adapted.adapter.checksum()}"
+    if origin.adapter is not None:
+        body += f" {origin.adapter.checksum()}"
     return Weights(
         transformer=transformer,
         heads={output: heads[output].to(transformer.device) for output in _STEMS},

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 from qdrant_edge import Bm25, Bm25Config
 
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import characters
-from mmembed.errors import EncoderLoadError, UnsupportedModality
+from mmembed.errors import EncoderLoadError
 from mmembed.types import Embeddings, EncoderSpec, LoadOptions, Role, SparseVector
 
 
-class Bm25Encoder:
+class Bm25Encoder(TextEncoder):
     """k=1.2, b=0.75, average length 256, stop words and stemmer of `language`; the store multiplies by IDF."""
 
     dtype = "float32"
-    logit_scale = None
-    logit_bias = None
 
     def __init__(self, name: EncoderName, run: LoadOptions, *, language: str) -> None:
         try:
@@ -54,9 +52,6 @@ class Bm25Encoder:
                 SparseVector(np.array(sparse.indices, dtype=np.uint32), np.array(sparse.values, dtype=np.float32))
             )
         return vectors
-
-    def encode_image(self, images: Sequence[Image.Image]) -> Embeddings:  # noqa: ARG002
-        raise UnsupportedModality(self.spec.name, "pictures", ["text"])
 
 
 def load(name: EncoderName, run: LoadOptions, *, language: str = "english") -> Bm25Encoder:

@@ -23,13 +23,13 @@ from sentence_transformers import CrossEncoder
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     PlainText,
-    check_weights,
     in_smaller_batches,
+    load_model,
     read_layout,
     to_readable,
     whole_number,
 )
-from mmembed.encoders.lora import given_adapter
+from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError, UnsupportedModality
@@ -105,33 +105,17 @@ def load(
         EncoderLoadError: not there, incomplete, or no model that gives a pair one score.
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
-    adapted = given_adapter(name, checkpoint, adapter)
-    name = adapted.name
-    tokens = whole_number(str(name), "max_length", max_length, least=8)
+    origin = find_origin(name, checkpoint, adapter, own=False)
+    tokens = whole_number(str(origin.name), "max_length", max_length, least=8)
     _check_kind(checkpoint)
-    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run, tokens), on_gpu="bfloat16")
+    make = partial(CrossEncoder, max_length=tokens)
+    model = build_adapted(origin, run, partial(load_model, make, checkpoint, run), on_gpu="bfloat16")
     if model.num_labels != 1:
         raise EncoderLoadError(
             f"{checkpoint.model} gives a pair {model.num_labels} scores, not 1: it sorts pairs into classes, so name a "
             f"reranker, such as {_EXAMPLE}"
         )
-    return CrossEncoderReranker(str(name), model.eval(), run)
-
-
-def _load_model(
-    checkpoint: Checkpoint, run: LoadOptions, tokens: int | None, device: str, dtype: torch.dtype
-) -> CrossEncoder:
-    with checkpoint.loading():
-        model: CrossEncoder = CrossEncoder(
-            checkpoint.model,
-            revision=checkpoint.revision,
-            device=device,
-            trust_remote_code=run.trust_remote_code,
-            max_length=tokens,
-            model_kwargs={"dtype": dtype},
-        )
-    check_weights(model, checkpoint)
-    return model
+    return CrossEncoderReranker(str(origin.name), model.eval(), run)
 
 
 def _check_kind(checkpoint: Checkpoint) -> None:

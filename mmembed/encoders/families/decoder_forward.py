@@ -1,7 +1,7 @@
 """Which forward pass a batch of token ids goes through: the cheapest of those that give a model the same vectors.
 
 Not a family: `decoder_lm.py` makes one `DecoderForward` a model. Packing and prefixes rest on how transformers reads
-what it is given, so `equal_ways` tries them on the model itself when it is loaded.
+what it is given, so `find_fast_passes` tries them on the model itself when it is loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mmembed.types import DenseArray
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["DecoderForward", "Ways", "common_prefix", "equal_ways", "packed_rows"]
+__all__ = ["DecoderForward", "FastPasses", "common_prefix", "find_fast_passes", "packed_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def packed_rows(lengths: Sequence[int], packs: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Ways:
+class FastPasses:
     """Which ways a model may go beside the plain one."""
 
     packed: bool
@@ -79,7 +79,7 @@ class Ways:
 
 
 @torch.inference_mode()
-def equal_ways(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, side: str, name: str) -> Ways:
+def find_fast_passes(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, side: str, name: str) -> FastPasses:
     """Try the fast ways on `rows`, a few short texts that start alike and differ in length, against the plain one.
 
     Four forward passes in float32. In half precision four more measure how far the plain way is from itself, in
@@ -105,7 +105,7 @@ def equal_ways(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, side: s
         return False
 
     shared = common_prefix(rows)
-    return Ways(
+    return FastPasses(
         packed=equal("packed", lambda: pool_packed(model, rows, packed_rows([len(row) for row in rows], 2))),
         prefixed=bool(shared)
         and equal("after a prefix", lambda: pool_prefixed(model, rows, read_prefix(model, shared))),
@@ -116,7 +116,7 @@ class DecoderForward:
     """A model with the ways that it may go; each batch goes the cheapest."""
 
     def __init__(
-        self, name: str, model: PreTrainedModel, ways: Ways, *, padding_side: str, batch_size: int | None
+        self, name: str, model: PreTrainedModel, ways: FastPasses, *, padding_side: str, batch_size: int | None
     ) -> None:
         on_cpu = model.device.type == "cpu"
         self.model = model

@@ -7,31 +7,30 @@ tokenizer is checked when it is loaded (transformers 5 silently drops it from E5
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmembed.encoders.checkpoint import find_checkpoint, fingerprint, load_config
-from mmembed.encoders.families.decoder_forward import DecoderForward, equal_ways
+from mmembed.encoders.checkpoint import find_checkpoint, load_config
+from mmembed.encoders.families.decoder_forward import DecoderForward, find_fast_passes
 from mmembed.encoders.families.decoder_passes import Prefix
-from mmembed.encoders.lora import Adapted, with_adapter
+from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import load_adapted
-from mmembed.encoders.presets import preset_of_model
 from mmembed.encoders.prompts import text_prefix
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import Tokens, load_tokens
-from mmembed.errors import InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.errors import InvalidEmbedding, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from transformers import PretrainedConfig
 
-__all__ = ["DecoderLM", "Family", "load_e5_mistral", "load_harrier", "load_qwen3"]
+__all__ = ["DecoderFamily", "DecoderLM", "load_e5_mistral", "load_harrier", "load_qwen3"]
 
 _KNOWN_PREFIXES = 8  # tasks whose prefix is kept read: 2.7 MB each for E5-Mistral
 _OPENINGS = ("a", "7")
@@ -39,7 +38,7 @@ _TRIED = ("to be: a", "to be: or not", "to be: 7 or 8, it is", "to be: in a word
 
 
 @dataclass(frozen=True)
-class Family:
+class DecoderFamily:
     """What tells one family from another."""
 
     example: str
@@ -56,7 +55,7 @@ class Family:
 
 _QWEN3_DIMS = (32, 64, 128, 256, 512, 1024, 2048)
 
-E5_MISTRAL = Family(
+E5_MISTRAL = DecoderFamily(
     example="e5-mistral:intfloat/e5-mistral-7b-instruct",
     model_types=("mistral",),
     query_prompt="Instruct: {task}\nQuery: ",  # with a space, unlike the others
@@ -67,7 +66,7 @@ E5_MISTRAL = Family(
     last="</s>",
     gpu_dtype="float16",
 )
-QWEN3 = Family(
+QWEN3 = DecoderFamily(
     example="qwen3:Qwen/Qwen3-Embedding-0.6B",
     model_types=("qwen3",),
     query_prompt="Instruct: {task}\nQuery:",
@@ -76,7 +75,7 @@ QWEN3 = Family(
     padding_side="left",
     matryoshka_dims=_QWEN3_DIMS,
 )
-HARRIER = Family(
+HARRIER = DecoderFamily(
     example="harrier:microsoft/harrier-oss-v1-270m",
     model_types=("gemma3_text", "qwen3"),
     query_prompt="Instruct: {task}\nQuery:",
@@ -84,14 +83,11 @@ HARRIER = Family(
 )
 
 
-class DecoderLM:
+class DecoderLM(TextEncoder):
     """An `Encoder` of texts; `load_e5_mistral` and its like make one."""
 
-    logit_scale: float | None = None
-    logit_bias: float | None = None
-
     def __init__(
-        self, spec: EncoderSpec, family: Family, tokens: Tokens, forward: DecoderForward, *, max_length: int
+        self, spec: EncoderSpec, family: DecoderFamily, tokens: Tokens, forward: DecoderForward, *, max_length: int
     ) -> None:
         self.spec = spec
         self.dtype = str(forward.model.dtype).removeprefix("torch.")
@@ -118,10 +114,6 @@ class DecoderLM:
             )
         return truncate(pooled, self.spec.dim or pooled.shape[1])  # in float32: half precision leaves norms off by 1e-3
 
-    def encode_image(self, images: Sequence[Image]) -> DenseArray:  # noqa: ARG002
-        """Raises UnsupportedModality: these models read text only."""
-        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-
     def token_ids(self, text: str) -> list[int]:
         """What goes into the model for a document: special tokens included, truncated."""
         return self._tokens.ids([text], limit=self._max_length)[0]
@@ -139,58 +131,43 @@ def _read_prefix(tokens: Tokens, forward: DecoderForward, limit: int, prefix: st
     return forward.prefix(tokens.ids([prefix + text for text in _OPENINGS], limit=limit))
 
 
-def load_e5_mistral(
-    name: EncoderName,
-    run: LoadOptions,
-    *,
-    revision: str | None = None,
-    max_length: str | None = None,
-    dim: str | None = None,
-    adapter: str | None = None,
-) -> DecoderLM:
-    """E5-Mistral-7B-instruct and models laid out like it (arXiv 2401.00368). For a GPU: 14 GFLOP a token."""
-    return _load(name, run, E5_MISTRAL, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+def _loader(family: DecoderFamily, about: str) -> Callable[..., DecoderLM]:
+    def load(
+        name: EncoderName,
+        run: LoadOptions,
+        *,
+        revision: str | None = None,
+        max_length: str | None = None,
+        dim: str | None = None,
+        adapter: str | None = None,
+    ) -> DecoderLM:
+        return _load(name, run, family, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+
+    load.__doc__ = about
+    return load
 
 
-def load_qwen3(
-    name: EncoderName,
-    run: LoadOptions,
-    *,
-    revision: str | None = None,
-    max_length: str | None = None,
-    dim: str | None = None,
-    adapter: str | None = None,
-) -> DecoderLM:
-    """Qwen3-Embedding 0.6B, 4B, 8B: Matryoshka from 32 dimensions up."""
-    return _load(name, run, QWEN3, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
-
-
-def load_harrier(
-    name: EncoderName,
-    run: LoadOptions,
-    *,
-    revision: str | None = None,
-    max_length: str | None = None,
-    dim: str | None = None,
-    adapter: str | None = None,
-) -> DecoderLM:
-    """harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3."""
-    return _load(name, run, HARRIER, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+load_e5_mistral = _loader(
+    E5_MISTRAL, "E5-Mistral-7B-instruct and models laid out like it (arXiv 2401.00368). For a GPU: 14 GFLOP a token."
+)
+load_qwen3 = _loader(QWEN3, "Qwen3-Embedding 0.6B, 4B, 8B: Matryoshka from 32 dimensions up.")
+load_harrier = _loader(HARRIER, "harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3.")
 
 
 def _load(
     name: EncoderName,
     run: LoadOptions,
-    family: Family,
+    family: DecoderFamily,
     *,
     revision: str | None,
     max_length: str | None,
     dim: str | None,
-    adapter: str | None = None,
+    adapter: str | None,
 ) -> DecoderLM:
     # 1. Which model, and whether it is of this family.
-    adapted = with_adapter(name, find_checkpoint(name, revision=revision, example=family.example), adapter)
-    checkpoint = adapted.base
+    named = find_checkpoint(name, revision=revision, example=family.example)
+    origin = find_origin(name, named, adapter, own=True)
+    checkpoint = origin.base
     config = load_config(checkpoint, family.model_types, family.example, run)
     length = min(family.context_length, config.max_position_embeddings)
     length = _whole_number("max_length", max_length, low=8, high=config.max_position_embeddings) or length
@@ -203,55 +180,49 @@ def _load(
         last=family.last,
         trust_remote_code=run.trust_remote_code,
     )
-    model = load_adapted(adapted, run, on_gpu=family.gpu_dtype)
+    model = load_adapted(origin, run, on_gpu=family.gpu_dtype)
     # 3. What a collection remembers of it, and which forward passes give it the same vectors.
-    spec = _spec(adapted, family, config, tokens, dim=width or config.hidden_size, length=length)
+    spec = _spec(origin, family, config, tokens, dim=width or config.hidden_size, length=length)
     side = family.padding_side
-    ways = equal_ways(model, tokens.ids(_TRIED), side=side, name=spec.name)
+    ways = find_fast_passes(model, tokens.ids(_TRIED), side=side, name=spec.name)
     forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
     return DecoderLM(spec, family, tokens, forward, max_length=length)
 
 
 def _spec(
-    adapted: Adapted,
-    family: Family,
+    origin: Origin,
+    family: DecoderFamily,
     config: PretrainedConfig,
     tokens: Tokens,
     *,
     dim: int,
     length: int,
 ) -> EncoderSpec:
-    preset = preset_of_model(adapted.name.model)
-    return EncoderSpec(
-        name=str(adapted.name),
-        kind="dense",
+    ingredients = {
+        **origin.ingredients(),
+        "dim": dim,
+        "pooling": "last token",
+        "query_prompt": family.query_prompt,
+        "document_prompt": "",
+        "before": tokens.words(tokens.before),
+        "after": tokens.words(tokens.after),
+    }
+    return origin.spec(
+        ingredients,
         dim=dim,
-        modalities=frozenset({"text"}),
-        fingerprint=fingerprint(
-            {
-                **adapted.ingredients(),
-                "dim": dim,
-                "pooling": "last token",
-                "query_prompt": family.query_prompt,
-                "document_prompt": "",
-                "before": tokens.words(tokens.before),
-                "after": tokens.words(tokens.after),
-            }
-        ),
         matryoshka_dims=_matryoshka_dims(family, config),
         context_length=length,
-        revision=adapted.revision,
-        licence=preset.licence if preset else None,
+        revision=origin.revision,
     )
 
 
-def _matryoshka_dims(family: Family, config: PretrainedConfig) -> tuple[int, ...]:
+def _matryoshka_dims(family: DecoderFamily, config: PretrainedConfig) -> tuple[int, ...]:
     if not family.matryoshka_dims:
         return ()
     return (*(dim for dim in family.matryoshka_dims if dim < config.hidden_size), config.hidden_size)
 
 
-def _least_dim(name: EncoderName, dim: str | None, family: Family, config: PretrainedConfig) -> int:
+def _least_dim(name: EncoderName, dim: str | None, family: DecoderFamily, config: PretrainedConfig) -> int:
     """The smallest dim a vector may be cut to. Raises SettingsError if one is asked for and the model has none."""
     dims = _matryoshka_dims(family, config)
     if not dims and dim is not None:

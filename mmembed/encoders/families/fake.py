@@ -14,8 +14,9 @@ from PIL import Image
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import characters
-from mmembed.errors import EncoderLoadError, UnsupportedModality
+from mmembed.errors import EncoderLoadError
 from mmembed.types import DenseArray, Encoder, EncoderSpec, LoadOptions, Pixels, Role, SparseVector
 from mmembed.vectors import l2_normalize
 
@@ -74,12 +75,10 @@ class FakeEncoder:
         return np.asarray(total, dtype=np.float32)
 
 
-class FakeSparseEncoder:
+class FakeSparseEncoder(TextEncoder):
     """A coordinate for each different word: its index a hash, its value ln(1 + how often). No words, no coordinates."""
 
     dtype = "float32"
-    logit_scale: float | None = None
-    logit_bias: float | None = None
 
     def __init__(self, name: EncoderName, run: LoadOptions) -> None:
         self.batch_size = run.batch_size or 32
@@ -100,9 +99,6 @@ class FakeSparseEncoder:
     ) -> list[SparseVector]:  # fmt: skip
         check_task(self.spec.name, task)
         return [self._weights(text) for text in texts]
-
-    def encode_image(self, images: Sequence[Image.Image]) -> list[SparseVector]:  # noqa: ARG002
-        raise UnsupportedModality(self.spec.name, "pictures", self.spec.modalities)
 
     def _weights(self, text: str) -> SparseVector:
         counts: dict[int, int] = {}

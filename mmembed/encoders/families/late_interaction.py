@@ -10,23 +10,21 @@ The score of a query q with a document d is the sum over i of max over j of q_i 
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
-from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint, fingerprint
+from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     PlainText,
     check_finite,
-    check_weights,
     in_smaller_batches,
+    load_model,
     module_settings,
     picture_settings,
     read_layout,
@@ -34,11 +32,11 @@ from mmembed.encoders.families.sentence_models import (
     token_limit,
     whole_number,
 )
-from mmembed.encoders.lora import given_adapter
+from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
-from mmembed.encoders.presets import preset_of_model
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
 from mmembed.vectors import l2_normalize
@@ -64,7 +62,7 @@ class LateEncoder:
         self._pooling = None if pool is None else HierarchicalTokenPooling(pool_factor=pool)
         self._plain = PlainText(model.tokenizer)
         self._text_role: Role = "query" if _reads_pages(model) else "document"
-        self._counter = copy.deepcopy(model.tokenizer)  # its own, since truncation is a tokenizer's state
+        self._counter = TokenCounter(model.tokenizer)
         self._prefix = model.prompts.get("document") or ""
         self._frame: int | None = None  # tokens that the processor of a model of pages adds to a query and its prefix
         if self._text_role == "document":
@@ -72,8 +70,7 @@ class LateEncoder:
         else:
             self._prefix = str(getattr(model.processor, "query_prefix", ""))
             framed = model.preprocess([{"text": "a"}], task="query")["input_ids"].shape[1]
-            self._frame = framed - self._length(f"{self._prefix}a", add_special_tokens=False)
-        self.count_tokens("")  # sets the counter's state now: set while another thread counts, it is "Already borrowed"
+            self._frame = framed - self._counter(f"{self._prefix}a", special=False)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> list[DenseArray]:
         """n strings -> n arrays `(tokens_i, dim)`, led by the marker of their role.
@@ -98,12 +95,8 @@ class LateEncoder:
         """Tokens of a document, of a query for a model of pages, with its marker and special ones; none cut off."""
         led = self._prefix + self._plain(text)
         if self._frame is not None:
-            return self._frame + self._length(led, add_special_tokens=False)
-        return self._length(led, add_special_tokens=True)
-
-    def _length(self, text: str, *, add_special_tokens: bool) -> int:
-        ids = self._counter(text, add_special_tokens=add_special_tokens, truncation=False, verbose=False)["input_ids"]
-        return len(ids)
+            return self._frame + self._counter(led, special=False)
+        return self._counter(led)
 
     def _encode(self, inputs: Sequence[Mapping[str, Any]], role: Role) -> list[DenseArray]:
         def run(batch_size: int) -> list[DenseArray]:
@@ -138,15 +131,14 @@ def load(
         EncoderLoadError: not there, incomplete, or no late-interaction model: one would be made up.
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLES)
-    preset = preset_of_model(checkpoint.model)
-    adapted = given_adapter(name, checkpoint, adapter)
-    name = adapted.name
-    factor = whole_number(str(name), "pool", pool, least=2)
+    origin = find_origin(name, checkpoint, adapter, own=False)
+    factor = whole_number(str(origin.name), "pool", pool, least=2)
     marker = _check_kind(checkpoint)
-    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run), on_gpu="bfloat16").eval()
+    make = partial(load_model, MultiVectorEncoder, checkpoint, run)
+    model = build_adapted(origin, run, make, on_gpu="bfloat16").eval()
     processor = model.processor
     ingredients = {
-        **adapted.ingredients(checkpoint.weight_files(marker)),
+        **origin.ingredients(checkpoint.weight_files(marker)),
         "modules": module_settings(model),
         "prompts": model.prompts,
         "pictures": picture_settings(processor),
@@ -155,15 +147,13 @@ def load(
     }
     modalities: tuple[Modality, ...] = ("image", "text") if model.supports("image") else ("text",)
     transformer: Any = model[0]
-    spec = EncoderSpec(
-        name=str(name),
+    spec = origin.spec(
+        ingredients,
         kind="multi",
         dim=model.get_embedding_dimension(),
-        modalities=frozenset(modalities),
-        fingerprint=fingerprint(ingredients),
+        modalities=modalities,
         context_length=token_limit(transformer.document_length or model.max_seq_length),
         revision=checkpoint.revision,
-        licence=preset.licence if preset else None,
     )
     return LateEncoder(spec, model, run, pool=factor)
 
@@ -180,19 +170,6 @@ def _check_kind(checkpoint: Checkpoint) -> str:
         f"{checkpoint.model} is a {kind or ' or '.join(architectures) or 'model of no architecture'}, whose token "
         f"vectors were not trained to be compared: name a late-interaction model, such as {_EXAMPLES}"
     )
-
-
-def _load_model(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype) -> MultiVectorEncoder:
-    with checkpoint.loading():
-        model = MultiVectorEncoder(
-            checkpoint.model,
-            revision=checkpoint.revision,
-            device=device,
-            trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": dtype},
-        )
-    check_weights(model, checkpoint)
-    return model
 
 
 def _take_turns(model: MultiVectorEncoder) -> None:

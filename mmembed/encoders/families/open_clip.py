@@ -27,7 +27,7 @@ from PIL import Image
 
 from mmembed.encoders.checkpoint import fingerprint, weights_checksum
 from mmembed.encoders.families.open_clip_recipe import LOCAL, Recipe, absolute, first_line, resolve
-from mmembed.encoders.families.towers import ImageTextEncoder, checked_probe, stacked
+from mmembed.encoders.families.towers import ImageTextEncoder, probe_tokens, stack_pixels
 from mmembed.encoders.lora import check_base, find_adapter
 from mmembed.encoders.lora_merge import merge_adapter
 from mmembed.encoders.presets import preset_of_model
@@ -105,7 +105,7 @@ class _Towers:
         return features
 
     def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        features: torch.Tensor = self.model.encode_image(stacked(pixels, self.model))  # type: ignore[operator]
+        features: torch.Tensor = self.model.encode_image(stack_pixels(pixels, self.model))  # type: ignore[operator]
         return features
 
 
@@ -213,7 +213,7 @@ def _spec(name: EncoderName, recipe: Recipe, towers: _Towers) -> EncoderSpec:
     elif text.get("pool_type") == "eos":
         last = text.get("eos_id")
     vocabulary = int(getattr(model, "vocab_size", text.get("vocab_size", 49408)))  # CoCa's does not say
-    probe = checked_probe(towers, name=str(name), vocabulary=vocabulary, last=last)
+    probe = probe_tokens(towers, name=str(name), vocabulary=vocabulary, last=last)
     size = towers.preprocessing.size
     ingredients = {
         "weights": weights_checksum([recipe.weights]),

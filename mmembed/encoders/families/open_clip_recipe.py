@@ -12,7 +12,7 @@ import open_clip
 from open_clip.factory import _find_checkpoint_in_dir
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
-from mmembed.encoders.lora import Adapter, find_adapter
+from mmembed.encoders.lora import LoraAdapter, find_adapter
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError, UnknownEncoder
 
@@ -38,7 +38,7 @@ class Recipe:
     revision: str | None = None
     strict_sizes: bool = False  # refuse weights whose position embeddings would have to be resized
     repository: str = ""  # of the hub, where the weights are from there
-    adapter: Adapter | None = None  # one that lies in the folder itself
+    adapter: LoraAdapter | None = None  # one that lies in the folder itself
 
 
 def resolve(name: EncoderName, *, revision: str | None = None, like: str | None = None) -> Recipe:

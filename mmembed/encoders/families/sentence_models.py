@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,8 +23,10 @@ from mmembed.encoders.checkpoint import Checkpoint
 from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
 from mmembed.images import to_rgb
+from mmembed.types import DenseArray, Encoder, LoadOptions, Role
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
 
     from mmembed.encoders.presets import Preset
@@ -33,7 +35,10 @@ __all__ = [
     "PlainText",
     "check_finite",
     "check_weights",
+    "encode_dense",
+    "full_dim",
     "in_smaller_batches",
+    "load_model",
     "matryoshka_dim",
     "matryoshka_dims",
     "module_settings",
@@ -46,6 +51,7 @@ __all__ = [
 
 _LONGEST = 200  # times the short side of a picture
 _T = TypeVar("_T")
+_M = TypeVar("_M", bound=torch.nn.Module)
 
 _MODULE_SETTINGS = (
     "document_length",
@@ -133,6 +139,49 @@ def check_finite(rows: npt.NDArray[np.float32], encoder: str, dtype: str) -> npt
     if not np.isfinite(rows).all():
         raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try --dtype bfloat16 or float32")
     return rows
+
+
+def load_model(
+    make: Callable[..., _M], checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype
+) -> _M:
+    """A model of sentence-transformers, which `make` is a class of; `check_weights` tells what is refused."""
+    with checkpoint.loading():
+        model = make(
+            checkpoint.model,
+            revision=checkpoint.revision,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+            model_kwargs={"dtype": dtype},
+        )
+    check_weights(model, checkpoint)
+    return model
+
+
+def encode_dense(
+    encoder: Encoder, model: SentenceTransformer, inputs: Sequence[Any], *, role: Role, prompt: str
+) -> DenseArray:
+    """n inputs -> all dimensions of `(n, dim)`, of norm 1 but for what half precision leaves off, about 1e-3."""
+    encode = model.encode_document if role == "document" else model.encode_query
+
+    def run(batch_size: int) -> DenseArray:
+        vectors = encode(
+            list(inputs),
+            prompt=prompt,  # "" rather than None, which would let default_prompt_name in
+            batch_size=batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        return check_finite(np.asarray(vectors, dtype=np.float32), encoder.spec.name, encoder.dtype)
+
+    return in_smaller_batches(run, encoder.batch_size, name=f"encoder {encoder.spec.name}")
+
+
+def full_dim(model: SentenceTransformer, checkpoint: Checkpoint) -> int:
+    """All dimensions of a vector. Raises EncoderLoadError for a model that does not say."""
+    full = model.get_embedding_dimension()
+    if full is None:
+        raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
+    return full
 
 
 class PlainText:

@@ -6,7 +6,7 @@
     siglip:./folder                            what save_pretrained wrote: model, tokenizer and image processor,
                                                or what PEFT wrote: an adapter, which names its base
 
-Options: `revision=COMMIT` of the hub; without it the one pinned in `presets.py`, or else the latest.
+Options: `revision=COMMIT` of the hub; without it the one pinned in presets.toml, or else the latest.
 `adapter=FOLDER` or a hub id: a LoRA adapter to merge into the model. `max_patches=N`, for NaFlex alone: how many
 patches a picture is cut into at most, without it what the checkpoint says (256).
 """
@@ -22,12 +22,11 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PretrainedConfig, Siglip2Model, SiglipModel
 
-from mmembed.encoders.checkpoint import NO_ADAPTER, Checkpoint, find_checkpoint, fingerprint
+from mmembed.encoders.checkpoint import NO_ADAPTER, Checkpoint, find_checkpoint
 from mmembed.encoders.families.siglip_images import NaflexPictures, Pictures, SquarePictures
-from mmembed.encoders.families.towers import ImageTextEncoder, checked_probe
-from mmembed.encoders.lora import Adapted, with_adapter
+from mmembed.encoders.families.towers import ImageTextEncoder, probe_tokens
+from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import merge_adapter
-from mmembed.encoders.presets import preset_of_model
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError, MissingDependency, SettingsError
 from mmembed.types import EncoderSpec, LoadOptions, Pixels
@@ -115,18 +114,18 @@ def _load(
     max_patches: str | None,
 ) -> ImageTextEncoder:
     checkpoint = _part(find_checkpoint(name, revision=revision, example=_EXAMPLES[family]))
-    adapted = with_adapter(name, checkpoint, adapter)
-    base = adapted.base
+    origin = find_origin(name, checkpoint, adapter, own=True)
+    base = origin.base
     with base.loading(f", as in {family}:FOLDER"):
         kind = _kind(name, family, base)
         model = _build_model(name, kind, base)
-        if adapted.adapter is not None:
-            adapted.check()
-            merge_adapter(model, adapted.adapter)
+        if origin.adapter is not None:
+            origin.check()
+            merge_adapter(model, origin.adapter)
         tokenizer = _tokenizer(kind, base, run)
         pictures = _pictures(str(name), kind, model, _image_processor(base, run), max_patches)
     towers = _Towers(kind, model, tokenizer, pictures)
-    return ImageTextEncoder(_spec(adapted, towers), towers, run)
+    return ImageTextEncoder(_spec(origin, towers), towers, run)
 
 
 def _part(checkpoint: Checkpoint) -> Checkpoint:
@@ -215,9 +214,9 @@ def _image_processor(checkpoint: Checkpoint, run: LoadOptions) -> Any:
     return processor
 
 
-def _spec(adapted: Adapted, towers: _Towers) -> EncoderSpec:
+def _spec(origin: Origin, towers: _Towers) -> EncoderSpec:
     config: Any = towers.model.config
-    text, vision, name = config.text_config, config.vision_config, adapted.name
+    text, vision, name = config.text_config, config.vision_config, origin.name
     dim: int = getattr(config, "projection_dim", vision.hidden_size)
     if dim != getattr(text, "projection_size", dim):
         raise EncoderLoadError(
@@ -225,23 +224,19 @@ def _spec(adapted: Adapted, towers: _Towers) -> EncoderSpec:
             f"name a model whose two towers were trained together"
         )
     ingredients = {
-        **adapted.ingredients(),
+        **origin.ingredients(),
         "dim": dim,
         "preprocessing": towers.pictures.settings(),
         "context_length": towers.context_length,
         "activation": [text.hidden_act, vision.hidden_act],
         "normaliser": "lower" if towers.lower else "tokenizer",
-        "tokens": checked_probe(towers, name=str(name), vocabulary=text.vocab_size, last=towers.tokenizer.eos_token_id),
+        "tokens": probe_tokens(towers, name=str(name), vocabulary=text.vocab_size, last=towers.tokenizer.eos_token_id),
     }
-    preset = preset_of_model(name.model)
-    return EncoderSpec(
-        name=str(name),
-        kind="dense",
+    return origin.spec(
+        ingredients,
         dim=dim,
-        modalities=frozenset({"image", "text"}),
-        fingerprint=fingerprint(ingredients),
+        modalities=("image", "text"),
         context_length=towers.context_length,
         image_size=towers.pictures.image_size,
-        revision=adapted.revision,
-        licence=preset.licence if preset else None,
+        revision=origin.revision,
     )

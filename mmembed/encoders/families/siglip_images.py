@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmembed.encoders.families.towers import stacked
+from mmembed.encoders.families.towers import stack_pixels
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import Pixels
 
@@ -66,7 +66,9 @@ class SquarePictures:
         return np.ascontiguousarray(pixels, dtype=np.float32)
 
     def features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        features: torch.Tensor = self._model.get_image_features(pixel_values=stacked(pixels, self._model)).pooler_output
+        features: torch.Tensor = self._model.get_image_features(
+            pixel_values=stack_pixels(pixels, self._model)
+        ).pooler_output
         return features
 
 
@@ -112,7 +114,7 @@ class NaflexPictures:
         padded = [np.pad(own, ((0, self.max_patches - len(own)), (0, 0))) for own in patches]
         mask = np.arange(self.max_patches) < np.array([[len(own)] for own in patches])  # (b, max_patches)
         grids = [(height // self._patch, width // self._patch) for _, height, width in (p.shape for p in pixels)]
-        batch = stacked(padded, self._model)
+        batch = stack_pixels(padded, self._model)
         features: torch.Tensor = self._model.get_image_features(
             pixel_values=batch,
             pixel_attention_mask=torch.from_numpy(mask.astype(np.int64)).to(batch.device),

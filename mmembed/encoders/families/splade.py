@@ -7,7 +7,6 @@ query up in a table (arXiv 2411.04403).
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -23,19 +22,18 @@ from sentence_transformers.base.modules import InputModule, Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
-from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint, fingerprint
-from mmembed.encoders.families.sentence_models import check_weights, read_layout, whole_number
-from mmembed.encoders.lora import given_adapter
+from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
+from mmembed.encoders.families.sentence_models import load_model, read_layout, whole_number
+from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
-from mmembed.encoders.presets import preset_of_model
 from mmembed.encoders.prompts import Prompts
 from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.tokens import characters, token_batches
-from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.encoders.text_encoder import TextEncoder
+from mmembed.encoders.tokens import TokenCounter, characters, token_batches
+from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVector
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["SpladeEncoder", "load"]
@@ -45,11 +43,8 @@ _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
 _LOGITS_CPU, _LOGITS_GPU = 2**26, 2**29  # a forward pass: one for each token and word of the vocabulary
 
 
-class SpladeEncoder:
+class SpladeEncoder(TextEncoder):
     """An `Encoder` of texts to sparse vectors; `load` makes one."""
-
-    logit_scale: float | None = None
-    logit_bias: float | None = None
 
     def __init__(self, spec: EncoderSpec, model: SparseEncoder, *, top_k: int | None, batch_size: int | None) -> None:
         reader = _document_reader(model)
@@ -62,8 +57,7 @@ class SpladeEncoder:
         self._prompts = _own_prompts(model, spec.name)
         tokenizer = cast("PreTrainedTokenizerBase", reader.tokenizer)
         self._token_budget = (_LOGITS_CPU if on_cpu else _LOGITS_GPU) // len(tokenizer)
-        self._counter = copy.deepcopy(tokenizer)  # its own, since truncation is a tokenizer's state
-        self.count_tokens("")  # sets that state now: set while another thread counts, it is "Already borrowed"
+        self._counter = TokenCounter(tokenizer)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> list[SparseVector]:
         """n strings -> n sparse vectors: token ids in ascending order and their weights, none of them 0.
@@ -83,13 +77,9 @@ class SpladeEncoder:
             made.update((i, _non_zero(row, self._top_k)) for i, row in zip(batch, weights, strict=True))
         return [made[i] for i in range(len(read))]
 
-    def encode_image(self, images: Sequence[Image]) -> list[SparseVector]:  # noqa: ARG002
-        """Raises UnsupportedModality: only texts are read here."""
-        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-
     def count_tokens(self, text: str) -> int:
         """Tokens of a document, special ones included, prompt excluded, nothing truncated."""
-        return len(self._counter(characters(text), truncation=False, padding=False, verbose=False)["input_ids"])
+        return self._counter(characters(text))
 
     def _weigh_or_halve(self, texts: list[str], role: Role, prompt: str) -> DenseArray:
         """n texts -> `(n, vocabulary)` weights; a batch that the GPU has no room for is cut in two."""
@@ -158,8 +148,8 @@ def load(
     keep = whole_number(str(name), "top_k", top_k, least=1)
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     saved = _is_saved(checkpoint)
-    adapted = given_adapter(name, checkpoint, adapter)
-    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
+    origin = find_origin(name, checkpoint, adapter, own=False)
+    model = build_adapted(origin, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
     # 2. How long its texts may be.
     longest = _document_reader(model).max_seq_length
     length = whole_number(str(name), "max_length", max_length, least=8) or longest
@@ -167,27 +157,13 @@ def load(
         raise SettingsError(f"encoder {str(name)!r} reads {longest} tokens at most: lower ?max_length={length}")
     _limit_length(model, length)
     # 3. What a collection remembers of it.
-    preset = preset_of_model(checkpoint.model)
-    spec = EncoderSpec(
-        name=str(adapted.name),
-        kind="sparse",
-        dim=None,
-        modalities=frozenset({"text"}),
-        fingerprint=fingerprint(
-            {
-                **adapted.ingredients(_weight_files(checkpoint, saved=saved)),
-                "tables": [
-                    _checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)
-                ],
-                "modules": _modules(model),
-                "prompts": dict(_own_prompts(model, "").roles),
-            }
-        ),
-        distance="dot",
-        context_length=length,
-        revision=checkpoint.revision,
-        licence=preset.licence if preset else None,
-    )
+    ingredients = {
+        **origin.ingredients(_weight_files(checkpoint, saved=saved)),
+        "tables": [_checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)],
+        "modules": _modules(model),
+        "prompts": dict(_own_prompts(model, "").roles),
+    }
+    spec = origin.spec(ingredients, kind="sparse", dim=None, context_length=length, revision=checkpoint.revision)
     return SpladeEncoder(spec, model, top_k=keep, batch_size=run.batch_size)
 
 
@@ -225,15 +201,7 @@ def _weight_files(checkpoint: Checkpoint, *, saved: bool) -> list[Path]:
 
 
 def _load_model(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype) -> SparseEncoder:
-    with checkpoint.loading():
-        model = SparseEncoder(
-            checkpoint.model,
-            revision=checkpoint.revision,
-            device=device,
-            trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": dtype},
-        )
-    check_weights(model, checkpoint)
+    model = load_model(SparseEncoder, checkpoint, run, device, dtype)
     if model.similarity_fn_name != "dot":
         raise EncoderLoadError(
             f"{checkpoint.model} compares its vectors by {model.similarity_fn_name}, Qdrant compares sparse ones by "

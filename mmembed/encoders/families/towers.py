@@ -21,7 +21,7 @@ from mmembed.images import to_rgb
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
-__all__ = ["PROBE", "ImageTextEncoder", "Towers", "checked_probe", "stacked"]
+__all__ = ["PROBE", "ImageTextEncoder", "Towers", "probe_tokens", "stack_pixels"]
 
 PROBE = "A Photo_of 2 cats, naïve & small!"  # letter case, punctuation and accents tell tokenizers apart
 _T = TypeVar("_T")
@@ -115,13 +115,13 @@ class ImageTextEncoder:
         return l2_normalize(torch.cat(list(batches)).numpy())
 
 
-def stacked(pixels: Sequence[Pixels], model: torch.nn.Module) -> torch.Tensor:
+def stack_pixels(pixels: Sequence[Pixels], model: torch.nn.Module) -> torch.Tensor:
     """b arrays of one shape -> a batch where `model` is, in its dtype."""
     weight = next(model.parameters())
     return torch.from_numpy(np.stack(pixels)).to(device=weight.device, dtype=weight.dtype)
 
 
-def checked_probe(towers: Towers, *, name: str, vocabulary: int, last: int | None) -> list[int]:
+def probe_tokens(towers: Towers, *, name: str, vocabulary: int, last: int | None) -> list[int]:
     """Token ids of a fixed text, which a fingerprint takes in: another tokenizer or normaliser, other ids.
 
     Raises EncoderLoadError for ids outside the model's vocabulary, or a text that does not end with the

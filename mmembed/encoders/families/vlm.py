@@ -10,7 +10,6 @@ size: fewer pixels are fewer tokens, which is time and memory.
 
 from __future__ import annotations
 
-import copy
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,12 +20,12 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint, fingerprint
+from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     PlainText,
-    check_finite,
-    check_weights,
-    in_smaller_batches,
+    encode_dense,
+    full_dim,
+    load_model,
     matryoshka_dim,
     matryoshka_dims,
     module_settings,
@@ -36,11 +35,12 @@ from mmembed.encoders.families.sentence_models import (
     token_limit,
     whole_number,
 )
-from mmembed.encoders.lora import given_adapter
+from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
-from mmembed.encoders.presets import Preset, preset_of_model
+from mmembed.encoders.presets import Preset
 from mmembed.encoders.prompts import Prompts, is_symmetric, known_tasks
 from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
@@ -64,19 +64,20 @@ class MultimodalEncoder:
     logit_scale: float | None = None
     logit_bias: float | None = None
 
-    def __init__(self, spec: EncoderSpec, model: SentenceTransformer, lead: Lead, *, batch_size: int | None) -> None:
+    def __init__(
+        self, spec: EncoderSpec, model: SentenceTransformer, lead: VlmPrompts, *, batch_size: int | None
+    ) -> None:
         self.spec = spec
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.batch_size = batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
         self._model = model
         self._lead = lead
         self._plain = PlainText(model.tokenizer)
-        self._counter = copy.deepcopy(model.tokenizer)  # its own, since truncation is a tokenizer's state
+        self._counter = TokenCounter(model.tokenizer)
         self._frame: int | None = None  # tokens of a chat template around a text; its borders merge with none of it
         if "message" in model.modalities:
             framed = model.preprocess([{"text": "a"}], prompt=lead.of("document", None))["input_ids"].shape[1]
-            self._frame = framed - self._length("a", add_special_tokens=False)
-        self.count_tokens("")  # sets the counter's state now: set while another thread counts, it is "Already borrowed"
+            self._frame = framed - self._counter("a", special=False)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)`, each with the prompt of its role.
@@ -101,34 +102,18 @@ class MultimodalEncoder:
     def count_tokens(self, text: str) -> int:
         """Tokens of a text with its template and a document's prompt, nothing truncated."""
         if self._frame is not None:
-            return self._frame + self._length(self._plain(text), add_special_tokens=False)
-        return self._length(self._lead.of("document", None) + self._plain(text), add_special_tokens=True)
-
-    def _length(self, text: str, *, add_special_tokens: bool) -> int:
-        ids = self._counter(text, add_special_tokens=add_special_tokens, truncation=False, verbose=False)["input_ids"]
-        return len(ids)
+            return self._frame + self._counter(self._plain(text), special=False)
+        return self._counter(self._lead.of("document", None) + self._plain(text))
 
     def _encode(self, inputs: Sequence[Mapping[str, Any]], role: Role, prompt: str) -> DenseArray:
         dim = self.spec.dim or 0
         if not inputs:
             return np.empty((0, dim), dtype=np.float32)
-        encode = self._model.encode_document if role == "document" else self._model.encode_query
-
-        def run(batch_size: int) -> DenseArray:
-            vectors = encode(
-                list(inputs),
-                prompt=prompt,  # "" rather than None, which would let default_prompt_name in
-                batch_size=batch_size,
-                normalize_embeddings=True,
-                show_progress_bar=False,
-            )
-            return check_finite(np.asarray(vectors, dtype=np.float32), self.spec.name, self.dtype)
-
-        full = in_smaller_batches(run, self.batch_size, name=f"encoder {self.spec.name}")
-        return truncate(full, dim)  # renormalised: half precision leaves norms off by 1e-3
+        # renormalised: half precision leaves norms off by 1e-3
+        return truncate(encode_dense(self, self._model, inputs, role=role, prompt=prompt), dim)
 
 
-class Lead:
+class VlmPrompts:
     """What leads an input by its role and task: words before the text, or the system message of a chat template."""
 
     def __init__(self, name: str, model: SentenceTransformer, preset: Preset | None) -> None:
@@ -176,35 +161,29 @@ def load(
         SettingsError: an option that this model does not have.
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
-    preset = preset_of_model(checkpoint.model)
-    adapted = given_adapter(name, checkpoint, adapter)
-    name = adapted.name
+    origin = find_origin(name, checkpoint, adapter, own=False)
+    name, preset = origin.name, origin.preset
     config = _check_kind(checkpoint)
-    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
+    model = build_adapted(origin, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
     _limit_pixels(name, model, config, max_pixels)
-    lead = Lead(str(name), model, preset)
-    full = model.get_embedding_dimension()
-    if full is None:
-        raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
+    lead = VlmPrompts(str(name), model, preset)
+    full = full_dim(model, checkpoint)
     width = matryoshka_dim(str(name), dim, full, preset)
     ingredients = {
-        **adapted.ingredients(checkpoint.weight_files("modules.json")),
+        **origin.ingredients(checkpoint.weight_files("modules.json")),
         "dim": width,
         "modules": module_settings(model),
         "prompts": lead.prompts.roles,
         "pictures": picture_settings(model.processor),
         "template": getattr(model.processor, "chat_template", None),
     }
-    spec = EncoderSpec(
-        name=str(name),
-        kind="dense",
+    spec = origin.spec(
+        ingredients,
         dim=width,
-        modalities=frozenset({"image", "text"}),
-        fingerprint=fingerprint(ingredients),
+        modalities=("image", "text"),
         matryoshka_dims=matryoshka_dims(preset, full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
-        licence=preset.licence if preset else None,
     )
     return MultimodalEncoder(spec, model, lead, batch_size=run.batch_size)
 
@@ -234,22 +213,14 @@ def _check_kind(checkpoint: Checkpoint) -> dict[str, Any]:
 def _load_model(
     checkpoint: Checkpoint, run: LoadOptions, config: Mapping[str, Any], device: str, dtype: torch.dtype
 ) -> SentenceTransformer:
-    with checkpoint.loading():
-        model = SentenceTransformer(
-            checkpoint.model,
-            revision=checkpoint.revision,
-            device=device,
-            trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": dtype},
-            config_kwargs=dict(_UNUSED_TOWERS.get(str(config.get("model_type")), {})),
-        )
+    unused = dict(_UNUSED_TOWERS.get(str(config.get("model_type")), {}))
+    model = load_model(partial(SentenceTransformer, config_kwargs=unused), checkpoint, run, device, dtype)
     if not (model.supports("text") and model.supports("image")):
         reads = " and ".join(str(modality) for modality in model.modalities)
         raise EncoderLoadError(
             f"{checkpoint.model} reads {reads}, not both text and images: load a model of texts as "
             f"sentence:{checkpoint.model}"
         )
-    check_weights(model, checkpoint)
     return model
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import metadata
+from importlib.resources import files
+from typing import Any
 
 from mmembed.errors import EncoderLoadError
 from mmembed.types import Distance, EncoderSpec, Kind, Modality
 
-__all__ = ["GEMMA_TASKS", "Preset", "check_loadable", "check_loaded"]
+__all__ = ["Preset", "check_loadable", "check_loaded", "read_presets"]
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,21 @@ class Preset:
         return self.encoder.partition(":")[2]
 
 
-_GEMMA_DOCUMENT = "title: none | text: "
-GEMMA_TASKS: Mapping[str, tuple[str, str]] = {
-    "classification": (
-        "task: classification | query: ",
-        "task: classification | query: ",
-    ),
-    "clustering": ("task: clustering | query: ", "task: clustering | query: "),
-    "similarity": (
-        "task: sentence similarity | query: ",
-        "task: sentence similarity | query: ",
-    ),
-    "question answering": ("task: question answering | query: ", _GEMMA_DOCUMENT),
-    "fact checking": ("task: fact checking | query: ", _GEMMA_DOCUMENT),
-    "code retrieval": ("task: code retrieval | query: ", _GEMMA_DOCUMENT),
-}
-"""EmbeddingGemma's, both editions: a symmetric task leads both sides alike, the others queries alone."""
+@lru_cache(maxsize=1)
+def read_presets() -> dict[str, Preset]:
+    """Every table of presets.toml, in its order; a key that is no field of `Preset` is a TypeError."""
+    file = tomllib.loads(files("mmembed.encoders.presets").joinpath("presets.toml").read_text("utf-8"))
+    prompts = {name: {task: tuple(pair) for task, pair in tasks.items()} for name, tasks in file["tasks"].items()}
+
+    def field_of(key: str, value: Any) -> Any:
+        if key == "task_prompts":
+            return prompts[value]
+        return tuple(value) if isinstance(value, list) else value
+
+    return {
+        name: Preset(**{key: field_of(key, value) for key, value in row.items()})
+        for name, row in file["presets"].items()
+    }
 
 
 # --- What a preset promises, held against what is installed and allowed before a model loads, and against it after ---

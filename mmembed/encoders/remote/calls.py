@@ -45,7 +45,7 @@ class Patience:
 PATIENCE = Patience()
 
 
-class _Answered(Exception):
+class _ErrorStatus(Exception):
     """An answer other than 2xx. It says its status alone: a reason phrase is the server's to fill."""
 
     def __init__(self, response: httpx.Response) -> None:
@@ -114,7 +114,7 @@ class Api:
         )
         try:
             return self._read(retrying(self._send, path, body))
-        except _Answered as exc:
+        except _ErrorStatus as exc:
             raise self._refusal(exc.response, retrying.statistics["attempt_number"]) from exc
         except httpx.HTTPError as exc:
             raise EncoderUnavailable(
@@ -125,7 +125,7 @@ class Api:
     def _send(self, path: str, body: Mapping[str, object]) -> httpx.Response:
         response = self._client.post(self.url + path, json=body, headers=self._key.header() if self._key else None)
         if not response.is_success:
-            raise _Answered(response)
+            raise _ErrorStatus(response)
         return response
 
     def _read(self, response: httpx.Response) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Api:
         return f"it is no {self._what}" if self.own else f"is {self._option}{self.url} an {self._what}?"
 
     def _may_pass(self, exc: BaseException) -> bool:
-        if isinstance(exc, _Answered):
+        if isinstance(exc, _ErrorStatus):
             if (_asked_pause(exc.response) or 0.0) > self._patience.longest_pause_seconds:
                 return False
             told = exc.response.headers.get("x-should-retry")
@@ -189,7 +189,7 @@ def _passes(status: int) -> bool:
 def _pause(state: tenacity.RetryCallState) -> float:
     """What the server asked for, otherwise 0.5, 1, 2, 4, 8, 8... seconds, less up to a quarter by chance."""
     error = state.outcome.exception() if state.outcome else None
-    asked = _asked_pause(error.response) if isinstance(error, _Answered) else None
+    asked = _asked_pause(error.response) if isinstance(error, _ErrorStatus) else None
     return asked if asked is not None else _BACKOFF(state) * random.uniform(0.75, 1.0)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote.answers import to_vectors
 from mmembed.encoders.remote.batches import Ask, Cost, Limits, ask_fitting, batches, count_tokens, data_uri, most_tokens
 from mmembed.encoders.remote.calls import Api
 from mmembed.encoders.remote.models import RemoteModel
+from mmembed.encoders.remote.responses import rows_by_index, to_vectors
 from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
@@ -43,13 +43,16 @@ ImageRequest: TypeAlias = Callable[[Sequence[str]], Request]
 
 
 class Dialect(Protocol):
-    """What differs from API to API: how a batch is asked for, and where its rows stand in the answer."""
+    """What differs from API to API: how a batch is asked for, and where its rows stand in the answer.
 
-    rules: Mapping[str, object]  # what else makes vectors comparable, for the fingerprint: JSON values
+    A subclass has the defaults below, which are those of most APIs.
+    """
 
-    def prompt(self, role: Role, task: str | None) -> str:
+    rules: Mapping[str, object] = {}  # what else makes vectors comparable, for the fingerprint: JSON values
+
+    def prompt(self, role: Role, task: str | None) -> str:  # noqa: ARG002
         """What is sent in front of a text; "" where the API itself knows about roles."""
-        ...
+        return ""
 
     def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         """n texts, none of them empty. Raises SettingsError for a task that the API does not know."""
@@ -57,14 +60,13 @@ class Dialect(Protocol):
 
     def rows(self, answer: Mapping[str, Any]) -> Sequence[object]:
         """One row for each input, in order: a list of numbers or base64 of little-endian float32."""
-        ...
+        return rows_by_index(answer)
 
 
 class RemoteEncoder:
     """An `Encoder`; `remote_encoder` makes one."""
 
     dtype = "float32"
-    remote = True  # `mmembed verify` allows for a server that computes in half precision
     logit_scale: float | None = None
     logit_bias: float | None = None
 
@@ -78,7 +80,6 @@ class RemoteEncoder:
         width: int,
         batch_size: int | None,
         image_request: ImageRequest | None = None,
-        undivided: Collection[Role] = (),
     ) -> None:
         self.spec = spec
         self.batch_size = batch_size or _BATCH_SIZE
@@ -88,7 +89,6 @@ class RemoteEncoder:
         self._width = width  # of what the API returns; spec.dim of it are kept
         self._most = batch_size  # inputs a request, where the user wants fewer than the API takes
         self._image_request = image_request
-        self.undivided = frozenset(undivided)
 
     def count_tokens(self, text: str) -> int:
         """An estimate that is mostly too high, since the vocabulary is the vendor's; see `remote.count_tokens`."""
@@ -107,7 +107,7 @@ class RemoteEncoder:
         prompt = self._dialect.prompt(role, task)
         sent = [prompt + characters(text) or " " for text in texts]
         groups = [sent[group] for group in self._text_groups(sent)]
-        if role in self.undivided and len(groups) > 1:
+        if role in self.spec.whole_call and len(groups) > 1:
             raise InputError(
                 f"{len(sent)} texts do not fit into one request to {self._api.host}, and {self.spec.name} reads all "
                 f"texts of a call as one document: hand it fewer, or shorter ones"
@@ -176,7 +176,7 @@ def remote_encoder(
     dim: int | None,
     width: int | None = None,
     image_request: ImageRequest | None = None,
-    undivided: Collection[Role] = (),
+    whole_call: Collection[Role] = (),
 ) -> RemoteEncoder:
     """Put an encoder together; a model of unknown size is asked for one vector.
 
@@ -184,7 +184,7 @@ def remote_encoder(
         dim: of the vectors that come out.
         width: of those that the API returns, where they are cut to `dim` here; None: the same.
         image_request: None: the model has no pictures.
-        undivided: roles in which all texts of a call must go into one request.
+        whole_call: roles in which all texts of a call are one document, so that they must go into one request.
     """
     width = width or dim
     if width is None:
@@ -208,6 +208,8 @@ def remote_encoder(
         matryoshka_dims=model.dims,
         context_length=model.context_length,
         licence=model.licence,
+        remote=True,  # `mmembed verify` allows for a server that computes in half precision
+        whole_call=frozenset(whole_call),
     )
     return RemoteEncoder(
         spec,
@@ -217,5 +219,4 @@ def remote_encoder(
         width=width,
         batch_size=run.batch_size,
         image_request=image_request,
-        undivided=undivided,
     )

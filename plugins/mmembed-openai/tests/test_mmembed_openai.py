@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import io
-import re
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import mmembed_openai
 import numpy as np
@@ -17,17 +11,15 @@ from PIL import Image
 
 from mmembed import load_encoder
 from mmembed.encoders.registry import parse_name
-from mmembed.encoders.remote import Patience, calls
 from mmembed.errors import (
     EncoderLoadError,
     EncoderRefused,
-    EncoderUnavailable,
-    InvalidEmbedding,
     SettingsError,
     UnsupportedModality,
 )
 from mmembed.testing import check_encoder
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
+from mmembed.testing.remote import RemoteTests, embedding_list, text_vector, vendor
 
 KEY = "sk-test-0123456789"
 SIZES = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
@@ -35,20 +27,11 @@ SERVED = {"intfloat/e5-mistral-7b-instruct": 4096, "Qwen/Qwen3-Embedding-0.6B": 
 SMALL = "openai:text-embedding-3-small"
 
 
-def vector(text: str, dim: int, *, words: int = 8192) -> np.ndarray:
-    """A text by the words in it, in the first 32 of `dim` coordinates; not of norm 1."""
-    row = np.zeros(dim, dtype="<f4")
-    row[0] = 1
-    for word in re.findall(r"\w+", text.lower())[:words]:
-        row[zlib.crc32(word.encode()) % 32] += 1
-    return row
-
-
 def refuse(message: str, status: int = 400) -> Reply:
     return Reply({"error": {"message": message, "type": "invalid_request_error"}}, status=status)
 
 
-def openai(asked: Asked) -> Reply:
+def openai(asked: ReceivedRequest) -> Reply:
     """OpenAI itself, with a token for each word."""
     body = asked.body
     if asked.headers.get("authorization") != f"Bearer {KEY}":
@@ -58,7 +41,7 @@ def openai(asked: Asked) -> Reply:
     return embed(body, SIZES[body["model"]], may_shorten="-3-" in body["model"], context=8192)
 
 
-def vllm(asked: Asked) -> Reply:
+def vllm(asked: ReceivedRequest) -> Reply:
     """A server of models of the hub, which wants no key and knows no `dimensions`."""
     assert "authorization" not in asked.headers
     return embed(asked.body, SERVED[asked.body["model"]], may_shorten=False, context=32768)
@@ -74,19 +57,7 @@ def embed(body: dict, full: int, *, may_shorten: bool, context: int) -> Reply:
         return refuse(f"This model's maximum context length is {context} tokens")
     if sum(words) > 300_000:
         return refuse("max 300000 tokens per request")
-    rows = [vector(text, full)[:dim] for text in texts]
-    encoded = [base64.b64encode(row.tobytes()).decode() for row in rows]
-    out = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(encoded)]
-    return Reply({"object": "list", "data": out[::-1], "usage": {"prompt_tokens": 1}})  # in no particular order
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """OpenAI's own address for the length of a test."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with StandIn(openai) as standin:
-        monkeypatch.setattr(mmembed_openai, "HOME", f"{standin.url}/v1")
-        yield standin
+    return embedding_list([text_vector(text, full, words=8192)[:dim] for text in texts])
 
 
 @pytest.fixture
@@ -95,6 +66,17 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with StandIn(vllm) as standin:
         yield standin
+
+
+server = vendor(mmembed_openai, openai, key=KEY)
+
+
+class TestOpenAI(RemoteTests):
+    """OpenAI as any vendor."""
+
+    name, dim, variables = SMALL, 1536, ("OPENAI_API_KEY",)
+    sound = (f"{SMALL}?dim=256", "openai:text-embedding-ada-002")
+    refuse = staticmethod(refuse)
 
 
 def test_the_request_is_that_of_the_documentation(server: StandIn) -> None:
@@ -111,7 +93,7 @@ def test_the_request_is_that_of_the_documentation(server: StandIn) -> None:
         "dimensions": 256,
         "encoding_format": "base64",
     }
-    expected = np.stack([vector(text, 256) for text in ("two parrots", "")])
+    expected = np.stack([text_vector(text, 256, words=8192) for text in ("two parrots", "")])
     np.testing.assert_allclose(rows, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
 
 
@@ -183,66 +165,6 @@ def test_a_text_that_is_too_long_is_cut(server: StandIn) -> None:
     assert [[len(text.split()) for text in asked.body["input"]] for asked in server.asked] == [[1, 8190, 1]]
 
 
-def test_a_busy_server_is_asked_again(server: StandIn) -> None:
-    """After a connection that broke and after 429 with a Retry-After, the rows are those of an untroubled call."""
-    encoder = load_encoder(SMALL)
-    untroubled = encoder.encode_text(["a", "b"], role="document")
-    server.first(Reply({"data": []}, broken_off=True), Reply(status=429, headers={"Retry-After": "0"}))
-    np.testing.assert_array_equal(encoder.encode_text(["a", "b"], role="document"), untroubled)
-    assert len(server.asked) == 4
-
-
-def row(index: int, content: bytes = b"\0\0\x80?" * 1536) -> dict:
-    return {"index": index, "embedding": base64.b64encode(content).decode()}
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([row(0)], "returned 1 vectors for 2 inputs"),
-        ([row(0), row(0)], "numbers its 2 vectors"),
-        ([row(0), {"index": 1, "embedding": "%%%"}], "no base64"),
-        ([row(0), row(1, b"12345")], "no row of float32"),
-        ([row(0, b"\0\0\x80?" * 8), row(1, b"\0\0\x80?" * 8)], "8 dimensions where 1536 were expected"),
-        ([row(0), row(1, b"\0\0\xc0\x7f" * 1536)], "NaN"),
-    ],
-)
-def test_an_answer_that_is_wrong_is_refused(server: StandIn, data: list, message: str) -> None:
-    """Too few rows, rows that cannot be told apart, broken base64, another size and NaN are errors, asked once."""
-    server.first(Reply({"data": data}))
-    with pytest.raises(InvalidEmbedding, match=message):
-        load_encoder(SMALL).encode_text(["a", "b"], role="document")
-    assert len(server.asked) == 1
-
-
-@pytest.mark.parametrize("status", [400, 413])
-def test_a_refusal_is_not_repeated(server: StandIn, status: int) -> None:
-    """A request that is refused is asked once, and OpenAI's words are passed on."""
-    server.first(refuse("too much", status))
-    with pytest.raises(EncoderRefused, match=rf"answered {status} .* \(too much\)"):
-        load_encoder(SMALL).encode_text(["a"], role="document")
-    assert len(server.asked) == 1
-
-
-def test_a_slow_server_is_given_up(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that does not come in time is an error that says so."""
-    monkeypatch.setattr(calls, "PATIENCE", Patience(read_seconds=0.1, tries=1))
-    server.first(Reply(pause_seconds=5))
-    with pytest.raises(EncoderUnavailable, match="ReadTimeout"):
-        load_encoder(SMALL).encode_text(["a"], role="document")
-
-
-def test_keys(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing key is an error when the encoder is loaded; a wrong one names its variable and is not repeated."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
-    server.first(refuse("Incorrect API key provided: sk-wrong.", 401))
-    with pytest.raises(EncoderRefused, match=r"\(Incorrect API key provided: \[key\].\): .* OPENAI_API_KEY is right"):
-        load_encoder(SMALL).encode_text(["a"], role="query")
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(SettingsError, match="set the environment variable OPENAI_API_KEY"):
-        load_encoder(SMALL)
-
-
 def test_a_server_of_ones_own_gets_its_models_prompts(own: StandIn) -> None:
     """E5-Mistral behind vLLM gets its instruction on queries, byte for byte, and never OpenAI's key."""
     encoder = load_encoder(f"openai:intfloat/e5-mistral-7b-instruct?base_url={own.url}/v1/")
@@ -291,7 +213,7 @@ def test_a_key_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """MMEMBED_API_KEYS holds the key of a server by its host; it stands in no name."""
     seen: list[str | None] = []
 
-    def secured(asked: Asked) -> Reply:
+    def secured(asked: ReceivedRequest) -> Reply:
         seen.append(asked.headers.get("authorization"))
         return embed(asked.body, 48, may_shorten=False, context=512)
 
@@ -302,28 +224,9 @@ def test_a_key_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mine-123" not in repr(encoder.spec)
 
 
-@pytest.mark.usefixtures("server")
-@pytest.mark.parametrize("name", [f"{SMALL}?dim=256", "openai:text-embedding-ada-002"])
-def test_it_keeps_the_promises_of_an_encoder(name: str) -> None:
-    """Shape, order, odd texts, truncation, batches: everything that can be tried from outside."""
-    report = check_encoder(load_encoder(name), load=load_encoder)
-    assert report.ok, report.faults
-
-
 def test_prompts_are_checked_too(own: StandIn) -> None:
     """An instructed model behind a server leads its queries by exactly what its card says."""
     report = check_encoder(
         load_encoder(f"openai:mine?base_url={own.url}&query_prompt=query:%20"), prompts=("query: ", "")
     )
     assert report.ok, report.faults
-
-
-def test_the_example_of_the_readme(server: StandIn) -> None:
-    """It runs as it stands, and prints what it says."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
-    assert printed.getvalue() == "".join(re.findall(r"^# (.*\n)", code, re.MULTILINE))
-    assert len(server.asked) == 2

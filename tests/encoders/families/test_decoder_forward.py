@@ -17,7 +17,7 @@ from checkpoints_text import TEXTS, build_e5_mistral, build_gemma3, build_qwen3
 from transformers import AutoModel, MistralModel
 
 from mmembed.encoders.families import decoder_forward
-from mmembed.encoders.families.decoder_forward import DecoderForward, Ways, common_prefix, packed_rows
+from mmembed.encoders.families.decoder_forward import DecoderForward, FastPasses, common_prefix, packed_rows
 from mmembed.encoders.families.decoder_lm import E5_MISTRAL, DecoderLM
 from mmembed.encoders.families.decoder_passes import Prefix, pool_packed, pool_padded, pool_prefixed, read_prefix
 from mmembed.encoders.prompts import query_prefix
@@ -328,7 +328,7 @@ def test_common_prefix() -> None:
 def test_right_models_pass_the_trial(name: str, dtype: str, caplog: pytest.LogCaptureFixture) -> None:
     """All families go all ways in every precision, and nothing is logged."""
     encoder = load(name, dtype=dtype)
-    assert encoder._forward._ways == Ways(packed=True, prefixed=True)
+    assert encoder._forward._ways == FastPasses(packed=True, prefixed=True)
     assert not [record for record in caplog.records if record.name.startswith("mmembed")]
 
 
@@ -347,7 +347,7 @@ def test_a_model_that_ignores_what_a_way_needs_is_found_out(
     with caplog.at_level(logging.WARNING, "mmembed"):
         encoder = load(mistral, dtype=dtype)
     packed = ignored != "position_ids"
-    assert encoder._forward._ways == Ways(packed=packed, prefixed=not packed)
+    assert encoder._forward._ways == FastPasses(packed=packed, prefixed=not packed)
     [record] = [record for record in caplog.records if record.name.startswith("mmembed")]
     assert "goes the plain, slower way" in record.getMessage()
     assert ("after a prefix" if packed else "packed") in record.getMessage()
@@ -373,7 +373,7 @@ def test_a_model_that_raises_on_what_a_way_needs_goes_the_plain_way(
 
     monkeypatch.setattr(MistralModel, "forward", narrow)
     encoder = load(mistral)
-    assert encoder._forward._ways == Ways(packed=False, prefixed=False)
+    assert encoder._forward._ways == FastPasses(packed=False, prefixed=False)
     assert "cannot run packed" in caplog.text
     assert "TypeError" in caplog.text
     got = encoder.encode_text(MIXED, role="query")
@@ -406,8 +406,8 @@ def test_the_trial_is_short(mistral: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_forward_without_proof_takes_no_short_cut(mistral: str, passes: list[str]) -> None:
-    """Ways that were not proven are not gone, however much they would save."""
-    ways = Ways(packed=False, prefixed=False)
+    """Fast passes that were not proven are not taken, however much they would save."""
+    ways = FastPasses(packed=False, prefixed=False)
     forward = DecoderForward("m", reference_of(mistral), ways, padding_side="right", batch_size=None)
     rows = [[5, 6, 7, *range(10, 10 + n)] for n in (40, 1, 2, 3)]
     assert forward.prefix(rows) is None

@@ -154,8 +154,8 @@ def test_counting_leaves_the_tokenizer_as_it_is() -> None:
     minilm_folder()
     encoder = load_encoder("minilm", device="cpu")
     assert isinstance(encoder, SentenceEncoder)
-    assert encoder._counter.backend_tokenizer.truncation is None
-    assert encoder._counter.backend_tokenizer.padding is None
+    assert encoder._counter.tokenizer.backend_tokenizer.truncation is None
+    assert encoder._counter.tokenizer.backend_tokenizer.padding is None
 
 
 def test_no_texts_and_odd_texts(minilm: SentenceEncoder) -> None:

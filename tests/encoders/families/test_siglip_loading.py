@@ -105,7 +105,7 @@ def test_nan_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
 def test_a_known_repository_is_read_at_its_pinned_revision(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit of presets.py is the default, `?revision=` another one, and the specification says which."""
+    """The commit of presets.toml is the default, `?revision=` another one, and the specification says which."""
     preset = replace(PRESETS["siglip2-so400m"], dim=32)
     monkeypatch.setitem(PRESETS, "siglip2-so400m", preset)
     newer = "0123456789abcdef0123456789abcdef01234567"

@@ -20,7 +20,7 @@ from mmembed.errors import EncoderRefused, EncoderUnavailable, SettingsError
 from mmembed.evaluation.testsets.chat import PARTIAL, Answers, Chat, read_answer, server_of
 from mmembed.evaluation.testsets.making import ask_about
 from mmembed.evaluation.testsets.sampling import Passage, Source
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.types import Failure
 
 SECRET = "sk-secret-1234567890"
@@ -48,7 +48,7 @@ def sources(number: int) -> list[Source]:
     return [Source(f"/docs/{i:02}.md", f"Title {i}", (Passage(f"passage number {i}", ()),)) for i in range(number)]
 
 
-def asked_about(asked: Asked) -> int:
+def asked_about(asked: ReceivedRequest) -> int:
     """The number of the source in a question made of `sources`."""
     return int(asked.body["messages"][0]["content"].rpartition("passage number ")[2])
 
@@ -282,7 +282,7 @@ def test_no_more_requests_at_once_than_allowed(at_once: int, tmp_path: Path) -> 
     """As many as allowed are under way together, and never more."""
     lock, under_way, most = threading.Lock(), 0, 0
 
-    def slowly(_: Asked) -> object:
+    def slowly(_: ReceivedRequest) -> object:
         nonlocal under_way, most
         with lock:
             under_way += 1

@@ -28,7 +28,7 @@ from mmembed.collection.prepare import vector_contract
 from mmembed.demo import DOCUMENTS, PICTOGRAMS
 from mmembed.images import load_image
 from mmembed.service.server import Serving
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.types import Contract, Point
 
 FILES = sorted(PICTOGRAMS.glob("1f4*.png"))[:40]
@@ -161,7 +161,7 @@ def test_a_stored_point_needs_no_forward_pass(peer: Peer) -> None:
 def test_one_bad_picture_harms_no_other(peer: Peer) -> None:
     """Several pictures have a result each, in order: labels, or the sentence of what is wrong."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ReceivedRequest) -> Reply:
         return Reply(GUITAR.read_bytes()) if asked.path == "/guitar.png" else Reply(b"", status=404)
 
     with StandIn(answer) as pages:

@@ -24,7 +24,7 @@ from mmembed import load_encoder
 from mmembed.demo import PICTOGRAMS
 from mmembed.images import load_image
 from mmembed.service.schemas.qdrant_inference import EXAMPLE, InferenceRequest
-from mmembed.testing.http import Asked, Reply, StandIn
+from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.types import Encoder, Role, Vector
 from mmembed.vectors import l2_normalize
 
@@ -137,7 +137,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
 def pages() -> Iterator[StandIn]:
     """A web server of pictures: /COLOUR.png, and /missing.png that is not there."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ReceivedRequest) -> Reply:
         if asked.path == "/missing.png":
             return Reply(b"", status=404)
         if asked.path == "/broken.png":

@@ -35,7 +35,7 @@ from mmembed import load_encoder
 from mmembed.demo import PICTOGRAMS
 from mmembed.images import load_image
 from mmembed.service.settings import Settings
-from mmembed.testing.http import Asked, StandIn
+from mmembed.testing.http import ReceivedRequest, StandIn
 from mmembed.types import Role
 
 PAGE = (ROOT / "docs" / "qdrant-inference.md").read_text(encoding="utf-8")
@@ -282,7 +282,7 @@ class LittleQdrant:
         self.asked: list[dict[str, Any]] = []
         self._points = QdrantClient(":memory:")
 
-    def answer(self, asked: Asked) -> object:
+    def answer(self, asked: ReceivedRequest) -> object:
         _, *path = asked.path.partition("?")[0].split("/")
         if path == [""]:
             return {"title": "qdrant - vector search engine", "version": "1.19.0"}
