@@ -14,7 +14,7 @@ from typing import Any
 from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.formats.lines import Line, first_of, rows_of, wrong
 from mmembed.evaluation.formats.trec import read_qrels
-from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["SPLITS", "read_beir", "write_beir"]
 
@@ -61,12 +61,12 @@ def _identified(file: Path, what: str) -> Iterator[tuple[Line, str, dict[str, An
         yield line, id, row
 
 
-def _document(line: Line, row: dict[str, Any], folder: Path) -> Document:
+def _document(line: Line, row: dict[str, Any], folder: Path) -> CorpusDocument:
     title, text, uri = (_text(line, row, key) for key in ("title", "text", "uri"))
     image = _text(line, row, "image")
     if title is None and text is None and image is None:
         raise wrong(line, "this document has neither `text` nor `image`: give one, which may be empty text")
-    return Document(title or "", text or "", folder / image if image else None, uri)
+    return CorpusDocument(title or "", text or "", folder / image if image else None, uri)
 
 
 def _query(line: Line, row: dict[str, Any], folder: Path) -> Query:

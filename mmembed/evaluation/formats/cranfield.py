@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.formats.lines import Line, text_lines, wrong
-from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["read_cranfield"]
 
@@ -22,11 +22,11 @@ def read_cranfield(folder: Path) -> TestSet:
     empty and stay in the corpus; one has two texts, which are joined. Raises InvalidTestSet for a malformed file,
     UnreadableSource for one that cannot be read.
     """
-    corpus: dict[str, Document] = {}
+    corpus: dict[str, CorpusDocument] = {}
     for line, number, fields in _records(folder / "cran.all.1400"):
         if number in corpus:
             raise wrong(line, f"abstract {number!r} comes twice: each has a number of its own")
-        corpus[number] = Document(title=fields.get("T", ""), text=fields.get("W", ""))
+        corpus[number] = CorpusDocument(title=fields.get("T", ""), text=fields.get("W", ""))
     asked = enumerate(_records(folder / "cran.qry"), 1)
     queries = {str(position): Query(fields.get("W", "")) for position, (_, _, fields) in asked}
     qrels: dict[str, dict[str, int]] = {}

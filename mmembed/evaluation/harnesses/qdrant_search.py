@@ -23,7 +23,6 @@ from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, 
 __all__ = ["QdrantSearch"]
 
 Dataset: TypeAlias = Any  # of the package `datasets`: rows with an "id"
-Found: TypeAlias = dict[str, dict[str, float]]
 
 _VECTOR = "mteb"
 _NOTE = "mteb"
@@ -125,14 +124,14 @@ class QdrantSearch:
         top_ranked: Mapping[str, Sequence[str]] | None = None,
         num_proc: int | None = None,
         **later: Any,  # noqa: ARG002
-    ) -> Found:
+    ) -> dict[str, dict[str, float]]:
         """mteb's queries -> {query: {document: score}}, the `top_k` best of each.
 
         With `top_ranked` (reranking) the documents named there alone, by exact search.
         """
         places = {document: number for number, document in enumerate(self._documents)} if top_ranked else {}
         names = iter(list(queries["id"]))
-        found: Found = {}
+        found: dict[str, dict[str, float]] = {}
         for vectors in self._encoded(queries, "query", task_metadata, encode_kwargs, num_proc):
             for vector in vectors:
                 name = next(names)
