@@ -28,7 +28,16 @@ from mmembed.sources import content_hash
 from mmembed.streams import batched, load_in_order
 from mmembed.types import Encoder, Failure, Payload, Point, SparseVector, Vector
 
-__all__ = ["NOTE", "IndexedCorpus", "OnProgress", "index_corpus", "index_pictures", "load_pictures", "may_write"]
+__all__ = [
+    "NOTE",
+    "IndexedCorpus",
+    "OnProgress",
+    "index_corpus",
+    "index_pictures",
+    "ingest_progress",
+    "load_pictures",
+    "may_write",
+]
 
 NOTE = "evaluation"
 """Key of the note of a collection that an evaluation made and may add to."""
@@ -118,11 +127,7 @@ def index_pictures(
         store, name = collection.store, collection.name
         prepare_collection(store, name, "images", {"image": (encoder, vector_contract(encoder, "image"))})
         store.set_note(name, NOTE, {"holds": "pictures"})
-
-        def tell(report: IngestReport) -> None:
-            if on_progress is not None:
-                on_progress("pictures", report.done, len(there))
-
+        tell = ingest_progress(on_progress, "pictures", len(there))
         failures += ingest_images(store, name, there, encoder=encoder, on_progress=tell).failures
         stored = _points_by_uri(collection)
     else:
@@ -182,6 +187,11 @@ def _index_rows(
     found = {points[id]: (id,) for id in hashes if id not in lost}
     _check_found(collection, found, len(corpus), failures)
     return IndexedCorpus(collection, vector, found, tuple(failures), len(known.keys() - found.keys()))
+
+
+def ingest_progress(on_progress: OnProgress | None, what: str, total: int) -> Callable[[IngestReport], None] | None:
+    """What the verbs of `mmembed.ingest` take as their `on_progress`."""
+    return None if on_progress is None else lambda report: on_progress(what, report.done, total)
 
 
 def may_write(collection: Collection) -> bool:

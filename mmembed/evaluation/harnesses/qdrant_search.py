@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 from qdrant_client import models
 
 from mmembed.collection.contract import check_fingerprint
+from mmembed.collection.prepare import vector_contract
 from mmembed.errors import StoreError
 from mmembed.evaluation.harnesses.mteb_encoder import encode_batch, load_for_mteb, model_meta
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
 from mmembed.stores import open_store
-from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, Vector, VectorContract
+from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, Vector
 
 __all__ = ["QdrantSearch"]
 
@@ -204,17 +205,8 @@ def _modality(metadata: TaskMetadata, encoder: Encoder) -> Modality:
 
 
 def _contract(encoder: Encoder, modality: Modality) -> Contract:
-    spec = encoder.spec
-    vector = VectorContract(
-        encoder=spec.name,
-        fingerprint=spec.fingerprint,
-        modality=modality,
-        kind=spec.kind,
-        dim=spec.dim,
-        distance=spec.distance,
-        dtype=encoder.dtype,
-    )
-    return Contract(kind="images" if modality == "image" else "documents", vectors={_VECTOR: vector})
+    vectors = {_VECTOR: vector_contract(encoder, modality)}
+    return Contract(kind="images" if modality == "image" else "documents", vectors=vectors)
 
 
 def _point_id(number: int) -> str:

@@ -13,12 +13,12 @@ from mmembed.collection import Collection
 from mmembed.collection.payload import OURS
 from mmembed.encoders.pool import Encoders
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.evaluation.corpus_index import OnProgress, ingest_progress
 from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.tasks.searches import evaluate_searches
-from mmembed.ingest import IngestReport, ingest_documents, ingest_images
+from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
 
@@ -98,10 +98,7 @@ def _files_of(collection: Collection, manifest: Path) -> _Files:
 
 
 def _index(anew: Collection, files: _Files, encoder: Encoder, on_progress: OnProgress | None) -> None:
-    def tell(report: IngestReport) -> None:
-        if on_progress is not None:
-            on_progress(f"files, {encoder.spec.name}", report.done, files.count)
-
+    tell = ingest_progress(on_progress, f"files, {encoder.spec.name}", files.count)
     store, name = anew.store, anew.name
     if files.kind == "images":
         report = ingest_images(store, name, [files.manifest], encoder=encoder, on_progress=tell)

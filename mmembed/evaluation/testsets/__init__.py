@@ -100,9 +100,8 @@ def make_test_set(
         raise InvalidTestSet(making.none_kept(collection))
     # 3. the files
     made_by = {name: vector.encoder for name, vector in where.require_ours().vectors.items()}
-    filtered_by = asdict(round_trip) if round_trip is not None else None
-    facts = {"collection": collection, "encoders": made_by, **making.facts(), "round_trip": filtered_by}
-    write_files(folder, corpus.sources, corpus.pictures, kept, facts)
+    asked = {**making.facts(), "round_trip": round_trip and asdict(round_trip)}
+    write_files(folder, corpus.sources, corpus.pictures, kept, {"collection": collection, "encoders": made_by, **asked})
     judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
     documents, sampled = len(corpus.sources), len(making.drawn)
     return MadeTestSet(folder, documents, sampled, len(kept), judged, dict(making.dropped), failures)
