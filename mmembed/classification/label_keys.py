@@ -11,13 +11,13 @@ from mmembed.collection import Collection
 from mmembed.collection.payload import OURS, TagKeys, is_empty
 from mmembed.errors import InvalidQuery
 
-__all__ = ["check_key", "tag_fragments", "tagged"]
+__all__ = ["check_label_key", "tag_fragments", "tagged"]
 
 _PLAIN = re.compile(r"[\w-]{1,200}")  # another one would be a path into the payload: "a.b" is b in a
 _TAKEN = OURS["image"] | {"caption"}
 
 
-def check_key(collection: Collection, keys: Sequence[str], foreign: models.Filter, *, of: str) -> None:
+def check_label_key(collection: Collection, keys: Sequence[str], foreign: models.Filter, *, of: str) -> None:
     """Raise InvalidQuery unless these payload keys, the first as it was asked for, are free for `of` (tags, labels).
 
     `foreign` passes points whose payload uses one of them for something else.

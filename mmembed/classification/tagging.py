@@ -23,7 +23,7 @@ from qdrant_client import models
 from mmembed.classification.cache import ClassCache
 from mmembed.classification.classes import Classes
 from mmembed.classification.collection_classes import classes_of
-from mmembed.classification.label_keys import check_key, tag_fragments, tagged
+from mmembed.classification.label_keys import check_label_key, tag_fragments, tagged
 from mmembed.classification.labels import Labels
 from mmembed.classification.probabilities import Threshold
 from mmembed.classification.tag_rules import Payloads, Rule, rule_of
@@ -106,7 +106,7 @@ def tag(
     where, keys = Collection(store, collection), TagKeys.of(key)
     classes = classes_of(where, labels, SHARED if encoders is None else encoders, encoder=encoder, cache=cache)
     rule = rule_of(classes, keys, threshold, top_k, best)
-    check_key(where, keys, tag_fragments(keys), of="tags")
+    check_label_key(where, keys, tag_fragments(keys), of="tags")
     store.add_indexes(collection, {keys.labels: "keyword", keys.by: "keyword"})
     # 2. read, score, write
     report = TagReport()
@@ -139,7 +139,7 @@ def remove_tags(
     """
     where, keys = Collection(store, collection), TagKeys.of(key)
     where.require_ours("images")
-    check_key(where, keys, tag_fragments(keys), of="tags")
+    check_label_key(where, keys, tag_fragments(keys), of="tags")
     removed = 0
     points = store.scroll(collection, filter=_both(filter, tagged(keys)), payload=False, batch_size=batch_size)
     for ids in batched((point.id for point in points), batch_size):

@@ -13,7 +13,7 @@ import numpy as np
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, evaluate_run
 from mmembed.statistics import CONFIDENCE, Interval, bootstrap_intervals, differences, randomisation_test
 
-__all__ = ["Compared", "Comparison", "Estimate", "Report", "Row", "System", "evaluate_system"]
+__all__ = ["Compared", "Comparison", "Estimate", "MeasureRow", "Report", "System", "evaluate_system"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasureRow:
     """One measure of one system. `difference` is as it is - exact: what the index loses, if below 0."""
 
     system: str
@@ -90,7 +90,7 @@ class Report:
         return (*self.warnings, *few, *(caution for system in self.systems for caution in _lacking(system)))
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[MeasureRow, ...]:
         """Systems in order, of each the measures in order."""
         return tuple(row for system in self.systems for row in self._rows_of(system))
 
@@ -100,11 +100,13 @@ class Report:
         pairs = combinations(self.systems, 2)
         return tuple(comparison for first, second in pairs for comparison in self._compare(first, second))
 
-    def _rows_of(self, system: System) -> list[Row]:
+    def _rows_of(self, system: System) -> list[MeasureRow]:
         exact, as_is = system.compared.exact, system.compared.as_is
         if as_is is None:
             values = self._estimates([_values(exact, measure) for measure in self.measures])
-            return [Row(system.name, m, value, None, None) for m, value in zip(self.measures, values, strict=True)]
+            return [
+                MeasureRow(system.name, m, value, None, None) for m, value in zip(self.measures, values, strict=True)
+            ]
         columns = [
             column
             for m in self.measures
@@ -112,7 +114,7 @@ class Report:
         ]
         found = self._estimates(columns)
         return [
-            Row(system.name, m, *three)
+            MeasureRow(system.name, m, *three)
             for m, three in zip(self.measures, zip(found[::3], found[1::3], found[2::3], strict=True), strict=True)
         ]
 
@@ -192,7 +194,7 @@ def evaluate_system(
     return System(name, Compared(found, evaluate_run(as_is, qrels, measures)), (exact, as_is))
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: MeasureRow) -> dict[str, Any]:
     numbers = {"exact": row.exact, "as_is": row.as_is, "difference": row.difference}
     return {what: _estimate_json(estimate) for what, estimate in numbers.items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mmembed.evaluation.report import Comparison, Estimate, Report, Row
+from mmembed.evaluation.report import Comparison, Estimate, MeasureRow, Report
 from mmembed.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def report_tables(report: Report) -> Group:
     return Group(Text(head, style="bold"), Text(), *spaced, Text(foot, style="dim"), *cautions)
 
 
-def _system_table(name: str, rows: Sequence[Row]) -> Table:
+def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
     table = _table(name)
     if all(row.as_is is None for row in rows):
         _numbers(table, "value")

@@ -26,7 +26,7 @@ from mmembed.classification.few_shot.probe import choose_probe, fit_probe, probe
 from mmembed.classification.few_shot.split import PARTS, Split, stratified_split
 from mmembed.classification.few_shot.tip_adapter import choose_tip, find_neighbours, tip_logits
 from mmembed.classification.fitting import fit_temperature
-from mmembed.classification.label_keys import check_key, tagged
+from mmembed.classification.label_keys import check_label_key, tagged
 from mmembed.classification.labels import Labels
 from mmembed.classification.measures import accuracy_at, mean_per_class_recall
 from mmembed.classification.probabilities import logits, score
@@ -136,7 +136,7 @@ def _mark(
 def _check_key(collection: Collection, key: str) -> None:
     """Raise InvalidQuery for a payload key that is one of three of tags, or holds something else."""
     tags = [tagged(TagKeys.of(key.removesuffix(suffix))) for suffix in ("", "_scores", "_by")]
-    check_key(collection, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
+    check_label_key(collection, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
 
 
 def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[str], list[Failure]]:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.formats.lines import Line, first_of, text_lines, wrong
+from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wrong
 from mmembed.evaluation.measures import Qrels, Run
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
@@ -46,7 +46,7 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def _judgement(line: Line) -> tuple[str, str, str]:
+def _judgement(line: TextLine) -> tuple[str, str, str]:
     fields = [field.strip() for field in line.text.split("\t")]
     if len(fields) not in (3, 4):
         fields = line.text.split()
@@ -80,7 +80,7 @@ def read_run(file: Path) -> dict[str, dict[str, float]]:
     return run
 
 
-def _score(line: Line, score: str) -> float:
+def _score(line: TextLine, score: str) -> float:
     try:
         value = float(score)
     except ValueError:
