@@ -1,6 +1,6 @@
 """What is in this picture? Labels that no model was trained for, by comparing pictures with words.
 
-Read in this order: labels.py -> templates.py -> classes.py -> probabilities.py -> pictures.py.
+Read in this order: labels.py -> templates.py -> classes.py -> probabilities.py -> zero_shot.py.
 """
 
 from __future__ import annotations

@@ -10,18 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from mmembed.classification.measures import ReliabilityBin, error_of, expected_calibration_error
+from mmembed.classification.measures import ReliabilityBin, error_of
 from mmembed.errors import InvalidSample, UnreadableSource
 from mmembed.vectors import Floats, sigmoid, softmax
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Calibration", "Method", "expected_calibration_error", "read_calibration", "write_calibration"]
+__all__ = ["Calibration", "Method", "read_calibration", "write_calibration"]
 
 Method: TypeAlias = Literal["temperature", "platt"]
 

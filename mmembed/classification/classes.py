@@ -9,20 +9,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from mmembed.classification.cache import ClassCache, row_key
+from mmembed.classification.calibration import Calibration
 from mmembed.classification.labels import Labels, labels_of
 from mmembed.classification.templates import fill
 from mmembed.errors import InvalidLabels, InvalidSample, UnsupportedModality
 from mmembed.types import DenseArray, Encoder
 from mmembed.vectors import check_embeddings, l2_normalize
-
-if TYPE_CHECKING:
-    from mmembed.classification.calibration import Calibration
 
 __all__ = ["Classes", "embed_classes"]
 

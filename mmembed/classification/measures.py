@@ -27,10 +27,10 @@ __all__ = [
     "reliability_bins",
 ]
 
-Scores = npt.NDArray[np.floating]
+ScoreMatrix = npt.NDArray[np.floating]
 
 
-def accuracy_at(scores: Scores, truth: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.float64]:
+def accuracy_at(scores: ScoreMatrix, truth: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.float64]:
     """`(n, m)` scores -> `(n,)`: 1 where the true class is among the k best of its row, else 0.
 
     >>> accuracy_at(np.array([[0.1, 0.9, 0.5], [0.7, 0.2, 0.7]]), np.array([2, 0]), 1)
@@ -42,7 +42,7 @@ def accuracy_at(scores: Scores, truth: npt.NDArray[np.integer], k: int) -> npt.N
     return np.asarray((top_k(scores, k) == truth[:, None]).any(axis=1), dtype=np.float64)
 
 
-def mean_per_class_recall(scores: Scores, truth: npt.NDArray[np.integer]) -> float:
+def mean_per_class_recall(scores: ScoreMatrix, truth: npt.NDArray[np.integer]) -> float:
     """Share of the pictures of a class that are given it, averaged over the classes that have pictures.
 
     With classes of unequal size the one number that guessing the largest does not raise (balanced accuracy).
@@ -56,7 +56,7 @@ def mean_per_class_recall(scores: Scores, truth: npt.NDArray[np.integer]) -> flo
     return float(np.mean([correct[truth == c].mean() for c in np.unique(truth)]))
 
 
-def average_precision_per_class(scores: Scores, targets: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def average_precision_per_class(scores: ScoreMatrix, targets: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """`(n, m)` scores, `(n, m)` whether a picture shows a class -> `(m,)`; their mean is mAP.
 
     For pictures that show several classes: each column ranks the pictures, best first, equal ones in their order,
@@ -73,7 +73,7 @@ def average_precision_per_class(scores: Scores, targets: npt.NDArray[np.bool_]) 
     return np.asarray((precision * ranked).sum(axis=0) / np.maximum(ranked.sum(axis=0), 1), dtype=np.float64)
 
 
-def _check(scores: Scores, truth: npt.NDArray[np.integer]) -> None:
+def _check(scores: ScoreMatrix, truth: npt.NDArray[np.integer]) -> None:
     if scores.ndim != 2 or truth.shape != scores.shape[:1]:
         raise ValueError(f"{scores.shape} scores need {scores.shape[:1]} class numbers, not {truth.shape}")
     if truth.size and not 0 <= truth.min() <= truth.max() < scores.shape[1]:
@@ -81,8 +81,6 @@ def _check(scores: Scores, truth: npt.NDArray[np.integer]) -> None:
 
 
 # --- Do 80 % sure and 80 % right go together? Reliability bins, the expected calibration error, and their plot ---
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mmembed.vectors import sigmoid, softmax
 
 __all__ = ["LabelScore", "Ranked", "Threshold", "Verdict", "decide", "logits", "probabilities", "rank", "score"]
 
-Scores = npt.NDArray[np.float32]
+Cosines = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 Threshold = float | Mapping[str, float]
 
@@ -39,18 +39,18 @@ class Verdict:
     groups: tuple[LabelScore, ...] = ()  # of a hierarchy, by their paths ("animal > pet"), best first
 
 
-def score(classes: Classes, vectors: DenseArray) -> Scores:
+def score(classes: Classes, vectors: DenseArray) -> Cosines:
     """(n, dim) rows of norm 1 -> (n, m) cosines: labels in their order, then background."""
     return np.asarray(vectors, dtype=np.float32) @ classes.embeddings.T  # (n, m)
 
 
-def logits(classes: Classes, scores: Scores) -> Probabilities:
+def logits(classes: Classes, scores: Cosines) -> Probabilities:
     """(n, m) cosines -> (n, m) `logit_scale * cosine + logit_bias`; the cosines where there is no scale."""
     scaled = np.asarray(scores, dtype=np.float64) * (1.0 if classes.logit_scale is None else classes.logit_scale)
     return scaled if classes.logit_bias is None else scaled + classes.logit_bias
 
 
-def probabilities(classes: Classes, scores: Scores) -> Probabilities | None:
+def probabilities(classes: Classes, scores: Cosines) -> Probabilities | None:
     """(n, m) cosines -> (n, m) probabilities of labels, then background.
 
     As calibrated, if it was. Else CLIP's softmax, whose rows sum to 1 over labels and background together, or with a
@@ -77,7 +77,7 @@ class Ranked:
 
 def rank(
     classes: Classes,
-    scores: Scores,
+    scores: Cosines,
     found: Probabilities | None,
     *,
     threshold: Threshold | None = None,
@@ -126,7 +126,7 @@ def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities 
 
 def decide(
     classes: Classes,
-    scores: Scores,
+    scores: Cosines,
     *,
     learnt: Probabilities | None = None,
     threshold: Threshold | None = None,
@@ -138,7 +138,7 @@ def decide(
 
     Args:
         learnt: (n, number of labels) probabilities that something else than the texts gave, such as a few-shot
-            adapter, in place of theirs.
+            classifier, in place of theirs.
         threshold: labels below it are left out: of the probability, or of the score where there is none. One number,
             or one for each label (a label without one is never left out). None: those of the calibration, if it has
             any; else all labels are kept.
@@ -163,7 +163,7 @@ def decide(
     return verdicts
 
 
-def _groups(classes: Classes, scores: Scores, found: Probabilities | None) -> Iterator[tuple[LabelScore, ...]]:
+def _groups(classes: Classes, scores: Cosines, found: Probabilities | None) -> Iterator[tuple[LabelScore, ...]]:
     """For each picture its groups, best first. The score of a group is that of its nearest leaf.
 
     Its probability is the sum of those of its leaves where exactly one label is meant, else the largest.

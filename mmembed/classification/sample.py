@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from qdrant_client import models
 
+from mmembed.collection.payload import is_empty
 from mmembed.errors import InputError, InvalidSample, UnsupportedModality
 from mmembed.images import MAX_PIXELS, load_image
 from mmembed.sources.labelled import LabelledPicture
@@ -59,7 +60,7 @@ def stored_sample(
 
     Raises InvalidSample where there are no such points.
     """
-    has_key = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
+    has_key = models.Filter(must_not=[is_empty(key)])
     rows, truth, ids = [], [], []
     for point in store.scroll(collection, filter=has_key, vectors=[vector], payload=[key]):
         label, row = point.payload.get(key), point.vectors.get(vector)

@@ -12,19 +12,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mmembed.classification.cache import ClassCache
-from mmembed.classification.calibration_fit import load_calibration
-from mmembed.classification.classes import Classes, embed_classes
-from mmembed.classification.labels import Labels
+from mmembed.classification.classes import Classes
 from mmembed.classification.probabilities import Threshold, probabilities, rank, score
-from mmembed.collection import Collection
-from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.payload import TagKeys
-from mmembed.encoders.pool import SHARED
-from mmembed.errors import CollectionMismatch, SettingsError
-from mmembed.types import DenseArray, Encoder, Payload, Point, Store
+from mmembed.errors import SettingsError
+from mmembed.types import DenseArray, Payload, Point
 
-__all__ = ["Payloads", "Rule", "classes_of", "rule_of"]
+__all__ = ["Payloads", "Rule", "rule_of"]
 
 Payloads: TypeAlias = dict[str, Payload]
 """Id of a point -> what is written to it."""
@@ -66,36 +60,10 @@ class Rule:
         return payloads
 
 
-def classes_of(
-    store: Store,
-    collection: str,
-    labels: Labels | Sequence[str] | Classes,
-    *,
-    encoder: Encoder | None,
-    cache: ClassCache | None,
-    encoders: Mapping[str, Encoder] | None,
-) -> Classes:
-    """Class embeddings by the encoder of the stored vectors, calibrated where the collection has a calibration."""
-    where = Collection(store, collection)
-    where.require_ours("images")
-    stored = where.vector("image")
-    if isinstance(labels, Classes):
-        if labels.fingerprint != stored.fingerprint:
-            raise CollectionMismatch(collection, "image", stored=stored.encoder, given=labels.encoder)
-        classes = labels
-    else:
-        if encoder is not None:
-            check_fingerprint(collection, "image", stored, encoder)
-        else:
-            encoder = where.encoder("image", SHARED if encoders is None else encoders)
-        classes = embed_classes(encoder, labels, cache=cache)
-    if classes.calibration is None:
-        classes = classes.calibrated(load_calibration(store, collection, classes))
-    return classes
-
-
 def rule_of(classes: Classes, keys: TagKeys, threshold: Threshold | None, top_k: int | None, best: int | None) -> Rule:
     """Fill in what was not said. Raises SettingsError and InvalidLabels as `rank` does."""
+    if best is not None and best < 1:
+        raise SettingsError(f"best is {best}: the nearest pictures of a label are at least 1")
     given = threshold.values() if isinstance(threshold, Mapping) else [] if threshold is None else [threshold]
     if unreal := [number for number in given if not math.isfinite(number)]:
         raise SettingsError(f"a threshold is {unreal[0]}: give a number between 0 and 1")

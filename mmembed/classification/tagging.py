@@ -14,21 +14,24 @@ that may be killed anywhere: each point carries under `labels_by` what decided i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from qdrant_client import models
 
 from mmembed.classification.cache import ClassCache
 from mmembed.classification.classes import Classes
+from mmembed.classification.collection_classes import classes_of
+from mmembed.classification.label_keys import check_label_key, tag_fragments, tagged
 from mmembed.classification.labels import Labels
 from mmembed.classification.probabilities import Threshold
-from mmembed.classification.tag_rules import Payloads, Rule, classes_of, rule_of
+from mmembed.classification.tag_rules import Payloads, Rule, rule_of
 from mmembed.collection import Collection, stacked
-from mmembed.collection.payload import TagKeys, check_key, is_empty
+from mmembed.collection.payload import TagKeys, has_value
+from mmembed.encoders.pool import SHARED
 from mmembed.errors import SettingsError
+from mmembed.streams import batched
 from mmembed.types import Encoder, Leg, Store
 
 __all__ = ["TagReport", "remove_tags", "tag"]
@@ -79,53 +82,52 @@ def tag(
     (to score, where there is none); and `labels_by`, which stands for labels, templates, encoder, calibration and
     thresholds. Afterwards `store.facet(collection, "labels")` counts, and a filter on `labels` finds.
 
-    Done again it writes nothing but what is new; with anything else in `labels_by`, all. A picture that was indexed
-    with other contents has lost its tags; one that moved has kept them. Many writes undo the search graph of an
-    embedded store, which then compares with every vector: `store.optimize(collection)` builds it anew.
+    Done again it writes nothing but what is new; with anything else in `labels_by`, all. A picture that moved keeps its
+    tags, one with other contents loses them. Many writes undo the search graph of an embedded store, which then
+    compares with every vector: `store.optimize(collection)` builds it anew.
 
     Args:
         labels: those of `calibrate`, in any order and with the same templates and background, are calibrated.
-        encoder: that made the vectors; None: the one that the collection remembers.
         key: of the payload, in place of "labels".
-        threshold: lowest probability (or score) of a label that is written: of all, or for each label.
-        top_k: labels of one picture, at most.
+        threshold, top_k: lowest probability (or score) that is written, of all labels or for each; and how many.
         best: search label by label and tag the nearest `best` pictures of each, instead of reading all vectors. These
             get the label whatever its probability, unless there is a threshold; what others have is removed.
         filter: tag these points alone.
-        cache: of class embeddings.
-        encoders: as `search` takes them.
+        encoder, encoders, cache: as `search` and `embed_classes` take them.
 
     Raises:
-        InvalidQuery: the collection holds documents, or `key` is in use for something else.
+        InvalidQuery, StoreError: `key` is in use for something else; the collection holds documents.
         CollectionMismatch, CollectionNotOurs, CollectionNotFound, InvalidLabels, SettingsError, UnsupportedModality.
     """
     started = time.perf_counter()
-    if best is not None and best < 1:
-        raise SettingsError(f"best is {best}: the nearest pictures of a label are at least 1")
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: read at least 1 point at a time")
     # 1. what decides, and whether it can be written
-    keys = TagKeys.of(key)
-    classes = classes_of(store, collection, labels, encoder=encoder, cache=cache, encoders=encoders)
+    where, keys = Collection(store, collection), TagKeys.of(key)
+    classes = classes_of(where, labels, SHARED if encoders is None else encoders, encoder=encoder, cache=cache)
     rule = rule_of(classes, keys, threshold, top_k, best)
-    check_key(store, collection, keys)
+    check_label_key(where, keys, tag_fragments(keys), of="tags")
     store.add_indexes(collection, {keys.labels: "keyword", keys.by: "keyword"})
     # 2. read, score, write
     report = TagReport()
-    where = _Where(store, collection, filter, max(1, min(batch_size, _CELLS // len(classes.embeddings))))
-    for payloads in _tag_all(where, rule, report) if best is None else _tag_best(where, rule, report, best):
+    points = _Points(where, filter, max(1, min(batch_size, _CELLS // len(classes.embeddings))))
+    for payloads in _tag_all(points, rule, report) if best is None else _tag_best(points, rule, report, best):
         store.set_payloads(collection, payloads)
-        report.tagged += sum(1 for payload in payloads.values() if payload[keys.labels])
-        report.untagged += sum(1 for payload in payloads.values() if payload[keys.labels] == [])
-        report.removed += sum(1 for payload in payloads.values() if payload[keys.labels] is None)
-        report.seconds = time.perf_counter() - started
+        _add(report, payloads, keys, seconds=time.perf_counter() - started)
         if on_progress is not None:
             on_progress(report)
     # 3. count
-    counts = dict(store.facet(collection, key, filter=_both(filter, _by(keys, rule.by)), limit=len(classes.names)))
-    report.per_label = {name: counts.get(name, 0) for name in classes.names}
+    report.per_label = _per_label(points, rule)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _add(report: TagReport, payloads: Payloads, keys: TagKeys, *, seconds: float) -> None:
+    labels = [payload[keys.labels] for payload in payloads.values()]
+    report.tagged += sum(map(bool, labels))
+    report.untagged += labels.count([])
+    report.removed += labels.count(None)
+    report.seconds = seconds
 
 
 def remove_tags(
@@ -133,14 +135,14 @@ def remove_tags(
 ) -> int:
     """Remove what `tag` wrote under `key`; gives the number of points. Other payload, and the index, stay.
 
-    Raises InvalidQuery, CollectionNotOurs, CollectionNotFound.
+    Raises InvalidQuery, CollectionNotOurs, CollectionNotFound, and StoreError for a collection of documents.
     """
-    Collection(store, collection).require_ours("images")
-    keys = TagKeys.of(key)
-    check_key(store, collection, keys)
+    where, keys = Collection(store, collection), TagKeys.of(key)
+    where.require_ours("images")
+    check_label_key(where, keys, tag_fragments(keys), of="tags")
     removed = 0
-    tagged = store.scroll(collection, filter=_both(filter, _tagged(keys)), payload=False, batch_size=batch_size)
-    for ids in _chunks((point.id for point in tagged), batch_size):
+    points = store.scroll(collection, filter=_both(filter, tagged(keys)), payload=False, batch_size=batch_size)
+    for ids in batched((point.id for point in points), batch_size):
         store.set_payload(collection, ids, dict.fromkeys(keys))
         removed += len(ids)
     return removed
@@ -150,71 +152,66 @@ def remove_tags(
 
 
 @dataclass(frozen=True)
-class _Where:
-    store: Store
-    collection: str
+class _Points:
+    """Of which points the tags are written, and how many are read at a time."""
+
+    collection: Collection
     filter: models.Filter | None
     batch_size: int
 
 
-def _tag_all(where: _Where, rule: Rule, report: TagReport) -> Iterator[Payloads]:
+def _tag_all(points: _Points, rule: Rule, report: TagReport) -> Iterator[Payloads]:
     """Read every vector that this rule has not decided upon yet."""
-    done = _by(rule.keys, rule.by)
-    report.unchanged = where.store.count(where.collection, filter=_both(where.filter, done))
-    left = _both(where.filter, models.Filter(must_not=[done]))
-    for points, vectors in Collection(where.store, where.collection).image_vectors(
-        filter=left, batch_size=where.batch_size
-    ):
-        yield rule.tags(points, vectors)
+    collection, done = points.collection, _by(rule)
+    report.unchanged = collection.store.count(collection.name, filter=_both(points.filter, done))
+    left = _both(points.filter, models.Filter(must_not=[done]))
+    for some, vectors in collection.image_vectors(filter=left, batch_size=points.batch_size):
+        yield rule.tags(some, vectors)
 
 
-def _tag_best(where: _Where, rule: Rule, report: TagReport, best: int) -> Iterator[Payloads]:
+def _tag_best(points: _Points, rule: Rule, report: TagReport, best: int) -> Iterator[Payloads]:
     """Search label by label, and write what differs; then take their tags from all others."""
-    store, collection = where.store, where.collection
-    columns = _nearest(where, rule, best)
+    store, name = points.collection.store, points.collection.name
+    columns = _nearest(points, rule, best)
     due: set[str] = set()  # points that end with tags
-    for ids in _chunks(sorted(columns), where.batch_size):
-        points = store.retrieve(collection, ids, vectors=["image"])
-        if not points:  # deleted since they were found
+    for ids in batched(sorted(columns), points.batch_size):
+        found = store.retrieve(name, ids, vectors=["image"])
+        if not found:  # deleted since they were found
             continue
-        decided = rule.tags(points, stacked(points), columns)
+        decided = rule.tags(found, stacked(found), columns)
         tags = {id: payload for id, payload in decided.items() if payload[rule.keys.labels]}
-        same = {point.id for point in points if point.id in tags and tags[point.id].items() <= point.payload.items()}
+        same = {point.id for point in found if point.id in tags and tags[point.id].items() <= point.payload.items()}
         report.unchanged += len(same)
         due |= tags.keys()
         yield {id: tags[id] for id in tags.keys() - same}
-    some = _both(where.filter, _tagged(rule.keys))
-    tagged = store.scroll(collection, filter=some, payload=False, batch_size=where.batch_size)
-    for ids in _chunks((point.id for point in tagged if point.id not in due), where.batch_size):
+    had_tags = _both(points.filter, tagged(rule.keys))
+    rest = store.scroll(name, filter=had_tags, payload=False, batch_size=points.batch_size)
+    for ids in batched((point.id for point in rest if point.id not in due), points.batch_size):
         yield {id: dict.fromkeys(rule.keys) for id in ids}
 
 
-def _nearest(where: _Where, rule: Rule, best: int) -> dict[str, set[int]]:
+def _nearest(points: _Points, rule: Rule, best: int) -> dict[str, set[int]]:
     """Point -> the columns of the labels that it is among the `best` of."""
+    store, name = points.collection.store, points.collection.name
     columns: dict[str, set[int]] = {}
-    limit = min(best, where.store.count(where.collection, filter=where.filter)) or 1  # some stores make room for all
+    limit = min(best, store.count(name, filter=points.filter)) or 1  # some stores make room for all
     for column in range(len(rule.classes.names)):
         leg = Leg("image", rule.classes.embeddings[column])
-        for hit in where.store.query(where.collection, [leg], limit=limit, filter=where.filter):
+        for hit in store.query(name, [leg], limit=limit, filter=points.filter):
             columns.setdefault(hit.id, set()).add(column)
     return columns
 
 
-def _chunks(ids: Iterable[str], size: int) -> Iterator[list[str]]:
-    ids = iter(ids)
-    while chunk := list(islice(ids, size)):
-        yield chunk
+def _per_label(points: _Points, rule: Rule) -> dict[str, int]:
+    """Label -> how many of the points have it by this rule."""
+    store, name, names = points.collection.store, points.collection.name, rule.classes.names
+    counts = dict(store.facet(name, rule.keys.labels, filter=_both(points.filter, _by(rule)), limit=len(names)))
+    return {label: counts.get(label, 0) for label in names}
 
 
-# --- filters ------------------------------------------------------------------------------------
-
-
-def _tagged(keys: TagKeys) -> models.Filter:
-    return models.Filter(must_not=[is_empty(keys.by)])
-
-
-def _by(keys: TagKeys, by: str) -> models.FieldCondition:
-    return models.FieldCondition(key=keys.by, match=models.MatchValue(value=by))
+def _by(rule: Rule) -> models.FieldCondition:
+    """Points that this rule has decided upon."""
+    return has_value(rule.keys.by, rule.by)
 
 
 def _both(filter: models.Filter | None, condition: models.Filter | models.FieldCondition) -> models.Filter:

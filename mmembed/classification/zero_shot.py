@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mmembed.classification.cache import ClassCache
+from mmembed.classification.calibration import Calibration
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.labels import Labels
 from mmembed.classification.probabilities import LabelScore, Threshold, Verdict, decide, score
@@ -22,16 +23,13 @@ from mmembed.streams import load_in_order
 from mmembed.types import DenseArray, Embeddings, Encoder, Failure, Item, PixelEncoder, Pixels
 from mmembed.vectors import check_embeddings
 
-if TYPE_CHECKING:
-    from mmembed.classification.calibration import Calibration
-
 __all__ = ["Classified", "Learnt", "Source", "classify"]
 
 Source: TypeAlias = str | Path | bytes | Image.Image | Item | Failure
 """A file, by its path; its bytes, a picture in memory, or what `mmembed.sources.scan` found."""
 
 Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
-"""`(n, dim)` vectors of pictures -> `(n, labels)` probabilities: `few_shot.load_adapter` gives one."""
+"""`(n, dim)` vectors of pictures -> `(n, labels)` probabilities: `few_shot.load_few_shot` gives one."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def calibrate_command(
         if collection is not None:
             opened = o.open_asked_store(store, api_key, grpc, to_read=True)
             stack.callback(opened.close)
-        loaded = image_encoder(opened, collection, encoder, encoders)
+        loaded = _encoder(opened, collection, encoder, encoders)
         sample = _sample(folder, truth, opened, collection, loaded)
         names = labels or sorted({label for label in sample.truth if label is not None})
         wanted = asked.asked_labels(names, templates, background)
@@ -108,27 +108,14 @@ def calibrate_command(
     _tell(calibration, sample.failures, json=json)
 
 
-def image_encoder(store: Store | None, collection: str | None, name: str | None, encoders: Encoders) -> Encoder:
-    """The encoder of the collection's pictures; without a collection the one that is named, or tiny.
-
-    Raises InvalidQuery for a collection without the vector `image`, CollectionMismatch where another encoder is named.
-    """
+def _encoder(store: Store | None, collection: str | None, name: str | None, encoders: Encoders) -> Encoder:
+    """The encoder of the collection's pictures; without a collection the one that is named, or tiny."""
+    from mmembed.classification.collection_classes import image_encoder
     from mmembed.collection import Collection
-    from mmembed.collection.contract import check_fingerprint
-    from mmembed.errors import CollectionNotOurs, InvalidQuery
 
     if store is None or collection is None:
         return encoders[name or "tiny"]
-    contract = store.contract(collection)
-    if contract is None:
-        raise CollectionNotOurs(collection)
-    if "image" not in contract.vectors:
-        raise InvalidQuery(f"collection {collection!r} holds {contract.kind}, not images: name one that does with --in")
-    if name is None:
-        return Collection(store, collection).encoder("image", encoders)
-    loaded = encoders[name]
-    check_fingerprint(collection, "image", contract.vectors["image"], loaded)
-    return loaded
+    return image_encoder(Collection(store, collection), encoders, encoders[name] if name is not None else None)
 
 
 def _sample(

@@ -109,32 +109,25 @@ def _of_collection(
     opened: Store, collection: str, encoder: str | None, encoders: Encoders, labels: Labels
 ) -> tuple[Encoder, Classes]:
     """The encoder that made the pictures' vectors, and the labels as it sees them, calibrated where they were."""
-    from mmembed.classification import embed_classes
-    from mmembed.classification.calibration_fit import load_calibration
-    from mmembed.collection.contract import check_fingerprint
-    from mmembed.errors import InvalidQuery
+    from mmembed.classification.collection_classes import classes_of, image_encoder
+    from mmembed.collection import Collection
 
-    contract = opened.contract(collection)
-    if contract is None or "image" not in contract.vectors:
-        raise InvalidQuery(f"collection {collection!r} remembers no encoder of pictures: give --encoder instead")
-    vector = contract.vectors["image"]
-    used = encoders[encoder or vector.encoder]
-    check_fingerprint(collection, "image", vector, used)
-    classes = embed_classes(used, labels, cache=asked.class_cache())
-    return used, classes.calibrated(load_calibration(opened, collection, classes))
+    where = Collection(opened, collection)
+    used = image_encoder(where, encoders, encoders[encoder] if encoder is not None else None)
+    return used, classes_of(where, labels, encoders, encoder=used, cache=asked.class_cache())
 
 
 def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
-    from mmembed.classification.few_shot import load_adapter
+    from mmembed.classification.few_shot import load_few_shot
     from mmembed.errors import InvalidSample
 
-    adapter = load_adapter(opened, collection, classes)
-    if adapter is None:
+    learnt = load_few_shot(opened, collection, classes)
+    if learnt is None:
         raise InvalidSample(
             f"collection {collection!r} has learnt nothing for these labels and templates: teach it by "
             f"`mmembed few-shot FOLDER --in {collection}`"
         )
-    return adapter
+    return learnt
 
 
 def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bool, as_json: bool, shown: int) -> None:

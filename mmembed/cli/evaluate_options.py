@@ -183,12 +183,14 @@ def show_reports(named: Sequence[tuple[str, Report]], *, as_json: bool, plot: Pa
 def _print_tables(reports: Sequence[Report]) -> None:
     from rich.console import Console
 
+    from mmembed.evaluation.tables import report_tables
+
     console = Console()
     console = console if console.is_terminal else Console(width=_WIDTH)
     for number, report in enumerate(reports):
         if number:
             console.print()
-        console.print(report.table())
+        console.print(report_tables(report))
 
 
 def asked_pool(device: str | None, dtype: str | None, batch_size: int | None, trust_remote_code: bool) -> Encoders:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from qdrant_client import models
 
-from mmembed.errors import InvalidQuery, StoreError
-from mmembed.types import IndexType, Modality, Payload, Store
+from mmembed.errors import StoreError
+from mmembed.types import IndexType, Modality, Payload
 
 __all__ = [
     "FACET_TYPES",
     "INDEXES",
     "OURS",
-    "PLAIN_KEY",
     "RESERVED",
-    "TAKEN",
     "TagKeys",
     "canonical_ids",
-    "check_key",
     "first_passages",
+    "has_value",
     "inside_documents",
     "is_empty",
     "item_id",
@@ -94,39 +91,17 @@ def path_of(payload: Payload) -> str:
     return str(document) if document and uri.startswith(f"{document}#") else uri
 
 
-PLAIN_KEY = re.compile(r"[\w-]{1,200}")  # another one would be a path into the payload: "a.b" is b in a
-
-
-TAKEN = OURS["image"] | {"caption"}
-
-
-def check_key(store: Store, collection: str, keys: TagKeys) -> None:
-    """Raise InvalidQuery for a payload key that tags would overwrite, or that is none."""
-    if not PLAIN_KEY.fullmatch(keys.labels):
-        raise InvalidQuery(f"{keys.labels!r} cannot be the payload key of tags: use letters, digits, _ and -")
-    # Three keys that stand together are tags; one that stands without the others was written by somebody else.
-    foreign = models.Filter(
-        should=[
-            models.Filter(must=[is_empty(keys.by)], must_not=[is_empty(keys.labels)]),
-            models.Filter(must=[is_empty(keys.by)], must_not=[is_empty(keys.scores)]),
-            models.Filter(must=[is_empty(keys.scores)], must_not=[is_empty(keys.by)]),
-        ]
-    )
-    reserved = bool(TAKEN.intersection(keys)) or store.indexes(collection).get(keys.labels, "keyword") != "keyword"
-    if reserved or next(store.scroll(collection, filter=foreign, payload=False, batch_size=1), None) is not None:
-        raise InvalidQuery(
-            f"tags were to be written to collection {collection!r} under {', '.join(keys)}, and its payload uses one "
-            f"of these keys for something else: choose another key"
-        )
-
-
 def is_empty(key: str) -> models.IsEmptyCondition:
     return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
 
 
+def has_value(key: str, value: str | int) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
 def first_passages() -> models.Filter:
     """One point a document: its first passage."""
-    return models.Filter(must=[models.FieldCondition(key="passage", match=models.MatchValue(value=0))])
+    return models.Filter(must=[has_value("passage", 0)])
 
 
 def of_uris(uris: Sequence[str]) -> models.Filter:

@@ -10,9 +10,9 @@
     evaluate_run        rankings and judgements -> Scores: every measure of every query, by trec_eval
     evaluate_system     the same of a system twice: by exact search, and by the collection as it is
     evaluate_run_files  TREC run files -> Report
-    Report              all numbers with their intervals: rows, comparisons, as_json, table, plot
+    Report              all numbers with their intervals: rows, comparisons, as_json; report_tables, plot_reports
 
-Reading order: measures.py -> statistics.py -> report.py -> testset.py -> layouts.py.
+Reading order: measures.py -> report.py -> testset.py -> formats/.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from mmembed.evaluation.formats.cranfield import read_cranfield
 from mmembed.evaluation.formats.search_log import SearchLog, log_of, read_searches
 from mmembed.evaluation.formats.trec import read_qrels, read_queries, read_run, read_trec, write_qrels, write_run
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, depth_of, evaluate_run, parse_measures
-from mmembed.evaluation.report import Compared, Comparison, Estimate, Report, Row, System, evaluate_system
+from mmembed.evaluation.plots import plot_reports
+from mmembed.evaluation.report import Compared, Comparison, Estimate, MeasureRow, Report, System, evaluate_system
+from mmembed.evaluation.tables import report_tables
 from mmembed.evaluation.tasks.classification import evaluate_classes
 from mmembed.evaluation.tasks.encoders import evaluate_encoders
 from mmembed.evaluation.tasks.image_text import BothWays, compare_both_ways, evaluate_captions
@@ -36,7 +38,7 @@ from mmembed.evaluation.tasks.passages import evaluate_passages
 from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
 from mmembed.evaluation.tasks.run_files import evaluate_run_files
 from mmembed.evaluation.tasks.searches import evaluate_searches
-from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 from mmembed.statistics import Interval, bootstrap_intervals, randomisation_test
 
 __all__ = [
@@ -45,13 +47,13 @@ __all__ = [
     "Captions",
     "Compared",
     "Comparison",
-    "Document",
+    "CorpusDocument",
     "Estimate",
     "Interval",
+    "MeasureRow",
     "Qrels",
     "Query",
     "Report",
-    "Row",
     "Run",
     "Scores",
     "SearchLog",
@@ -73,6 +75,7 @@ __all__ = [
     "evaluate_system",
     "log_of",
     "parse_measures",
+    "plot_reports",
     "randomisation_test",
     "read_beir",
     "read_captions",
@@ -83,6 +86,7 @@ __all__ = [
     "read_searches",
     "read_test_set",
     "read_trec",
+    "report_tables",
     "write_beir",
     "write_qrels",
     "write_run",

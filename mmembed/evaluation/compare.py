@@ -13,18 +13,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from mmembed.collection import Collection
 from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.corpus_index import OnProgress
 from mmembed.evaluation.measures import Qrels, Run, Scores, depth_of, evaluate_run, parse_measures
 from mmembed.evaluation.report import Compared, Report, System
 from mmembed.types import Encoder
 
-__all__ = ["Found", "Search", "compare", "depths_of", "facts_of", "measure_search"]
+__all__ = ["Found", "Ranker", "compare", "depths_of", "facts_of", "measure_search"]
 
 Found: TypeAlias = dict[str, float]
 """What one search found: document -> score."""
 
-Search: TypeAlias = Callable[[str, int, bool], Found]
+Ranker: TypeAlias = Callable[[str, int, bool], Found]
 """Query id, how many documents, whether exactly -> what is found; nothing where the query cannot be asked."""
 
 _STEPS = (10, 100, 1000)
@@ -46,7 +47,7 @@ def depths_of(measures: Iterable[str]) -> dict[int, tuple[str, ...]]:
 
 def measure_search(
     name: str,
-    search: Search,
+    search: Ranker,
     queries: Sequence[str],
     qrels: Qrels,
     *,
@@ -101,7 +102,7 @@ def compare(reports: Sequence[Report]) -> Report:
     )
 
 
-def facts_of(encoder: Encoder, collection: str, points: int) -> dict[str, Any]:
-    """What tells one result from another: which vectors, in which collection."""
-    spec = encoder.spec
-    return {"encoder": spec.name, "fingerprint": spec.fingerprint, "collection": collection, "points": points}
+def facts_of(encoder: Encoder, collection: Collection) -> dict[str, Any]:
+    """What tells one result from another: which vectors, in which collection, of how many points."""
+    spec, points = encoder.spec, collection.store.count(collection.name)
+    return {"encoder": spec.name, "fingerprint": spec.fingerprint, "collection": collection.name, "points": points}

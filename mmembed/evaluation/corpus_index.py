@@ -16,18 +16,28 @@ from typing import TypeAlias
 import numpy as np
 from PIL.Image import Image
 
-from mmembed.collection.contract import check_fingerprint
+from mmembed.classification.collection_classes import image_encoder
+from mmembed.collection import Collection
 from mmembed.collection.payload import item_id
 from mmembed.collection.prepare import prepare_collection, vector_contract
-from mmembed.errors import CollectionNotOurs, InputError, InvalidTestSet
-from mmembed.evaluation.testset import Document
+from mmembed.errors import InputError, InvalidTestSet
+from mmembed.evaluation.testset import CorpusDocument
 from mmembed.images import load_image
 from mmembed.ingest import IngestReport, ingest_images
 from mmembed.sources import content_hash
 from mmembed.streams import batched, load_in_order
-from mmembed.types import Contract, Encoder, Failure, Payload, Point, SparseVector, Store, Vector
+from mmembed.types import Encoder, Failure, Payload, Point, SparseVector, Vector
 
-__all__ = ["NOTE", "Indexed", "OnProgress", "index_corpus", "index_pictures", "load_pictures", "may_write"]
+__all__ = [
+    "NOTE",
+    "IndexedCorpus",
+    "OnProgress",
+    "index_corpus",
+    "index_pictures",
+    "ingest_progress",
+    "load_pictures",
+    "may_write",
+]
 
 NOTE = "evaluation"
 """Key of the note of a collection that an evaluation made and may add to."""
@@ -35,16 +45,16 @@ NOTE = "evaluation"
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Told what is done, how many of it are done, and of how many."""
 
-_DOCUMENTS_AN_UPSERT = 256
+_BATCH = 256
 _VECTOR = {"dense": "text", "sparse": "sparse", "multi": "late"}
 _WORKERS, _AHEAD = 4, 16
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexedCorpus:
     """A collection and where the documents of a test set are in it."""
 
-    collection: str
+    collection: Collection
     vector_name: str
     documents: Mapping[str, tuple[str, ...]]  # point id -> ids of the documents that it is
     failures: tuple[Failure, ...] = ()  # documents that could not be encoded: nothing finds them
@@ -59,20 +69,29 @@ class Indexed:
             said.append(f"{len(self.failures):,} documents cannot be encoded and are not found by any search: {first}")
         if self.others:
             said.append(
-                f"collection {self.collection!r} holds {self.others:,} points beside the documents of this test set, "
-                f"and each that is found counts as a wrong answer"
+                f"collection {self.collection.name!r} holds {self.others:,} points beside the documents of this test "
+                f"set, and each that is found counts as a wrong answer"
             )
         return tuple(said)
 
+    def vectors(self) -> dict[str, Vector]:
+        """Document id -> its stored vector."""
+        store, name, vector = self.collection.store, self.collection.name, self.vector_name
+        return {
+            document: point.vectors[vector]
+            for ids in batched(self.documents, _BATCH)
+            for point in store.retrieve(name, ids, vectors=[vector], payload=False)
+            for document in self.documents[point.id]
+        }
+
 
 def index_corpus(
-    store: Store,
-    collection: str,
-    corpus: Mapping[str, Document],
+    collection: Collection,
+    corpus: Mapping[str, CorpusDocument],
     *,
     encoder: Encoder,
     on_progress: OnProgress | None = None,
-) -> Indexed:
+) -> IndexedCorpus:
     """Every document as one vector: its title and text joined by a space and truncated, or its picture.
 
     Texts are encoded in the role of documents. A corpus of pictures alone becomes a collection of pictures. Documents
@@ -85,76 +104,75 @@ def index_corpus(
     """
     if corpus and all(document.image is not None for document in corpus.values()):
         files = {id: document.image for id, document in corpus.items() if document.image is not None}
-        return index_pictures(store, collection, files, encoder=encoder, on_progress=on_progress)
-    return _index_rows(store, collection, corpus, encoder, on_progress)
+        return index_pictures(collection, files, encoder=encoder, on_progress=on_progress)
+    return _index_rows(collection, corpus, encoder, on_progress)
 
 
 def index_pictures(
-    store: Store,
-    collection: str,
+    collection: Collection,
     pictures: Mapping[str, Path],
     *,
     encoder: Encoder,
     on_progress: OnProgress | None = None,
-) -> Indexed:
+) -> IndexedCorpus:
     """Pictures by document id -> a collection of pictures, as `ingest_images` makes it; errors of `index_corpus`."""
     ids: dict[str, list[str]] = {}
     for id, path in pictures.items():
         ids.setdefault(os.path.abspath(path), []).append(id)
     there = [uri for uri in ids if Path(uri).is_file()]
     failures = [Failure(uri, f"{Path(uri).name}: there is no such file") for uri in ids if not Path(uri).is_file()]
-    if may_write(store, collection) and there:
-        prepare_collection(store, collection, "images", {"image": (encoder, vector_contract(encoder, "image"))})
-        store.set_note(collection, NOTE, {"holds": "pictures"})
-
-        def tell(report: IngestReport) -> None:
-            if on_progress is not None:
-                on_progress("pictures", report.done, len(there))
-
-        failures += ingest_images(store, collection, there, encoder=encoder, on_progress=tell).failures
-        stored = _stored(store, collection, "uri")
-    elif there:
-        contract = _ours(store, collection)
-        if contract.kind != "images":
-            raise InvalidTestSet(f"collection {collection!r} holds documents, not pictures: name another")
-        check_fingerprint(collection, "image", contract.vectors["image"], encoder)
-        stored = _stored(store, collection, "uri")
-        lacking = len(ids.keys() - stored.keys())
-        if lacking:
-            raise InvalidTestSet(
-                f"collection {collection!r} lacks {lacking:,} of the {len(ids):,} pictures of the test set, and an "
-                f"evaluation adds nothing to a collection that it did not make: index them, or name a new collection"
-            )
-    else:
+    if not there:
         stored = {}
+    elif may_write(collection):
+        store, name = collection.store, collection.name
+        prepare_collection(store, name, "images", {"image": (encoder, vector_contract(encoder, "image"))})
+        store.set_note(name, NOTE, {"holds": "pictures"})
+        tell = ingest_progress(on_progress, "pictures", len(there))
+        failures += ingest_images(store, name, there, encoder=encoder, on_progress=tell).failures
+        stored = _points_by_uri(collection)
+    else:
+        stored = _pictures_of(collection, ids, encoder)
     found = {stored[uri]: tuple(some) for uri, some in ids.items() if uri in stored}
     _check_found(collection, found, len(ids), failures)
-    return Indexed(collection, "image", found, tuple(failures), len(stored) - len(found))
+    return IndexedCorpus(collection, "image", found, tuple(failures), len(stored) - len(found))
+
+
+def _pictures_of(collection: Collection, uris: Mapping[str, object], encoder: Encoder) -> dict[str, str]:
+    """uri -> point of a collection that no evaluation made, which must have all of these already."""
+    image_encoder(collection, {}, encoder)
+    stored = _points_by_uri(collection)
+    if lacking := sum(uri not in stored for uri in uris):
+        raise InvalidTestSet(
+            f"collection {collection.name!r} lacks {lacking:,} of the {len(uris):,} pictures of the test set, and an "
+            f"evaluation adds nothing to a collection that it did not make: index them, or name a new collection"
+        )
+    return stored
 
 
 def _index_rows(
-    store: Store, collection: str, corpus: Mapping[str, Document], encoder: Encoder, on_progress: OnProgress | None
-) -> Indexed:
+    collection: Collection, corpus: Mapping[str, CorpusDocument], encoder: Encoder, on_progress: OnProgress | None
+) -> IndexedCorpus:
     if not corpus:
         raise InvalidTestSet("the test set has no documents: there is nothing to be found")
-    if not may_write(store, collection):
+    store, name = collection.store, collection.name
+    if not may_write(collection):
         raise InvalidTestSet(
-            f"collection {collection!r} was not made by an evaluation, so documents of a test set are not added to "
+            f"collection {name!r} was not made by an evaluation, so documents of a test set are not added to "
             f"it: name a collection that is not there yet, or measure this one with judged queries of your own"
         )
     vector = _VECTOR[encoder.spec.kind]
-    prepare_collection(store, collection, "documents", {vector: (encoder, vector_contract(encoder, "text"))})
-    store.set_note(collection, NOTE, {"holds": "documents"})
-    known = {p.id: p.payload.get("content_hash") for p in store.scroll(collection, payload=["content_hash"])}
+    prepare_collection(store, name, "documents", {vector: (encoder, vector_contract(encoder, "text"))})
+    store.set_note(name, NOTE, {"holds": "documents"})
+    known = {p.id: p.payload.get("content_hash") for p in store.scroll(name, payload=["content_hash"])}
     failures: list[Failure] = []
     hashes = dict(_hashes(corpus, failures))
     points = {id: item_id("text", f"evaluation:{id}") for id in hashes}
     fresh = [id for id in hashes if known.get(points[id]) != hashes[id]]
     done = len(hashes) - len(fresh)
-    for some in batched(fresh, _DOCUMENTS_AN_UPSERT):
+    for some in batched(fresh, _BATCH):
         vectors = _encoded({id: corpus[id] for id in some}, encoder, failures)
         store.upsert(
-            collection,
+            name,
             [
                 Point(points[id], {vector: row} if _has_rows(row) else {}, _payload(id, corpus[id], hashes[id]))
                 for id, row in vectors.items()
@@ -164,37 +182,37 @@ def _index_rows(
         if on_progress is not None:
             on_progress("documents", done, len(hashes))
     if fresh:
-        store.optimize(collection)
+        store.optimize(name)
     lost = {failure.uri for failure in failures}
     found = {points[id]: (id,) for id in hashes if id not in lost}
     _check_found(collection, found, len(corpus), failures)
-    return Indexed(collection, vector, found, tuple(failures), len(known.keys() - found.keys()))
+    return IndexedCorpus(collection, vector, found, tuple(failures), len(known.keys() - found.keys()))
 
 
-def may_write(store: Store, collection: str) -> bool:
+def ingest_progress(on_progress: OnProgress | None, what: str, total: int) -> Callable[[IngestReport], None] | None:
+    """What the verbs of `mmembed.ingest` take as their `on_progress`."""
+    return None if on_progress is None else lambda report: on_progress(what, report.done, total)
+
+
+def may_write(collection: Collection) -> bool:
     """Whether the collection is not there yet, or an evaluation made it."""
-    return collection not in store.collections() or NOTE in _ours(store, collection).notes
+    return not collection.exists or NOTE in collection.require_ours().notes
 
 
-def _ours(store: Store, collection: str) -> Contract:
-    contract = store.contract(collection)
-    if contract is None:
-        raise CollectionNotOurs(collection)
-    return contract
+def _points_by_uri(collection: Collection) -> dict[str, str]:
+    points = collection.store.scroll(collection.name, payload=["uri"])
+    return {str(point.payload.get("uri")): point.id for point in points}
 
 
-def _stored(store: Store, collection: str, key: str) -> dict[str, str]:
-    """Value of a payload key -> the point that has it."""
-    return {str(point.payload.get(key)): point.id for point in store.scroll(collection, payload=[key])}
-
-
-def _check_found(collection: str, found: Mapping[str, object], wanted: int, failures: Sequence[Failure]) -> None:
+def _check_found(collection: Collection, found: Mapping[str, object], wanted: int, failures: Sequence[Failure]) -> None:
     if not found:
         why = f" ({failures[0].error})" if failures else ""
-        raise InvalidTestSet(f"none of {wanted:,} documents could be brought into {collection!r}{why}: correct them")
+        raise InvalidTestSet(
+            f"none of {wanted:,} documents could be brought into {collection.name!r}{why}: correct them"
+        )
 
 
-def _hashes(corpus: Mapping[str, Document], failures: list[Failure]) -> Iterator[tuple[str, str]]:
+def _hashes(corpus: Mapping[str, CorpusDocument], failures: list[Failure]) -> Iterator[tuple[str, str]]:
     """Document id -> what changes when it must be encoded again. A picture that is not there is a failure."""
     for id, document in corpus.items():
         if document.image is None:
@@ -206,7 +224,7 @@ def _hashes(corpus: Mapping[str, Document], failures: list[Failure]) -> Iterator
             failures.append(Failure(id, str(exc)))
 
 
-def _payload(id: str, document: Document, hashed: str) -> Payload:
+def _payload(id: str, document: CorpusDocument, hashed: str) -> Payload:
     uri = document.uri or (str(document.image) if document.image is not None else id)
     own: Payload = {"uri": uri, "document_id": id, "content_hash": hashed, "passage": 0, "passages": 1}
     if document.title:
@@ -214,7 +232,7 @@ def _payload(id: str, document: Document, hashed: str) -> Payload:
     return {**own, "text": document.text}
 
 
-def _encoded(documents: Mapping[str, Document], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
+def _encoded(documents: Mapping[str, CorpusDocument], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
     """Document id -> its vector; a picture that cannot be read has none and is a failure."""
     texts = {id: document.whole_text for id, document in documents.items() if document.image is None}
     files = {id: document.image for id, document in documents.items() if document.image is not None}

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import combinations, groupby
+from typing import Any
 
 import numpy as np
 
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, evaluate_run
-from mmembed.statistics import Interval, bootstrap_intervals, differences, randomisation_test
+from mmembed.statistics import CONFIDENCE, Interval, bootstrap_intervals, differences, randomisation_test
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-__all__ = ["Compared", "Comparison", "Estimate", "Report", "Row", "System", "evaluate_system"]
+__all__ = ["Compared", "Comparison", "Estimate", "MeasureRow", "Report", "System", "evaluate_system"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasureRow:
     """One measure of one system. `difference` is as it is - exact: what the index loses, if below 0."""
 
     system: str
@@ -70,7 +66,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """Every number there is of one task; see `rows`, `comparisons`, `as_json`, `table` and `plot`."""
+    """Every number there is of one task: `rows`, `comparisons`, `as_json`; shown by `report_tables`, `plot_reports`."""
 
     task: str  # "image-text retrieval, text to image"
     systems: tuple[System, ...]
@@ -94,7 +90,7 @@ class Report:
         return (*self.warnings, *few, *(caution for system in self.systems for caution in _lacking(system)))
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[MeasureRow, ...]:
         """Systems in order, of each the measures in order."""
         return tuple(row for system in self.systems for row in self._rows_of(system))
 
@@ -104,11 +100,13 @@ class Report:
         pairs = combinations(self.systems, 2)
         return tuple(comparison for first, second in pairs for comparison in self._compare(first, second))
 
-    def _rows_of(self, system: System) -> list[Row]:
+    def _rows_of(self, system: System) -> list[MeasureRow]:
         exact, as_is = system.compared.exact, system.compared.as_is
         if as_is is None:
             values = self._estimates([_values(exact, measure) for measure in self.measures])
-            return [Row(system.name, m, value, None, None) for m, value in zip(self.measures, values, strict=True)]
+            return [
+                MeasureRow(system.name, m, value, None, None) for m, value in zip(self.measures, values, strict=True)
+            ]
         columns = [
             column
             for m in self.measures
@@ -116,7 +114,7 @@ class Report:
         ]
         found = self._estimates(columns)
         return [
-            Row(system.name, m, *three)
+            MeasureRow(system.name, m, *three)
             for m, three in zip(self.measures, zip(found[::3], found[1::3], found[2::3], strict=True), strict=True)
         ]
 
@@ -148,22 +146,27 @@ class Report:
         return [Estimate(float(np.mean(column)), intervals[i]) for i, column in enumerate(columns)]
 
     def as_json(self, *, per_query: bool = False) -> dict[str, Any]:
-        """Every number; with `per_query` also each query's."""
-        from mmembed.evaluation.tables import report_json
-
-        return report_json(self, per_query=per_query)
-
-    def table(self) -> Group:
-        """What rich prints: a table of each system, one of every two, and the warnings."""
-        from mmembed.evaluation.tables import report_tables
-
-        return report_tables(self)
-
-    def plot(self, file: Path) -> None:
-        """Every measure with its interval, exact and as it is, as PNG or SVG by the file's suffix."""
-        from mmembed.evaluation.plots import plot_reports
-
-        plot_reports([self], file)
+        """Every number, unrounded, with `per_query` also each query's; intervals as [low, high], null for none."""
+        systems = []
+        for system in self.systems:
+            rows = [row for row in self.rows if row.system == system.name]
+            entry: dict[str, Any] = {"name": system.name, "measures": {row.measure: _row_json(row) for row in rows}}
+            if per_query:
+                exact, as_is = system.compared.exact, system.compared.as_is
+                entry["per_query"] = {"exact": exact.per_query, "as_is": None if as_is is None else as_is.per_query}
+            systems.append(entry)
+        return {
+            "task": self.task,
+            "queries": self.queries,
+            "left_out": self.left_out,
+            "documents": self.documents,
+            "confidence": CONFIDENCE,
+            "seed": self.seed,
+            "systems": systems,
+            "comparisons": list(_comparisons_json(self.comparisons)),
+            "warnings": list(self.cautions),
+            "facts": dict(self.facts),
+        }
 
 
 def _lacking(system: System) -> list[str]:
@@ -189,3 +192,30 @@ def evaluate_system(
     if as_is is None:
         return System(name, Compared(found), (exact,))
     return System(name, Compared(found, evaluate_run(as_is, qrels, measures)), (exact, as_is))
+
+
+def _row_json(row: MeasureRow) -> dict[str, Any]:
+    numbers = {"exact": row.exact, "as_is": row.as_is, "difference": row.difference}
+    return {what: _estimate_json(estimate) for what, estimate in numbers.items()}
+
+
+def _comparisons_json(comparisons: Iterable[Comparison]) -> Iterable[dict[str, Any]]:
+    for systems, of_two in groupby(comparisons, key=lambda comparison: comparison.systems):
+        measures = {
+            comparison.measure: {
+                "exact": _estimate_json(comparison.exact, comparison.exact_p),
+                "as_is": _estimate_json(comparison.as_is, comparison.as_is_p),
+            }
+            for comparison in of_two
+        }
+        yield {"systems": list(systems), "difference": "second - first", "measures": measures}
+
+
+def _estimate_json(estimate: Estimate | None, p: float | None = None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    numbers: dict[str, Any] = {
+        "value": estimate.value,
+        "interval": None if estimate.interval is None else list(estimate.interval),
+    }
+    return numbers if p is None else numbers | {"p": p}

@@ -1,19 +1,19 @@
-"""A report as tables that fit 80 columns, and as JSON."""
+"""A report as tables that fit 80 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmembed.evaluation.report import Comparison, Estimate, Report, Row
+from mmembed.evaluation.report import Comparison, Estimate, MeasureRow, Report
 from mmembed.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-__all__ = ["report_json", "report_tables"]
+__all__ = ["report_tables"]
 
 
 def report_tables(report: Report) -> Group:
@@ -35,7 +35,7 @@ def report_tables(report: Report) -> Group:
     return Group(Text(head, style="bold"), Text(), *spaced, Text(foot, style="dim"), *cautions)
 
 
-def _system_table(name: str, rows: Sequence[Row]) -> Table:
+def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
     table = _table(name)
     if all(row.as_is is None for row in rows):
         _numbers(table, "value")
@@ -96,54 +96,3 @@ def _probability(p: float | None) -> str:
     if p is None:
         return ""
     return "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
-
-
-def report_json(report: Report, *, per_query: bool) -> dict[str, Any]:
-    """Every number, unrounded; intervals as [low, high], null where there is none."""
-    systems = []
-    for system in report.systems:
-        rows = [row for row in report.rows if row.system == system.name]
-        entry: dict[str, Any] = {"name": system.name, "measures": {row.measure: _row_json(row) for row in rows}}
-        if per_query:
-            exact, as_is = system.compared.exact, system.compared.as_is
-            entry["per_query"] = {"exact": exact.per_query, "as_is": None if as_is is None else as_is.per_query}
-        systems.append(entry)
-    return {
-        "task": report.task,
-        "queries": report.queries,
-        "left_out": report.left_out,
-        "documents": report.documents,
-        "confidence": CONFIDENCE,
-        "seed": report.seed,
-        "systems": systems,
-        "comparisons": list(_comparisons_json(report.comparisons)),
-        "warnings": list(report.cautions),
-        "facts": dict(report.facts),
-    }
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    numbers = {"exact": row.exact, "as_is": row.as_is, "difference": row.difference}
-    return {what: _estimate_json(estimate) for what, estimate in numbers.items()}
-
-
-def _comparisons_json(comparisons: Iterable[Comparison]) -> Iterable[dict[str, Any]]:
-    for systems, of_two in groupby(comparisons, key=lambda comparison: comparison.systems):
-        measures = {
-            comparison.measure: {
-                "exact": _estimate_json(comparison.exact, comparison.exact_p),
-                "as_is": _estimate_json(comparison.as_is, comparison.as_is_p),
-            }
-            for comparison in of_two
-        }
-        yield {"systems": list(systems), "difference": "second - first", "measures": measures}
-
-
-def _estimate_json(estimate: Estimate | None, p: float | None = None) -> dict[str, Any] | None:
-    if estimate is None:
-        return None
-    numbers: dict[str, Any] = {
-        "value": estimate.value,
-        "interval": None if estimate.interval is None else list(estimate.interval),
-    }
-    return numbers if p is None else numbers | {"p": p}

@@ -10,7 +10,7 @@ from typing import ClassVar
 from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.measures import Qrels
 
-__all__ = ["Document", "Query", "TestSet", "check_test_set"]
+__all__ = ["CorpusDocument", "Query", "TestSet", "check_test_set"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Document:
+class CorpusDocument:
     """Something to be found: a text, which may be empty, or a picture."""
 
     title: str = ""
@@ -43,7 +43,7 @@ class TestSet:
     __test__: ClassVar[bool] = False  # pytest takes every class whose name begins with Test for tests
 
     queries: Mapping[str, Query]
-    corpus: Mapping[str, Document]  # empty: what there is to find lies in a collection
+    corpus: Mapping[str, CorpusDocument]  # empty: what there is to find lies in a collection
     qrels: Qrels  # of the queries above only
     name: str = ""
     warnings: tuple[str, ...] = field(default=())
@@ -61,7 +61,7 @@ class TestSet:
 
 def check_test_set(
     queries: Mapping[str, Query],
-    corpus: Mapping[str, Document],
+    corpus: Mapping[str, CorpusDocument],
     qrels: Qrels,
     *,
     name: str = "",
@@ -82,7 +82,7 @@ def check_test_set(
     return result
 
 
-def _faults(queries: Mapping[str, Query], corpus: Mapping[str, Document], qrels: Qrels) -> list[str]:
+def _faults(queries: Mapping[str, Query], corpus: Mapping[str, CorpusDocument], qrels: Qrels) -> list[str]:
     asked = {query: grades for query, grades in qrels.items() if query in queries}
     relevant = {document for grades in asked.values() for document, grade in grades.items() if grade > 0}
     absent = sorted(relevant - corpus.keys()) if corpus else []

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints_clip import OPEN_CLIP, open_clip_folder
 from PIL import Image, ImageDraw
-from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder
 from typer.testing import CliRunner
 
 from mmembed import load_encoder, open_store
@@ -23,20 +23,22 @@ from mmembed.classification.few_shot import (
     Neighbours,
     find_neighbours,
     learn_few_shot,
-    load_adapter,
+    load_few_shot,
     stratified_split,
     tip_logits,
 )
-from mmembed.classification.few_shot.adapter import FewShotNote, in_part, read_part
-from mmembed.classification.few_shot.learning import interval, paired_p
+from mmembed.classification.few_shot.classifier import FewShotNote, in_part, read_part
+from mmembed.classification.few_shot.learning import paired_p
 from mmembed.classification.few_shot.probe import fit_probe, probe_logits, probe_temperature
 from mmembed.classification.few_shot.tip_adapter import choose_tip
 from mmembed.classification.tagging import tag
 from mmembed.cli import app
+from mmembed.collection import Collection
 from mmembed.errors import CollectionMismatch, InvalidQuery, InvalidSample, SettingsError
 from mmembed.images import load_image
 from mmembed.ingest import ingest_images
 from mmembed.sources.labelled import LabelledPicture, read_class_folders
+from mmembed.statistics import bootstrap_intervals
 from mmembed.types import Store
 from mmembed.vectors import softmax
 
@@ -134,15 +136,17 @@ def formula(cosines: Any, similar: Any, onehot: Any, alpha: float, beta: float) 
 def test_logits_are_the_papers(store: Store) -> None:
     """With every key asked for they are the formula to 1e-5, for several alpha and beta; with fewer, that of these."""
     classes = embed_classes(load_encoder("tiny"), list(SHAPES))
-    train = read_part(store, "shapes", SHAPES, key="class", part="train")
-    test = read_part(store, "shapes", SHAPES, key="class", part="test")
+    train = read_part(Collection(store, "shapes"), SHAPES, key="class", part="train")
+    test = read_part(Collection(store, "shapes"), SHAPES, key="class", part="test")
     assert len(train.ids) == 24
     onehot = np.eye(3)[train.truth]
     cosines = test.vectors @ classes.embeddings.T
     where = in_part("class", "train")
     similar = test.vectors.astype(np.float64) @ train.vectors.T
     for limit in (24, 100, 5):
-        found = find_neighbours(store, "shapes", test.vectors, SHAPES, key="class", filter=where, limit=limit)
+        found = find_neighbours(
+            Collection(store, "shapes"), test.vectors, SHAPES, key="class", filter=where, limit=limit
+        )
         lowest = np.sort(similar, axis=1)[:, -min(limit, 24)]
         near = np.where(similar >= lowest[:, None], similar, -np.inf)
         for alpha, beta in ((1.17, 1.0), (20.0, 5.5), (0.0, 3.0)):
@@ -155,9 +159,9 @@ def test_logits_are_the_papers(store: Store) -> None:
 @pytest.mark.usefixtures("learnt")
 def test_only_training_pictures_vote(store: Store) -> None:
     """A test picture does not find itself among the keys."""
-    test = read_part(store, "shapes", SHAPES, key="class", part="test")
+    test = read_part(Collection(store, "shapes"), SHAPES, key="class", part="test")
     where = in_part("class", "train")
-    found = find_neighbours(store, "shapes", test.vectors, SHAPES, key="class", filter=where, limit=30)
+    found = find_neighbours(Collection(store, "shapes"), test.vectors, SHAPES, key="class", filter=where, limit=30)
     assert np.isneginf(found.similarity[:, 24:]).all()
     assert (found.similarity[:, :24] < 1 - 1e-4).all()
     assert (np.diff(found.similarity[:, :24], axis=1) <= 1e-6).all()
@@ -196,11 +200,13 @@ def test_mcnemar_is_a_coin_thrown_for_each_picture_that_they_differ_on() -> None
 def test_an_interval_holds_its_mean_and_is_as_wide_as_theory() -> None:
     """Close to 1.96 standard errors of a share; narrower with more pictures; of one value a point; seeded."""
     right = np.array([1.0] * 140 + [0.0] * 60)
-    low, high = interval(right)
+    (interval,) = bootstrap_intervals(right[:, None])
+    assert interval is not None
+    low, high = interval
     width = 1.96 * math.sqrt(0.7 * 0.3 / 200)
     assert (low, high) == pytest.approx((0.7 - width, 0.7 + width), abs=0.02)
-    assert (low, high) == interval(right)
-    assert interval(np.ones(10)) == (1.0, 1.0)
+    assert [(low, high)] == bootstrap_intervals(right[:, None])
+    assert bootstrap_intervals(np.ones((10, 1))) == [(1.0, 1.0)]
 
 
 def test_learning_is_better_than_chance_and_says_how_sure_that_is(learnt: FewShotReport) -> None:
@@ -254,18 +260,18 @@ def test_what_was_learnt_is_kept(store: Store, learnt: FewShotReport) -> None:
     tiny = load_encoder("tiny")
     labels = ["stripes", "circle", "square"]
     classes = embed_classes(tiny, labels)
-    test = read_part(store, "shapes", labels, key="class", part="test")
+    test = read_part(Collection(store, "shapes"), labels, key="class", part="test")
     assert test.ids == [outcome.id for outcome in learnt.outcomes]
     for way in ("tip-adapter", "probe"):
-        adapter = load_adapter(store, "shapes", classes, way=way)
+        adapter = load_few_shot(store, "shapes", classes, way=way)
         assert adapter is not None
         found = adapter(test.vectors)
         np.testing.assert_allclose(found.sum(axis=1), 1)
         assert [labels[c] for c in found.argmax(axis=1)] == [outcome.predicted[way] for outcome in learnt.outcomes]
-    best = load_adapter(store, "shapes", classes)
+    best = load_few_shot(store, "shapes", classes)
     assert best is not None
     assert best.way == best.note.best
-    assert load_adapter(store, "shapes", embed_classes(tiny, [*labels, "cat"])) is None
+    assert load_few_shot(store, "shapes", embed_classes(tiny, [*labels, "cat"])) is None
     with pytest.raises(InvalidSample, match="learn it anew"):
         FewShotNote.from_json({"names": ["a"]})
 
@@ -274,7 +280,7 @@ def test_classify_goes_by_what_was_learnt(store: Store, folder: Path, learnt: Fe
     """With the adapter, probabilities are its own for the picture's vector, and scores stay cosines to the texts."""
     tiny = load_encoder("tiny")
     classes = embed_classes(tiny, sorted(SHAPES))
-    adapter = load_adapter(store, "shapes", classes)
+    adapter = load_few_shot(store, "shapes", classes)
     assert adapter is not None
     (outcome,) = [o for o in learnt.outcomes if o.id == learnt.outcomes[0].id]
     (point,) = store.retrieve("shapes", [outcome.id])

@@ -39,6 +39,7 @@ from mmembed.errors import (
     InvalidLabels,
     InvalidQuery,
     SettingsError,
+    StoreError,
 )
 from mmembed.stores import open_store
 from mmembed.stores.qdrant.store import QdrantStore
@@ -408,7 +409,7 @@ def test_collections_that_are_not_tagged() -> None:
     store.create("texts", Contract("documents", {"text": CONTRACT.vectors["image"]}), indexes={})
     store._client.create_collection("theirs", vectors_config=m.VectorParams(size=DIM, distance=m.Distance.COSINE))
     for call in (lambda name: tag(store, name, classes()), lambda name: remove_tags(store, name)):
-        with pytest.raises(InvalidQuery, match="'texts', which holds documents"):
+        with pytest.raises(StoreError, match="'texts' holds documents, not images"):
             call("texts")
         with pytest.raises(CollectionNotOurs, match="theirs"):
             call("theirs")

@@ -20,11 +20,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from checkpoints_clip import OPEN_CLIP, open_clip_folder, pictures, siglip2_folder
 from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
 from places import ROOT
-from tests.checkpoints_clip import OPEN_CLIP, open_clip_folder, pictures, siglip2_folder
 from transformers import SiglipModel
 
 import mmembed

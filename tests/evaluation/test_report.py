@@ -14,7 +14,17 @@ from PIL import Image
 from rich.console import Console
 
 from mmembed.errors import InvalidTestSet, SettingsError, UnreadableSource
-from mmembed.evaluation import MEASURES, Report, Scores, evaluate_run_files, evaluate_system, write_qrels, write_run
+from mmembed.evaluation import (
+    MEASURES,
+    Report,
+    Scores,
+    evaluate_run_files,
+    evaluate_system,
+    plot_reports,
+    report_tables,
+    write_qrels,
+    write_run,
+)
 from mmembed.evaluation.report import Compared, System
 from mmembed.statistics import randomisation_test
 
@@ -48,7 +58,7 @@ def report() -> Report:
 
 def printed(report: Report, width: int) -> list[str]:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(report.table())
+    console.print(report_tables(report))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text.splitlines()
 
@@ -132,7 +142,7 @@ def test_one_query(tmp_path: Path) -> None:
     assert one.cautions == ("one query counts: it says nothing about others, so there are no intervals",)
     assert json.loads(json.dumps(one.as_json()))["systems"][0]["measures"]["MAP"]["exact"]["interval"] is None
     assert "0.1000" in "\n".join(printed(one, 80))
-    one.plot(tmp_path / "one.png")
+    plot_reports([one], tmp_path / "one.png")
     assert (tmp_path / "one.png").is_file()
 
 
@@ -209,24 +219,25 @@ def test_one_ranking_has_one_column() -> None:
 
 def test_plot_is_a_picture(report: Report, tmp_path: Path) -> None:
     """PNG and SVG by suffix, with the name of every measure and system; the same report gives the same SVG."""
-    report.plot(tmp_path / "a.png")
+    plot_reports([report], tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert (picture.format, picture.width > 800) == ("PNG", True)
         colours = set(map(tuple, np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()))
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # one of each system
-    report.plot(tmp_path / "a.svg")
+    plot_reports([report], tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     ElementTree.fromstring(text)
     for label in (*MEASURES, f"{NAMES[0]}, exact search", f"{NAMES[1]}, as it is", "text retrieval"):
         assert f">{label}<" in text, label
-    report.plot(tmp_path / "b.svg")
+    plot_reports([report], tmp_path / "b.svg")
     assert (tmp_path / "b.svg").read_text() == text
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """An underscore in front hides nothing and dollars are no formula: a run file may be called anything."""
     scores = Compared(Scores({"MAP": {"a": 0.5, "b": 1.0}}))
-    Report("to $5 <", tuple(System(n, scores) for n in ("_mine", "$x$")), ("MAP",), 2, 2).plot(tmp_path / "a.svg")
+    dollars = Report("to $5 <", tuple(System(n, scores) for n in ("_mine", "$x$")), ("MAP",), 2, 2)
+    plot_reports([dollars], tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     assert all(f">{label}<" in text for label in ("_mine", "$x$", "to $5 &lt;"))
 
@@ -234,7 +245,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 def test_plot_of_another_kind_is_refused(report: Report, tmp_path: Path) -> None:
     """A suffix that is neither PNG nor SVG is a SettingsError, and nothing is written."""
     with pytest.raises(SettingsError, match=r"report\.pdf is neither \.png nor \.svg"):
-        report.plot(tmp_path / "report.pdf")
+        plot_reports([report], tmp_path / "report.pdf")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,23 +1,23 @@
 """Learn from a few labelled pictures, without training the encoder: its vectors, and Qdrant's search, are all it takes.
 
-Read in this order: split.py -> keys.py -> tip.py -> probe.py -> learning.py -> compared.py -> adapter.py.
+Read in this order: split.py -> tip_adapter.py -> probe.py -> classifier.py -> learning.py.
 """
 
-from mmembed.classification.few_shot.adapter import Adapter, FewShotNote, load_adapter
-from mmembed.classification.few_shot.learning import FewShotReport, Measured, Outcome, learn_few_shot
+from mmembed.classification.few_shot.classifier import FewShotClassifier, FewShotNote, load_few_shot
+from mmembed.classification.few_shot.learning import FewShotReport, Measured, Prediction, learn_few_shot
 from mmembed.classification.few_shot.split import stratified_split
 from mmembed.classification.few_shot.tip_adapter import Neighbours, find_neighbours, tip_logits
 
 __all__ = [
-    "Adapter",
+    "FewShotClassifier",
     "FewShotNote",
     "FewShotReport",
     "Measured",
     "Neighbours",
-    "Outcome",
+    "Prediction",
     "find_neighbours",
     "learn_few_shot",
-    "load_adapter",
+    "load_few_shot",
     "stratified_split",
     "tip_logits",
 ]

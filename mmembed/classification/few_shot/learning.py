@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from qdrant_client import models
 
+from mmembed.classification.cache import ClassCache
 from mmembed.classification.calibration_fit import column_numbers
 from mmembed.classification.classes import Classes, embed_classes
-from mmembed.classification.few_shot.adapter import (
+from mmembed.classification.few_shot.classifier import (
     WAYS,
-    Adapter,
+    FewShotClassifier,
     FewShotNote,
     LabelledPart,
     in_part,
@@ -23,22 +23,22 @@ from mmembed.classification.few_shot.adapter import (
     split_key,
 )
 from mmembed.classification.few_shot.probe import choose_probe, fit_probe, probe_logits, probe_temperature
-from mmembed.classification.few_shot.split import PARTS, Part, stratified_split
+from mmembed.classification.few_shot.split import PARTS, Split, stratified_split
 from mmembed.classification.few_shot.tip_adapter import choose_tip, find_neighbours, tip_logits
 from mmembed.classification.fitting import fit_temperature
+from mmembed.classification.label_keys import check_label_key, tagged
+from mmembed.classification.labels import Labels
 from mmembed.classification.measures import accuracy_at, mean_per_class_recall
 from mmembed.classification.probabilities import logits, score
-from mmembed.collection.payload import PLAIN_KEY, TAKEN, TagKeys, is_empty, item_id
-from mmembed.errors import InvalidQuery, InvalidSample
+from mmembed.collection import Collection
+from mmembed.collection.payload import TagKeys, item_id
+from mmembed.errors import InvalidSample
 from mmembed.ingest import ingest_images
+from mmembed.sources.labelled import LabelledPicture
+from mmembed.statistics import bootstrap_intervals
 from mmembed.types import Encoder, Failure, Payload, Point, Store
 
-if TYPE_CHECKING:
-    from mmembed.classification.cache import ClassCache
-    from mmembed.classification.labels import Labels
-    from mmembed.sources.labelled import LabelledPicture
-
-__all__ = ["ZERO_SHOT", "FewShotReport", "Measured", "Outcome", "compare", "interval", "learn_few_shot", "paired_p"]
+__all__ = ["ZERO_SHOT", "FewShotReport", "Measured", "Prediction", "compare_ways", "learn_few_shot", "paired_p"]
 
 _MAX_NEIGHBOURS = 1024
 
@@ -49,8 +49,8 @@ class FewShotReport:
 
     note: FewShotNote
     measured: tuple[Measured, ...]
-    outcomes: tuple[Outcome, ...]
-    pictures: Mapping[Part, int]  # in each part
+    outcomes: tuple[Prediction, ...]
+    pictures: Mapping[Split, int]  # in each part
     failures: tuple[Failure, ...]
 
 
@@ -71,7 +71,7 @@ def learn_few_shot(
     """Index labelled pictures, learn from a part of them, and compare with zero-shot on another.
 
     Tip-Adapter takes the training points as its keys; its alpha and beta, and the C of a logistic probe, are chosen
-    on a validation part; the test part decides nothing. What was chosen is kept in the collection: `load_adapter`.
+    on a validation part; the test part decides nothing. What was chosen is kept in the collection: `load_few_shot`.
     Of copies of a picture one takes part, and none where they have different labels: these are failures.
 
     Args:
@@ -87,11 +87,12 @@ def learn_few_shot(
         InvalidQuery: `key` is in use for something else.
         CollectionMismatch: the collection is of another encoder. And what `ingest_images` and `embed_classes` raise.
     """
+    where = Collection(store, collection)
     known = [picture for picture in pictures if picture.label is not None]
     # 1. what cannot be is refused before anything is written
     given = [picture.label for picture in known if picture.label is not None]
     stratified_split(given, shots=shots)
-    _check_key(store, collection, key)
+    _check_key(where, key)
     classes = embed_classes(encoder, labels if labels is not None else sorted(set(given)), cache=cache)
     column_numbers(classes.names, given)
     # 2. index, label, split
@@ -99,50 +100,43 @@ def learn_few_shot(
     if not report.stored:
         first = report.failures[0].error if report.failures else "there are none"
         raise InvalidSample(f"no picture of the folder can be read ({first}): give pictures of each label")
-    unclear = _mark(store, collection, known, key=key, shots=shots, seed=seed)
-    train, validation, test = (read_part(store, collection, classes.names, key=key, part=part) for part in PARTS)
+    unclear = _mark(where, known, key=key, shots=shots, seed=seed)
+    train, validation, test = (read_part(where, classes.names, key=key, part=part) for part in PARTS)
     # 3. choose, compare, keep
     limit = neighbours or min(len(train.ids), _MAX_NEIGHBOURS)
-    note = _choose(store, collection, classes, train, validation, key=key, limit=limit)
+    note = _choose(where, classes, train, validation, key=key, limit=limit)
     found = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
     for way in WAYS:
-        found[way] = Adapter(store, collection, classes, note, way).logits(test.vectors)
-    measured, outcomes = compare(found, test.truth, names=classes.names, ids=test.ids, seed=seed)
-    save_note(store, collection, classes, note)
-    sizes: dict[Part, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
+        found[way] = FewShotClassifier(where, classes, note, way).logits(test.vectors)
+    measured, outcomes = compare_ways(found, test.truth, names=classes.names, ids=test.ids, seed=seed)
+    save_note(where, classes, note)
+    sizes: dict[Split, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
     return FewShotReport(note, measured, outcomes, sizes, (*report.failures, *unclear))
 
 
 def _mark(
-    store: Store, collection: str, pictures: Sequence[LabelledPicture], *, key: str, shots: int | None, seed: int
+    collection: Collection, pictures: Sequence[LabelledPicture], *, key: str, shots: int | None, seed: int
 ) -> list[Failure]:
     """Write label and part to each point, and take the part from those of an earlier run; gives what has no part."""
+    store, name = collection.store, collection.name
     labels = {item_id("image", str(picture.path)): str(picture.label) for picture in pictures}
-    distinct, unclear = _distinct(store.retrieve(collection, sorted(labels)), labels)
+    distinct, unclear = _distinct(store.retrieve(name, sorted(labels)), labels)
     parts = stratified_split([labels[id] for id in distinct], shots=shots, seed=seed)
-    store.add_indexes(collection, {key: "keyword", split_key(key): "keyword"})
+    store.add_indexes(name, {key: "keyword", split_key(key): "keyword"})
     marks: dict[str, Payload] = {
         point.id: {split_key(key): None}
         for part in PARTS
-        for point in store.scroll(collection, filter=in_part(key, part), payload=False)
+        for point in store.scroll(name, filter=in_part(key, part), payload=False)
     }
     marks |= {id: {key: labels[id], split_key(key): part} for id, part in zip(distinct, parts, strict=True)}
-    store.set_payloads(collection, marks)
+    store.set_payloads(name, marks)
     return unclear
 
 
-def _check_key(store: Store, collection: str, key: str) -> None:
-    """Raise InvalidQuery for a payload key that labels would overwrite, or that is none."""
-    if not PLAIN_KEY.fullmatch(key):
-        raise InvalidQuery(f"{key!r} cannot be the payload key of labels: use letters, digits, _ and -")
-    tags = {TagKeys.of(key.removesuffix(suffix)).by for suffix in ("", "_scores", "_by")}
-    tagged = models.Filter(must_not=[models.Filter(must=[is_empty(by) for by in sorted(tags)])])
-    there = collection in store.collections()
-    if TAKEN & {key, split_key(key)} or (there and store.count(collection, filter=tagged)):
-        raise InvalidQuery(
-            f"labels were to be written to collection {collection!r} under {key!r}, which holds something else: "
-            f"choose another key"
-        )
+def _check_key(collection: Collection, key: str) -> None:
+    """Raise InvalidQuery for a payload key that is one of three of tags, or holds something else."""
+    tags = [tagged(TagKeys.of(key.removesuffix(suffix))) for suffix in ("", "_scores", "_by")]
+    check_label_key(collection, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
 
 
 def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[str], list[Failure]]:
@@ -162,8 +156,7 @@ def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[
 
 
 def _choose(
-    store: Store,
-    collection: str,
+    collection: Collection,
     classes: Classes,
     train: LabelledPart,
     validation: LabelledPart,
@@ -173,9 +166,8 @@ def _choose(
 ) -> FewShotNote:
     """What does best on the validation part."""
     n_labels = len(classes.names)
-    found = find_neighbours(
-        store, collection, validation.vectors, classes.names, key=key, filter=in_part(key, "train"), limit=limit
-    )
+    where = in_part(key, "train")
+    found = find_neighbours(collection, validation.vectors, classes.names, key=key, filter=where, limit=limit)
     cosines = score(classes, validation.vectors)[:, :n_labels]
     tip = choose_tip(cosines, found, validation.truth)
     voted = tip_logits(cosines, found, alpha=tip.alpha, beta=tip.beta)
@@ -212,7 +204,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Prediction:
     """One test picture."""
 
     id: str
@@ -220,41 +212,29 @@ class Outcome:
     predicted: Mapping[str, str]  # by each way
 
 
-def compare(
+def compare_ways(
     logits: Mapping[str, npt.NDArray[np.float64]],
     truth: npt.NDArray[np.integer],
     *,
     names: Sequence[str],
     ids: Sequence[str],
     seed: int = 0,
-) -> tuple[tuple[Measured, ...], tuple[Outcome, ...]]:
+) -> tuple[tuple[Measured, ...], tuple[Prediction, ...]]:
     """`(n, labels)` logits of each way, zero-shot among them -> what is measured of each, and of each picture."""
     right = {way: accuracy_at(found, truth, 1) for way, found in logits.items()}
-    measured = tuple(
-        Measured(
-            way,
-            float(right[way].mean()),
-            *interval(right[way], seed=seed),
-            mean_per_class_recall(found, truth),
-            None if way == ZERO_SHOT else paired_p(right[ZERO_SHOT], right[way]),
-        )
-        for way, found in logits.items()
-    )
+    intervals = bootstrap_intervals(np.stack(list(right.values()), axis=1), seed=seed)
+    measured = []
+    for (way, found), interval in zip(logits.items(), intervals, strict=True):
+        assert interval is not None  # of two labels at least there is a test picture each
+        recall = mean_per_class_recall(found, truth)
+        p_value = None if way == ZERO_SHOT else paired_p(right[ZERO_SHOT], right[way])
+        measured.append(Measured(way, float(right[way].mean()), *interval, recall, p_value))
     best = {way: found.argmax(axis=1) for way, found in logits.items()}
     outcomes = tuple(
-        Outcome(id, names[truth[row]], {way: names[columns[row]] for way, columns in best.items()})
+        Prediction(id, names[truth[row]], {way: names[columns[row]] for way, columns in best.items()})
         for row, id in enumerate(ids)
     )
-    return measured, outcomes
-
-
-def interval(right: npt.NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean of two or more 0 and 1."""
-    from scipy.stats import bootstrap
-
-    rng = np.random.default_rng(seed)
-    found = bootstrap((right,), np.mean, n_resamples=2000, method="percentile", rng=rng).confidence_interval
-    return float(found.low), float(found.high)
+    return tuple(measured), outcomes
 
 
 def paired_p(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:

@@ -9,16 +9,16 @@ import numpy as np
 
 from mmembed.errors import InvalidSample, SettingsError
 
-__all__ = ["PARTS", "Part", "stratified_split"]
+__all__ = ["PARTS", "Split", "stratified_split"]
 
-Part: TypeAlias = Literal["train", "validation", "test"]
+Split: TypeAlias = Literal["train", "validation", "test"]
 
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
+PARTS: tuple[Split, ...] = ("train", "validation", "test")
 
 _TEST, _VALIDATION = 0.3, 0.2  # of the pictures of each label, one at least
 
 
-def stratified_split(truth: Sequence[str], *, shots: int | None = None, seed: int = 0) -> list[Part]:
+def stratified_split(truth: Sequence[str], *, shots: int | None = None, seed: int = 0) -> list[Split]:
     """The part of each picture: of every label 30 % test, 20 % validation, the rest training, by chance.
 
     Args:
@@ -38,7 +38,7 @@ def stratified_split(truth: Sequence[str], *, shots: int | None = None, seed: in
             else "there is no labelled picture: give a folder with one sub-folder a label"
         )
     least = (shots or 1) + 2
-    parts: list[Part] = ["train"] * len(truth)
+    parts: list[Split] = ["train"] * len(truth)
     rng = np.random.default_rng(seed)
     for label in labels:
         places = rng.permutation([place for place, given in enumerate(truth) if given == label])

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.classification.measures import accuracy_at
-from mmembed.types import DenseArray, Leg, Store
+from mmembed.collection import Collection
+from mmembed.types import DenseArray, Leg
+from mmembed.vectors import Floats
 
-__all__ = ["ALPHAS", "BETAS", "Neighbours", "TipChoice", "choose_tip", "find_neighbours", "has_value", "tip_logits"]
-
-Floats = npt.NDArray[np.float64]
+__all__ = ["ALPHAS", "BETAS", "Neighbours", "TipChoice", "choose_tip", "find_neighbours", "tip_logits"]
 
 SCALE = 100.0  # of the cosines, as in the paper
 ALPHAS = (0.0, *np.geomspace(0.05, 100, 20).tolist())  # 0 is zero-shot
@@ -71,8 +71,7 @@ class Neighbours:
 
 
 def find_neighbours(
-    store: Store,
-    collection: str,
+    collection: Collection,
     vectors: DenseArray,
     names: Sequence[str],
     *,
@@ -85,16 +84,12 @@ def find_neighbours(
 
     With as many as there are this is the whole of Tip-Adapter's matrix product; fewer leave out what is farthest.
     """
-    places = {name: place for place, name in enumerate(names)}
+    store, places = collection.store, {name: place for place, name in enumerate(names)}
     similarity = np.full((len(vectors), limit), -np.inf)
     columns = np.zeros((len(vectors), limit), dtype=np.intp)
     for row, vector in enumerate(vectors):
-        hits = store.query(collection, [Leg("image", vector)], limit=limit, filter=filter, exact=exact)
+        hits = store.query(collection.name, [Leg("image", vector)], limit=limit, filter=filter, exact=exact)
         known = [(hit.score, places[hit.payload[key]]) for hit in hits if hit.payload.get(key) in places]
         for place, (score, column) in enumerate(known):
             similarity[row, place], columns[row, place] = score, column
     return Neighbours(similarity, columns)
-
-
-def has_value(key: str, value: str) -> models.FieldCondition:
-    return models.FieldCondition(key=key, match=models.MatchValue(value=value))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.formats.lines import Line, first_of, rows_of, wrong
+from mmembed.evaluation.formats.lines import TextLine, first_of, rows_of, wrong
 from mmembed.evaluation.formats.trec import read_qrels
-from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["SPLITS", "read_beir", "write_beir"]
 
@@ -47,7 +47,7 @@ def _judgements(folder: Path, split: str | None) -> Path:
     return file
 
 
-def _identified(file: Path, what: str) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+def _identified(file: Path, what: str) -> Iterator[tuple[TextLine, str, dict[str, Any]]]:
     """The rows, each with its `_id`."""
     seen: set[str] = set()
     for line, row in rows_of(file):
@@ -61,22 +61,22 @@ def _identified(file: Path, what: str) -> Iterator[tuple[Line, str, dict[str, An
         yield line, id, row
 
 
-def _document(line: Line, row: dict[str, Any], folder: Path) -> Document:
+def _document(line: TextLine, row: dict[str, Any], folder: Path) -> CorpusDocument:
     title, text, uri = (_text(line, row, key) for key in ("title", "text", "uri"))
     image = _text(line, row, "image")
     if title is None and text is None and image is None:
         raise wrong(line, "this document has neither `text` nor `image`: give one, which may be empty text")
-    return Document(title or "", text or "", folder / image if image else None, uri)
+    return CorpusDocument(title or "", text or "", folder / image if image else None, uri)
 
 
-def _query(line: Line, row: dict[str, Any], folder: Path) -> Query:
+def _query(line: TextLine, row: dict[str, Any], folder: Path) -> Query:
     text, image = _text(line, row, "text"), _text(line, row, "image")
     if not (text and text.strip()) and not image:
         raise wrong(line, "this query asks nothing: give it `text` or `image`")
     return Query(text or None, folder / image if image else None)
 
 
-def _text(line: Line, row: dict[str, Any], key: str) -> str | None:
+def _text(line: TextLine, row: dict[str, Any], key: str) -> str | None:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
         raise wrong(line, f"`{key}` is a JSON {type(value).__name__}, not a string")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.formats.lines import Line, text_lines, wrong
-from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+from mmembed.evaluation.formats.lines import TextLine, text_lines, wrong
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["read_cranfield"]
 
@@ -22,11 +22,11 @@ def read_cranfield(folder: Path) -> TestSet:
     empty and stay in the corpus; one has two texts, which are joined. Raises InvalidTestSet for a malformed file,
     UnreadableSource for one that cannot be read.
     """
-    corpus: dict[str, Document] = {}
+    corpus: dict[str, CorpusDocument] = {}
     for line, number, fields in _records(folder / "cran.all.1400"):
         if number in corpus:
             raise wrong(line, f"abstract {number!r} comes twice: each has a number of its own")
-        corpus[number] = Document(title=fields.get("T", ""), text=fields.get("W", ""))
+        corpus[number] = CorpusDocument(title=fields.get("T", ""), text=fields.get("W", ""))
     asked = enumerate(_records(folder / "cran.qry"), 1)
     queries = {str(position): Query(fields.get("W", "")) for position, (_, _, fields) in asked}
     qrels: dict[str, dict[str, int]] = {}
@@ -36,16 +36,16 @@ def read_cranfield(folder: Path) -> TestSet:
     return check_test_set(queries, corpus, qrels, name=folder.resolve().name)
 
 
-def _judgement(line: Line) -> tuple[str, str, int]:
+def _judgement(line: TextLine) -> tuple[str, str, int]:
     fields = line.text.split()
     if len(fields) != 3 or re.fullmatch(r"-?\d+", fields[2]) is None:
         raise wrong(line, "not a judgement: a question, an abstract and a grade, separated by spaces")
     return fields[0], fields[1], int(fields[2])
 
 
-def _records(file: Path) -> Iterator[tuple[Line, str, dict[str, str]]]:
+def _records(file: Path) -> Iterator[tuple[TextLine, str, dict[str, str]]]:
     """Where each record begins, its number and its fields by letter; runs of white space become one space."""
-    begun: Line | None = None
+    begun: TextLine | None = None
     number, field, parts = "", "", dict[str, list[str]]()
     for line in text_lines(file):
         if line.text.startswith(".I "):

@@ -11,10 +11,10 @@ from typing import IO, Any, NamedTuple
 
 from mmembed.errors import InvalidTestSet, UnreadableSource
 
-__all__ = ["Line", "first_of", "rows_of", "text_lines", "wrong"]
+__all__ = ["TextLine", "first_of", "rows_of", "text_lines", "wrong"]
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """`number` counts from 1."""
 
     file: Path
@@ -22,18 +22,18 @@ class Line(NamedTuple):
     text: str
 
 
-def wrong(line: Line, what: str) -> InvalidTestSet:
+def wrong(line: TextLine, what: str) -> InvalidTestSet:
     """The error that says where."""
     return InvalidTestSet(f"{line.file}, line {line.number}: {what}")
 
 
-def text_lines(file: Path) -> Iterator[Line]:
+def text_lines(file: Path) -> Iterator[TextLine]:
     """The lines that are not blank, without their ends. Raises UnreadableSource where the file cannot be read."""
     try:
         with _opened(file) as lines:
             for number, text in enumerate(lines, 1):
                 if text.strip():
-                    yield Line(file, number, text.rstrip("\r\n"))
+                    yield TextLine(file, number, text.rstrip("\r\n"))
     except UnicodeDecodeError as exc:
         raise UnreadableSource(f"{file} is not UTF-8 text ({exc.reason}): save it as UTF-8") from exc
     except (OSError, EOFError, zlib.error) as exc:
@@ -47,7 +47,7 @@ def _opened(file: Path) -> IO[str]:
     return file.open(encoding="utf-8-sig", newline="\n")
 
 
-def rows_of(file: Path) -> Iterator[tuple[Line, dict[str, Any]]]:
+def rows_of(file: Path) -> Iterator[tuple[TextLine, dict[str, Any]]]:
     """The JSON objects of a file that has one a line."""
     for line in text_lines(file):
         try:

@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.formats.lines import Line, first_of, text_lines, wrong
+from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wrong
 from mmembed.evaluation.measures import Qrels, Run
-from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["QRELS", "read_qrels", "read_queries", "read_run", "read_trec", "write_qrels", "write_run"]
 
@@ -46,7 +46,7 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def _judgement(line: Line) -> tuple[str, str, str]:
+def _judgement(line: TextLine) -> tuple[str, str, str]:
     fields = [field.strip() for field in line.text.split("\t")]
     if len(fields) not in (3, 4):
         fields = line.text.split()
@@ -80,7 +80,7 @@ def read_run(file: Path) -> dict[str, dict[str, float]]:
     return run
 
 
-def _score(line: Line, score: str) -> float:
+def _score(line: TextLine, score: str) -> float:
     try:
         value = float(score)
     except ValueError:
@@ -117,15 +117,15 @@ def read_trec(folder: Path) -> TestSet:
     return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.resolve().name)
 
 
-def _read_corpus(file: Path) -> dict[str, Document]:
-    corpus: dict[str, Document] = {}
+def _read_corpus(file: Path) -> dict[str, CorpusDocument]:
+    corpus: dict[str, CorpusDocument] = {}
     for line in text_lines(file):
         id, *parts = (part.strip() for part in line.text.split("\t"))
         if not id or len(parts) not in (1, 2):
             raise wrong(line, "not a document: an id, a tab and its text, or an id, a title and a text")
         if id in corpus:
             raise wrong(line, f"document {id!r} comes twice: each has an id of its own")
-        corpus[id] = Document(title=parts[0] if len(parts) == 2 else "", text=parts[-1])
+        corpus[id] = CorpusDocument(title=parts[0] if len(parts) == 2 else "", text=parts[-1])
     if not corpus:
         raise InvalidTestSet(f"{file} holds no document: its lines are an id, a tab and a text")
     return corpus

@@ -14,16 +14,16 @@ from typing import Any, TypeAlias
 from qdrant_client import models
 
 from mmembed.collection.contract import check_fingerprint
+from mmembed.collection.prepare import vector_contract
 from mmembed.errors import StoreError
 from mmembed.evaluation.harnesses.mteb_encoder import encode_batch, load_for_mteb, model_meta
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
 from mmembed.stores import open_store
-from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, Vector, VectorContract
+from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, Vector
 
 __all__ = ["QdrantSearch"]
 
 Dataset: TypeAlias = Any  # of the package `datasets`: rows with an "id"
-Found: TypeAlias = dict[str, dict[str, float]]
 
 _VECTOR = "mteb"
 _NOTE = "mteb"
@@ -125,14 +125,14 @@ class QdrantSearch:
         top_ranked: Mapping[str, Sequence[str]] | None = None,
         num_proc: int | None = None,
         **later: Any,  # noqa: ARG002
-    ) -> Found:
+    ) -> dict[str, dict[str, float]]:
         """mteb's queries -> {query: {document: score}}, the `top_k` best of each.
 
         With `top_ranked` (reranking) the documents named there alone, by exact search.
         """
         places = {document: number for number, document in enumerate(self._documents)} if top_ranked else {}
         names = iter(list(queries["id"]))
-        found: Found = {}
+        found: dict[str, dict[str, float]] = {}
         for vectors in self._encoded(queries, "query", task_metadata, encode_kwargs, num_proc):
             for vector in vectors:
                 name = next(names)
@@ -205,17 +205,8 @@ def _modality(metadata: TaskMetadata, encoder: Encoder) -> Modality:
 
 
 def _contract(encoder: Encoder, modality: Modality) -> Contract:
-    spec = encoder.spec
-    vector = VectorContract(
-        encoder=spec.name,
-        fingerprint=spec.fingerprint,
-        modality=modality,
-        kind=spec.kind,
-        dim=spec.dim,
-        distance=spec.distance,
-        dtype=encoder.dtype,
-    )
-    return Contract(kind="images" if modality == "image" else "documents", vectors={_VECTOR: vector})
+    vectors = {_VECTOR: vector_contract(encoder, modality)}
+    return Contract(kind="images" if modality == "image" else "documents", vectors=vectors)
 
 
 def _point_id(number: int) -> str:

@@ -19,18 +19,17 @@ from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.labels import Label, Labels
 from mmembed.classification.measures import accuracy_at
 from mmembed.classification.probabilities import score
+from mmembed.collection import Collection
 from mmembed.errors import InvalidLabels, InvalidSample
 from mmembed.evaluation.compare import facts_of
-from mmembed.evaluation.corpus_index import Indexed, OnProgress, index_pictures
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_pictures
 from mmembed.evaluation.measures import Scores
 from mmembed.evaluation.report import Compared, Report, System
 from mmembed.sources.labelled import LabelledPicture
-from mmembed.streams import batched
-from mmembed.types import DenseArray, Encoder, Leg, Store
+from mmembed.types import Encoder, Leg, Store
 
 __all__ = ["evaluate_classes", "read_class_texts"]
 
-_BATCH = 256
 _DEEPEST = 10_000  # pictures that the search of one label gives
 
 Matrix = npt.NDArray[np.float32]
@@ -69,13 +68,14 @@ def evaluate_classes(
     _check_named(named, labels)
     classes = embed_classes(encoder, labels)
     files = {str(picture.path): picture for picture in pictures if picture.label is not None}
-    indexed = index_pictures(
-        store, collection, {uri: p.path for uri, p in files.items()}, encoder=encoder, on_progress=on_progress
-    )
-    uris, vectors = _stored(store, indexed)
+    where = Collection(store, collection)
+    paths = {uri: picture.path for uri, picture in files.items()}
+    indexed = index_pictures(where, paths, encoder=encoder, on_progress=on_progress)
+    stored = indexed.vectors()
+    uris, vectors = list(stored), np.stack([np.asarray(vector) for vector in stored.values()])
     truth = np.array([classes.names.index(str(files[uri].label)) for uri in uris])
     exact = score(classes, vectors)[:, : len(classes.names)]
-    as_is = _searched(store, indexed, classes, uris, on_progress)
+    as_is = _searched(indexed, classes, uris, on_progress)
     return Report(
         task=f"zero-shot classification into {len(classes.names):,} classes",
         systems=(
@@ -88,7 +88,7 @@ def evaluate_classes(
         documents=len(classes.names),
         warnings=(*indexed.warnings, *_left_out(pictures), *_unfound(as_is)),
         facts={
-            **facts_of(encoder, collection, store.count(collection)),
+            **facts_of(encoder, where),
             "classes": list(classes.names),
             "templates": list(classes.labels.templates),
         },
@@ -152,28 +152,15 @@ def _check_named(folders: Sequence[str], labels: Labels) -> None:
         )
 
 
-def _stored(store: Store, indexed: Indexed) -> tuple[list[str], DenseArray]:
-    """The pictures that are there and their vectors, `(n, dim)`."""
-    uris: list[str] = []
-    rows: list[DenseArray] = []
-    for ids in batched(indexed.documents, _BATCH):
-        for point in store.retrieve(indexed.collection, ids, vectors=[indexed.vector_name], payload=False):
-            for uri in indexed.documents[point.id]:
-                uris.append(uri)
-                rows.append(np.asarray(point.vectors[indexed.vector_name]))
-    return uris, np.stack(rows)
-
-
-def _searched(
-    store: Store, indexed: Indexed, classes: Classes, uris: Sequence[str], on_progress: OnProgress | None
-) -> Matrix:
+def _searched(indexed: IndexedCorpus, classes: Classes, uris: Sequence[str], on_progress: OnProgress | None) -> Matrix:
     """`(n, m)` scores as searches for the classes give them; -inf where a picture is not found."""
     row_of = {uri: row for row, uri in enumerate(uris)}
     scores = np.full((len(uris), len(classes.names)), -np.inf, dtype=np.float32)
-    limit = min(store.count(indexed.collection), _DEEPEST)
+    store, collection = indexed.collection.store, indexed.collection.name
+    limit = min(store.count(collection), _DEEPEST)
     for column, name in enumerate(classes.names):
         leg = Leg(indexed.vector_name, classes.embeddings[column])
-        for hit in store.query(indexed.collection, [leg], limit=limit):
+        for hit in store.query(collection, [leg], limit=limit):
             for uri in indexed.documents.get(hit.id, ()):
                 scores[row_of[uri], column] = hit.score
         if on_progress is not None:

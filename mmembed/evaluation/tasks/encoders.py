@@ -12,13 +12,13 @@ from typing import Literal
 from mmembed.collection import Collection
 from mmembed.collection.payload import OURS
 from mmembed.encoders.pool import Encoders
-from mmembed.errors import CollectionNotOurs, InvalidTestSet
-from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.errors import InvalidTestSet
+from mmembed.evaluation.corpus_index import OnProgress, ingest_progress
 from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.tasks.searches import evaluate_searches
-from mmembed.ingest import IngestReport, ingest_documents, ingest_images
+from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
 
@@ -41,12 +41,12 @@ def evaluate_encoders(
     where no file is there, CollectionNotOurs, and what indexing and `evaluate_searches` raise.
     """
     with tempfile.TemporaryDirectory(prefix="mmembed-eval-") as folder:
-        files = _files_of(store, collection, Path(folder) / "files.jsonl")
+        files = _files_of(Collection(store, collection), Path(folder) / "files.jsonl")
         anew = open_store(f"edge:{Path(folder) / 'store.mm'}")
         try:
             reports = []
             for number, encoder in enumerate(encoders, 1):
-                _index(anew, f"{collection}-{number}", files, encoder, on_progress)
+                _index(Collection(anew, f"{collection}-{number}"), files, encoder, on_progress)
                 report = evaluate_searches(
                     anew,
                     f"{collection}-{number}",
@@ -71,15 +71,13 @@ class _Files:
     warnings: tuple[str, ...]
 
 
-def _files_of(store: Store, collection: str, manifest: Path) -> _Files:
+def _files_of(collection: Collection, manifest: Path) -> _Files:
     """Write a manifest of the collection's files, with what other manifests had said of them."""
-    contract = store.contract(collection)
-    if contract is None:
-        raise CollectionNotOurs(collection)
+    contract = collection.require_ours()
     ours = OURS["image" if contract.kind == "images" else "text"] | {"caption", "thumbnail"}
     there = gone = 0
     with manifest.open("w", encoding="utf-8") as lines:
-        for point in store.scroll(collection, filter=Collection(store, collection).heads()):
+        for point in collection.store.scroll(collection.name, filter=collection.heads()):
             uri = str(point.payload["uri"])
             if not Path(uri).is_file():
                 gone += 1
@@ -90,24 +88,22 @@ def _files_of(store: Store, collection: str, manifest: Path) -> _Files:
             lines.write(json.dumps({key: value for key, value in row.items() if value}) + "\n")
     if not there:
         raise InvalidTestSet(
-            f"collection {collection!r} names {gone:,} files and none is there any more, so nothing can be indexed "
-            f"anew: compare two collections that are there (--in X --in Y)"
+            f"collection {collection.name!r} names {gone:,} files and none is there any more, so nothing can be "
+            f"indexed anew: compare two collections that are there (--in X --in Y)"
         )
-    lost = f"{gone:,} of {there + gone:,} things in {collection!r} have no file that could be indexed anew: left out"
+    lost = (
+        f"{gone:,} of {there + gone:,} things in {collection.name!r} have no file that could be indexed anew: left out"
+    )
     return _Files(contract.kind, manifest, there, (lost,) if gone else ())
 
 
-def _index(store: Store, collection: str, files: _Files, encoder: Encoder, on_progress: OnProgress | None) -> None:
-    def tell(report: IngestReport) -> None:
-        if on_progress is not None:
-            on_progress(f"files, {encoder.spec.name}", report.done, files.count)
-
+def _index(anew: Collection, files: _Files, encoder: Encoder, on_progress: OnProgress | None) -> None:
+    tell = ingest_progress(on_progress, f"files, {encoder.spec.name}", files.count)
+    store, name = anew.store, anew.name
     if files.kind == "images":
-        report = ingest_images(store, collection, [files.manifest], encoder=encoder, on_progress=tell)
+        report = ingest_images(store, name, [files.manifest], encoder=encoder, on_progress=tell)
     else:
-        report = ingest_documents(
-            store, collection, [files.manifest], encoder=encoder, pictures_into=None, on_progress=tell
-        )
+        report = ingest_documents(store, name, [files.manifest], encoder=encoder, pictures_into=None, on_progress=tell)
     if not report.stored:
         raise InvalidTestSet(
             f"none of the {files.count:,} files could be indexed anew ({report.failures[0].error}): look at them"

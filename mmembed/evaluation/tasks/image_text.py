@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from mmembed.collection import Collection
 from mmembed.errors import UnsupportedModality
 from mmembed.evaluation.compare import compare
-from mmembed.evaluation.corpus_index import Indexed, OnProgress, index_corpus
+from mmembed.evaluation.corpus_index import OnProgress, index_corpus
 from mmembed.evaluation.formats.captions import Captions
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.tasks.retrieval import encode_queries, measure_indexed
-from mmembed.evaluation.testset import Document, Query, TestSet
-from mmembed.streams import batched
-from mmembed.types import Encoder, Store, Vector
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
+from mmembed.types import Encoder, Store
 
 __all__ = ["IMAGE_TEXT_MEASURES", "BothWays", "caption_sets", "compare_both_ways", "evaluate_captions"]
 
@@ -56,14 +56,14 @@ def caption_sets(captions: Captions) -> tuple[TestSet, TestSet]:
         of_picture.setdefault(path, {})[id] = 1
     to_image = TestSet(
         {id: Query(text) for id, text in texts.items()},
-        {str(picture.path): Document(image=picture.path) for picture in captions.pictures},
+        {str(picture.path): CorpusDocument(image=picture.path) for picture in captions.pictures},
         {id: {path: 1} for id, (path, _) in zip(texts, said, strict=True)},
         captions.name,
         captions.warnings,
     )
     to_text = TestSet(
         {str(picture.path): Query(image=picture.path) for picture in captions.pictures},
-        {id: Document(text=text) for id, text in texts.items()},
+        {id: CorpusDocument(text=text) for id, text in texts.items()},
         of_picture,
         captions.name,
         captions.warnings,
@@ -92,14 +92,14 @@ def evaluate_captions(
         lacks = "pictures and texts" if encoder.spec.kind == "dense" else "pictures and texts as dense vectors"
         raise UnsupportedModality(encoder.spec.name, lacks, encoder.spec.modalities)
     to_image, to_text = caption_sets(captions)
-    pictures = index_corpus(store, collection, to_image.corpus, encoder=encoder, on_progress=on_progress)
-    texts = index_corpus(store, f"{collection}-captions", to_text.corpus, encoder=encoder, on_progress=on_progress)
+    pictures = index_corpus(Collection(store, collection), to_image.corpus, encoder=encoder, on_progress=on_progress)
+    beside = Collection(store, f"{collection}-captions")
+    texts = index_corpus(beside, to_text.corpus, encoder=encoder, on_progress=on_progress)
     if task is None and _same_in_both_roles(encoder, to_image):
-        asked = _stored(store, texts)
+        asked = texts.vectors()
     else:
         asked = encode_queries(encoder, to_image.judged, [], task=task)
     first = measure_indexed(
-        store,
         pictures,
         to_image,
         asked,
@@ -109,10 +109,9 @@ def evaluate_captions(
         on_progress=on_progress,
     )
     second = measure_indexed(
-        store,
         texts,
         to_text,
-        _stored(store, pictures),
+        pictures.vectors(),
         encoder=encoder,
         task=f"image to text, {captions.name}",
         measures=measures,
@@ -126,16 +125,6 @@ def compare_both_ways(results: Sequence[BothWays]) -> BothWays:
     return BothWays(
         compare([result.text_to_image for result in results]), compare([result.image_to_text for result in results])
     )
-
-
-def _stored(store: Store, indexed: Indexed) -> dict[str, Vector]:
-    """Document id -> its vector."""
-    return {
-        document: point.vectors[indexed.vector_name]
-        for ids in batched(indexed.documents, 256)
-        for point in store.retrieve(indexed.collection, ids, vectors=[indexed.vector_name], payload=False)
-        for document in indexed.documents[point.id]
-    }
 
 
 def _same_in_both_roles(encoder: Encoder, test_set: TestSet) -> bool:

@@ -6,15 +6,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmembed.collection import Collection
 from mmembed.encoders.pool import Encoders
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.corpus_index import NOTE, Indexed, OnProgress, may_write
+from mmembed.evaluation.corpus_index import NOTE, IndexedCorpus, OnProgress, may_write
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
-from mmembed.evaluation.tasks.searches import measure_collection
-from mmembed.evaluation.testset import Document, TestSet
+from mmembed.evaluation.tasks.searches import JudgedQueries, measure_collection
+from mmembed.evaluation.testset import CorpusDocument, TestSet
 from mmembed.ingest import IngestReport, ingest_documents
-from mmembed.types import Encoder, Failure, Hit, Store
+from mmembed.types import Encoder, Failure, Store
 
 __all__ = ["evaluate_passages"]
 
@@ -36,7 +37,8 @@ def evaluate_passages(
     """
     if any(document.image is not None for document in test_set.corpus.values()):
         raise SettingsError("the corpus holds pictures, which have no passages: leave --passages away")
-    if not may_write(store, collection):
+    where = Collection(store, collection)
+    if not may_write(where):
         raise InvalidTestSet(
             f"collection {collection!r} was not made by an evaluation, so no test set is indexed into it: name a "
             f"collection that is not there yet"
@@ -45,7 +47,7 @@ def evaluate_passages(
         documents = _write_files(Path(temporary).resolve(), test_set.corpus)
 
         def tell(report: IngestReport) -> None:
-            _note(store, collection)
+            _note(where)
             if on_progress is not None:
                 on_progress("documents", report.done, len(documents))
 
@@ -54,30 +56,29 @@ def evaluate_passages(
         )
     if not done.stored:
         raise InvalidTestSet(f"none of {len(documents):,} documents has a text: there are no passages to search")
-    _forget_others(store, collection, documents)
+    _forget_others(where, documents)
     failures = tuple(Failure(documents.get(f.uri, f.uri), _bare(f.error)) for f in done.failures)
 
-    def key(hit: Hit) -> str:
-        return documents[str(hit.payload["uri"])]
-
-    return measure_collection(
-        store,
-        collection,
+    judged = JudgedQueries(
+        f"retrieval by passages, {test_set.name}",
         test_set.judged,
         test_set.qrels,
-        key=key,
+        document=lambda hit: documents[str(hit.payload["uri"])],
+        documents=len(documents),
+        task=task,
+        warnings=(*test_set.warnings, *IndexedCorpus(where, "", {}, failures).warnings),
+    )
+    return measure_collection(
+        where,
+        judged,
+        measures=measures,
         name=encoder.spec.name,
         encoders=Encoders(loaded=[encoder]),
-        query_task=task,
-        task=f"retrieval by passages, {test_set.name}",
-        documents=len(documents),
-        measures=measures,
-        warnings=(*test_set.warnings, *Indexed(collection, "", {}, failures).warnings),
         on_progress=on_progress,
     )
 
 
-def _write_files(folder: Path, corpus: Mapping[str, Document]) -> dict[str, str]:
+def _write_files(folder: Path, corpus: Mapping[str, CorpusDocument]) -> dict[str, str]:
     """One text file a document -> uri of the file -> document."""
     documents = {}
     for number, (id, document) in enumerate(corpus.items()):
@@ -87,16 +88,16 @@ def _write_files(folder: Path, corpus: Mapping[str, Document]) -> dict[str, str]
     return documents
 
 
-def _note(store: Store, collection: str) -> None:
-    contract = store.contract(collection)
-    if contract is not None and NOTE not in contract.notes:
-        store.set_note(collection, NOTE, {"holds": "passages"})
+def _note(collection: Collection) -> None:
+    if collection.contract is not None and collection.note(NOTE) is None:
+        collection.store.set_note(collection.name, NOTE, {"holds": "passages"})
 
 
-def _forget_others(store: Store, collection: str, documents: dict[str, str]) -> None:
+def _forget_others(collection: Collection, documents: dict[str, str]) -> None:
     """Remove what an earlier run stored: its files are gone, and this one has taken over the vectors of equal texts."""
-    points = store.scroll(collection, payload=["uri"])
-    store.delete(collection, [point.id for point in points if point.payload["uri"] not in documents])
+    store, name = collection.store, collection.name
+    points = store.scroll(name, payload=["uri"])
+    store.delete(name, [point.id for point in points if point.payload["uri"] not in documents])
 
 
 def _bare(error: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mmembed.collection import Collection
 from mmembed.errors import SettingsError
 from mmembed.evaluation.compare import Found, facts_of, measure_search
-from mmembed.evaluation.corpus_index import Indexed, OnProgress, index_corpus, load_pictures
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_corpus, load_pictures
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query, TestSet
@@ -35,11 +36,10 @@ def evaluate_retrieval(
         collection: made where it is not there, kept, and taken up again by the next run.
         task: named task or instruction of the queries, for encoders that take one.
     """
-    indexed = index_corpus(store, collection, test_set.corpus, encoder=encoder, on_progress=on_progress)
+    indexed = index_corpus(Collection(store, collection), test_set.corpus, encoder=encoder, on_progress=on_progress)
     failures: list[Failure] = []
     queries = encode_queries(encoder, test_set.judged, failures, task=task)
     return measure_indexed(
-        store,
         indexed,
         test_set,
         queries,
@@ -52,8 +52,7 @@ def evaluate_retrieval(
 
 
 def measure_indexed(
-    store: Store,
-    indexed: Indexed,
+    indexed: IndexedCorpus,
     test_set: TestSet,
     queries: Mapping[str, Vector],
     *,
@@ -64,12 +63,13 @@ def measure_indexed(
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Search an indexed corpus by the vectors of the queries; a query without one finds nothing and counts 0."""
+    where = indexed.collection
 
     def search(query: str, limit: int, exact: bool) -> Found:
         if query not in queries:
             return {}
         legs = [Leg(indexed.vector_name, queries[query])]
-        hits = store.query(indexed.collection, legs, limit=limit, exact=exact)
+        hits = where.store.query(where.name, legs, limit=limit, exact=exact)
         return {document: hit.score for hit in hits for document in indexed.documents.get(hit.id, (hit.id,))}
 
     judged = list(test_set.judged)
@@ -83,7 +83,7 @@ def measure_indexed(
         documents=len(test_set.corpus),
         measures=parse_measures(measures),
         warnings=(*test_set.warnings, *indexed.warnings, *_unasked(failures)),
-        facts=facts_of(encoder, indexed.collection, store.count(indexed.collection)),
+        facts=facts_of(encoder, where),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 from qdrant_client.models import Filter
@@ -11,7 +12,7 @@ from qdrant_client.models import Filter
 from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
-from mmembed.errors import InvalidQuery, InvalidTestSet
+from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.compare import Found, facts_of, measure_search
 from mmembed.evaluation.corpus_index import OnProgress, load_pictures
 from mmembed.evaluation.formats.search_log import SearchLog
@@ -19,9 +20,9 @@ from mmembed.evaluation.measures import MEASURES, Qrels, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query
 from mmembed.retrieval.api import search as search_collection
-from mmembed.types import Contract, Encoder, Failure, Hit, Store
+from mmembed.types import Encoder, Failure, Hit, Store
 
-__all__ = ["evaluate_searches", "measure_collection"]
+__all__ = ["JudgedQueries", "evaluate_searches", "measure_collection"]
 
 _SHOWN = 3
 
@@ -52,53 +53,62 @@ def evaluate_searches(
         InvalidTestSet: a file name that several uris have.
         CollectionNotFound, CollectionMismatch, InvalidQuery, StoreUnavailable, as `search` does.
     """
-    contract = store.contract(collection)
-    qrels, absent = _resolved(store, collection, contract, log)
+    where = Collection(store, collection)
+    contract = where.contract
+    whole = contract is not None and contract.kind == "documents"
+    qrels, absent = _resolved(where, log, whole=whole)
     warnings = list(log.warnings)
     if absent:
         warnings.append(
             f"collection {collection!r} does not hold {len(absent):,} of the relevant things, which stay relevant "
             f"and are found by no search: {', '.join(absent[:_SHOWN])}{', ...' if len(absent) > _SHOWN else ''}"
         )
-    whole = contract is not None and contract.kind == "documents"
-    return measure_collection(
-        store,
-        collection,
+    judged = JudgedQueries(
+        f"searches, {log.name}",
         {id: query for id, query in log.queries.items() if any(g > 0 for g in qrels[id].values())},
         qrels,
-        key=lambda hit: str(hit.payload["uri"]) if whole else hit.id,
+        document=lambda hit: str(hit.payload["uri"]) if whole else hit.id,
+        documents=store.count(collection, filter=where.heads()),
+        task=query_task,
         filters=log.filters,
+        warnings=tuple(warnings),
+    )
+    return measure_collection(
+        where,
+        judged,
+        measures=measures,
         name=name or collection,
         encoder=encoder,
-        query_task=query_task,
-        task=f"searches, {log.name}",
-        documents=store.count(collection, filter=Collection(store, collection).heads()),
-        measures=measures,
         encoders=encoders,
-        warnings=tuple(warnings),
         on_progress=on_progress,
     )
 
 
+@dataclass(frozen=True)
+class JudgedQueries:
+    """What a collection is asked, and what it should find."""
+
+    name: str  # of the report's task
+    queries: Mapping[str, Query]
+    qrels: Qrels
+    document: Callable[[Hit], str]  # which of them a hit is
+    documents: int  # that could be found
+    task: str | None  # of the queries, for encoders that take one
+    filters: Mapping[str, Filter] = field(default_factory=dict)  # of some queries
+    warnings: tuple[str, ...] = ()
+
+
 def measure_collection(
-    store: Store,
-    collection: str,
-    queries: Mapping[str, Query],
-    qrels: Qrels,
+    collection: Collection,
+    judged: JudgedQueries,
     *,
-    key: Callable[[Hit], str],
-    task: str,
-    documents: int,
+    name: str,
     measures: Sequence[str],
-    filters: Mapping[str, Filter] | None = None,
-    name: str | None = None,
     encoder: Encoder | None = None,
-    query_task: str | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    warnings: tuple[str, ...] = (),
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Ask `mmembed.search` each query; `key` says which document a hit is.
+    """Ask `mmembed.search` each query.
 
     Hits count in the order in which they are shown: fused scores of one search are not always comparable.
     """
@@ -108,39 +118,37 @@ def measure_collection(
     given = once.of(encoder) if encoder is not None else None
 
     def search(id: str, limit: int, exact: bool) -> Found:
+        query = judged.queries[id]
         if id not in pictures:
             pictures.clear()
-            pictures[id] = _picture(id, queries[id], failures)
-        if queries[id].image is not None and pictures[id] is None:
+            pictures[id] = _picture(id, query, failures)
+        if query.image is not None and pictures[id] is None:
             return {}
         hits = search_collection(
-            store,
-            collection,
-            text=queries[id].text,
+            collection.store,
+            collection.name,
+            text=query.text,
             image=pictures[id],
             encoder=given,
             encoders=once,
-            task=query_task,
-            filter=(filters or {}).get(id),
+            task=judged.task,
+            filter=judged.filters.get(id),
             limit=limit,
             exact=exact,
         )
-        return {key(hit): -float(place) for place, hit in enumerate(hits)}
+        return {judged.document(hit): -float(place) for place, hit in enumerate(hits)}
 
-    measured = encoder or _remembered(Collection(store, collection), once)
-    system = measure_search(
-        name or measured.spec.name, search, list(queries), qrels, measures=measures, on_progress=on_progress
-    )
-    if failures:
-        warnings = (*warnings, f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}")
+    asked = list(judged.queries)
+    system = measure_search(name, search, asked, judged.qrels, measures=measures, on_progress=on_progress)
+    unasked = (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",) if failures else ()
     return Report(
-        task=task,
+        task=judged.name,
         systems=(system,),
-        queries=len(queries),
-        documents=documents,
+        queries=len(asked),
+        documents=judged.documents,
         measures=parse_measures(measures),
-        warnings=warnings,
-        facts=facts_of(measured, collection, store.count(collection)),
+        warnings=(*judged.warnings, *unasked),
+        facts=facts_of(encoder or _remembered(collection, once), collection),
     )
 
 
@@ -151,27 +159,20 @@ def _picture(id: str, query: Query, failures: list[Failure]) -> Image | None:
 
 def _remembered(collection: Collection, encoders: Mapping[str, Encoder]) -> Encoder:
     """The encoder of the collection's first vector, for the facts of the report."""
-    contract = collection.contract
-    if contract is None:
-        raise InvalidQuery(
-            f"collection {collection.name!r} was not made by mmembed and does not say which encoder made its vectors: "
-            f"name it (--encoder)"
-        )
-    vector = next(name for name in ("image", "text", *contract.vectors) if name in contract.vectors)
+    vectors = collection.require_ours().vectors
+    vector = next(name for name in ("image", "text", *vectors) if name in vectors)
     return collection.encoder(vector, encoders)
 
 
-def _resolved(
-    store: Store, collection: str, contract: Contract | None, log: SearchLog
-) -> tuple[dict[str, dict[str, int]], list[str]]:
+def _resolved(collection: Collection, log: SearchLog, *, whole: bool) -> tuple[dict[str, dict[str, int]], list[str]]:
     """Query -> what it should find, as hits are called, -> grade; and the names of what the collection lacks."""
-    documents = contract is not None and contract.kind == "documents"
+    points = collection.store.scroll(collection.name, filter=collection.heads(), payload=["uri", "document_id"])
     by_uri: dict[str, str] = {}
     by_name: dict[str, set[str]] = {}
     ids: dict[str, str] = {}
-    for point in store.scroll(collection, filter=Collection(store, collection).heads(), payload=["uri", "document_id"]):
+    for point in points:
         uri = str(point.payload.get("uri", point.id))
-        called = uri if documents else point.id
+        called = uri if whole else point.id
         by_uri[uri] = ids[point.id] = ids[str(point.payload.get("document_id", point.id))] = called
         by_name.setdefault(uri.rpartition("/")[2], set()).add(called)
     qrels: dict[str, dict[str, int]] = {}
@@ -182,7 +183,7 @@ def _resolved(
             found = by_uri.get(named) or ids.get(named) or by_uri.get(os.path.abspath(log.folder / named))
             if found is None and len(by_name.get(named, ())) > 1:
                 raise InvalidTestSet(
-                    f"{log.name}: {named!r} is relevant to a query, and collection {collection!r} has "
+                    f"{log.name}: {named!r} is relevant to a query, and collection {collection.name!r} has "
                     f"{len(by_name[named])} files of that name: write the whole path"
                 )
             found = found or next(iter(by_name.get(named, ())), None)

@@ -1,10 +1,8 @@
 """A test set of one's own, without judgements: queries made from what a collection holds, and relevant to it.
 
-    sources.py     what a collection holds, and a sample of it
+    sampling.py    what a collection holds, and a sample of it
     queries.py     captions and headings as queries; which are the same, and which are none
-    chat.py        queries from a chat model: what it is asked, and how its answer is read
-    answers.py     its answers, kept as they come
-    asking.py      it is asked about each source of a sample
+    chat.py        queries from a chat model: what it is asked, and its answers, kept as they come
     corpus.py      what can be judged, and what can not
     round_trip.py  a query that does not find what it was made from is dropped
     making.py      from the sample to the queries that are kept
@@ -19,11 +17,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mmembed.collection import Collection
 from mmembed.errors import InvalidTestSet, SettingsError
+from mmembed.evaluation.corpus_index import OnProgress
 from mmembed.evaluation.testsets.chat import Chat
 from mmembed.evaluation.testsets.corpus import read_corpus
 from mmembed.evaluation.testsets.files import check_folder, write_files
-from mmembed.evaluation.testsets.making import Making, OnProgress, QueriesFrom, way_of
+from mmembed.evaluation.testsets.making import Making, QueriesFrom, way_of
 from mmembed.evaluation.testsets.round_trip import RoundTrip
 from mmembed.types import Encoder, Failure, Store
 
@@ -66,52 +66,42 @@ def make_test_set(
     of a chat model are kept in the folder, and a second run asks only for those that are missing.
 
     Args:
-        queries_from: a chat model, "captions" of pictures or "headings" of documents; "auto": what the kind of the
-            collection has.
+        queries_from: a chat model, "captions" of pictures, "headings" of documents; "auto": what the collection has.
         sample: at most so many documents or pictures.
         round_trip: how queries are filtered; None: not at all. With captions, unless it names a vector, it is by
             the vector `image`: by the captions themselves each would find its own.
-        caption_key: the payload key with the caption of a picture.
-        encoders: as for `search`.
+        caption_key, encoders: the payload key with the caption of a picture; as for `search`.
         on_progress: called with what is being done, how much of it is done and how much there is.
 
     Raises:
-        InvalidTestSet: nothing to make queries from, or none was kept.
-        InvalidQuery: the collection lacks the vector to filter by.
+        InvalidTestSet, InvalidQuery: no queries could be made, or none was kept; there is no vector to filter by.
         SettingsError: the folder is a file or holds another test set, or a number makes no sense.
         EncoderRefused, EncoderUnavailable: the chat model's server turns every request down, or does not answer.
     """
     if sample < 1 or queries_each < 1:
         raise SettingsError(f"a sample of {sample} with {queries_each} queries each is none: give 1 or more")
     # 1. what there is, and how queries are made of it
-    way = way_of(queries_from, store, collection)
+    where = Collection(store, collection)
+    way = way_of(queries_from, where)
     if round_trip is not None:
         if way == "captions" and round_trip.vector_name is None:
             round_trip = RoundTrip("image", round_trip.first)
-        round_trip.check(store, collection)
+        round_trip.check(where)
     check_folder(folder)
-    corpus = read_corpus(store, collection, folder, caption_key=caption_key)
+    corpus = read_corpus(where, folder, caption_key=caption_key)
     # 2. queries for a sample of it, and those that find it again
     making = Making(corpus, way, sample, queries_each, seed, on_progress)
     if not making.drawn:
         raise InvalidTestSet(making.nothing(collection, caption_key))
-    candidates = making.candidates(folder)
-    if round_trip is None:
-        kept = candidates
-    else:
-        kept = making.filtered(candidates, round_trip.kept(store, collection, candidates, encoders=encoders))
+    kept = making.candidates(folder)
+    if round_trip is not None:
+        kept = making.filtered(kept, round_trip.kept(where, kept, encoders=encoders))
     if not kept:
         raise InvalidTestSet(making.none_kept(collection))
     # 3. the files
-    facts = {"collection": collection, "encoders": _encoders(store, collection), **making.facts()}
-    facts["round_trip"] = asdict(round_trip) if round_trip is not None else None
-    write_files(folder, corpus.sources, corpus.pictures, kept, facts)
+    made_by = {name: vector.encoder for name, vector in where.require_ours().vectors.items()}
+    asked = {**making.facts(), "round_trip": round_trip and asdict(round_trip)}
+    write_files(folder, corpus.sources, corpus.pictures, kept, {"collection": collection, "encoders": made_by, **asked})
     judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
-    return MadeTestSet(
-        folder, len(corpus.sources), len(making.drawn), len(kept), judged, dict(making.dropped), failures
-    )
-
-
-def _encoders(store: Store, collection: str) -> dict[str, str]:
-    contract = store.contract(collection)
-    return {name: vector.encoder for name, vector in contract.vectors.items()} if contract else {}
+    documents, sampled = len(corpus.sources), len(making.drawn)
+    return MadeTestSet(folder, documents, sampled, len(kept), judged, dict(making.dropped), failures)

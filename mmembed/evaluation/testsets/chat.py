@@ -14,7 +14,7 @@ from mmembed.encoders.remote import Api, ApiKey, Limits, Patience, data_uri
 from mmembed.encoders.remote.keys import server_url
 from mmembed.errors import EncoderRefused, InputError, InvalidEmbedding
 from mmembed.evaluation.testsets.queries import one_line
-from mmembed.evaluation.testsets.sampling import Source, chosen
+from mmembed.evaluation.testsets.sampling import QuerySource, chosen
 from mmembed.images import load_image
 from mmembed.types import Failure
 
@@ -78,7 +78,7 @@ class Chat:
             patience=self.patience,
         )
 
-    def question(self, source: Source, number: int, *, seed: int) -> str:
+    def question(self, source: QuerySource, number: int, *, seed: int) -> str:
         """What is asked about a document, by one of its passages, or about a picture, which is sent beside it."""
         if not source.passages:
             return _SHOWN.format(number=number)
@@ -88,12 +88,14 @@ class Chat:
         section = " > ".join(passage.headings)
         return _PASSAGE.format(number=number, title=source.title, section=section, text=passage.text)
 
-    def key_of(self, source: Source, question: str) -> str:
+    def key_of(self, source: QuerySource, question: str) -> str:
         """What an answer is kept under: the same model, asked the same about the same contents."""
         asked = json.dumps([self.model, question, "" if source.passages else source.content_hash or source.uri])
         return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
 
-    def ask(self, api: Api, source: Source, question: str, picture: Path | None, number: int) -> list[str] | Failure:
+    def ask(
+        self, api: Api, source: QuerySource, question: str, picture: Path | None, number: int
+    ) -> list[str] | Failure:
         """At most `number` queries; a Failure where this source, or the answer about it, is no good.
 
         Raises:

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mmembed.evaluation.testsets.files import picture_files, unwritable
-from mmembed.evaluation.testsets.queries import key_of
-from mmembed.evaluation.testsets.sampling import Source, kind_of, read_sources
-from mmembed.types import Failure, Store
+from mmembed.collection import Collection
+from mmembed.evaluation.testsets.files import image_files, unwritable
+from mmembed.evaluation.testsets.queries import query_key
+from mmembed.evaluation.testsets.sampling import QuerySource, read_sources
+from mmembed.types import Failure
 
 __all__ = ["Corpus", "read_corpus"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    sources: tuple[Source, ...]
+    sources: tuple[QuerySource, ...]
     pictures: Mapping[str, Path]  # the file of each picture, by uri; none for documents
     failures: tuple[Failure, ...]  # what is left out, and why
 
@@ -30,29 +31,29 @@ class Corpus:
             same[source.content_hash or source.uri].add(source.uri)
         return {source.uri: frozenset(same[source.content_hash or source.uri]) for source in self.sources}
 
-    def saying(self, texts_of: Callable[[Source], list[str]]) -> Mapping[str, set[str]]:
+    def saying(self, texts_of: Callable[[QuerySource], list[str]]) -> Mapping[str, set[str]]:
         """Query key -> the uris of all that have this caption or heading, sampled or not."""
         found: dict[str, set[str]] = defaultdict(set)
         for source in self.sources:
             for text in texts_of(source):
-                found[key_of(text)].add(source.uri)
+                found[query_key(text)].add(source.uri)
         return found
 
 
-def read_corpus(store: Store, collection: str, folder: Path, *, caption_key: str) -> Corpus:
+def read_corpus(collection: Collection, folder: Path, *, caption_key: str) -> Corpus:
     """Read the collection; pictures inside documents are taken out of them, into `folder`."""
     failures: list[Failure] = []
-    sources: list[Source] = []
-    for source in read_sources(store, collection, caption_key=caption_key):
+    sources: list[QuerySource] = []
+    for source in read_sources(collection, caption_key=caption_key):
         problem = unwritable(source)
         if problem is None:
             sources.append(source)
         else:
             failures.append(problem)
-    if kind_of(store, collection) == "documents":
+    if collection.require_ours().kind == "documents":
         return Corpus(tuple(sources), {}, tuple(failures))
     pictures: dict[str, Path] = {}
-    for source, file in picture_files(sources, folder):
+    for source, file in image_files(sources, folder):
         if isinstance(file, Failure):
             failures.append(file)
         else:

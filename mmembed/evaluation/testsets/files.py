@@ -13,11 +13,11 @@ from pathlib import Path
 from mmembed.documents import read_document
 from mmembed.errors import InputError, SettingsError, UnreadableImage
 from mmembed.evaluation.testsets.queries import Candidate
-from mmembed.evaluation.testsets.sampling import Source, whole_text
+from mmembed.evaluation.testsets.sampling import QuerySource, whole_text
 from mmembed.images import read_picture
 from mmembed.types import Failure
 
-__all__ = ["check_folder", "picture_files", "unwritable", "write_files"]
+__all__ = ["check_folder", "image_files", "unwritable", "write_files"]
 
 _FACTS = "testset.json"
 _PICTURES = "pictures"
@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def unwritable(source: Source) -> Failure | None:
+def unwritable(source: QuerySource) -> Failure | None:
     """Why a source can have no row: rows of judgements are parted by tabs and line breaks."""
     if not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in source.uri):
         return None
@@ -47,7 +47,7 @@ def unwritable(source: Source) -> Failure | None:
     )
 
 
-def picture_files(sources: Sequence[Source], folder: Path) -> Iterator[tuple[Source, Path | Failure]]:
+def image_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[QuerySource, Path | Failure]]:
     """The file of each picture; those inside documents are taken out of them, into the test set."""
     inside = lru_cache(maxsize=1)(_inside)  # the pictures of one document follow one another
     for source in sources:
@@ -57,7 +57,7 @@ def picture_files(sources: Sequence[Source], folder: Path) -> Iterator[tuple[Sou
             yield source, Failure(source.uri, str(exc))
 
 
-def _picture_of(source: Source, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
+def _picture_of(source: QuerySource, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
     """Raises UnreadableImage where the picture is gone, UnreadableDocument where its document is."""
     if Path(source.uri).is_file():
         return Path(source.uri)
@@ -80,7 +80,7 @@ def _inside(document: str) -> Mapping[str, bytes]:
 
 def write_files(
     folder: Path,
-    corpus: Sequence[Source],
+    corpus: Sequence[QuerySource],
     pictures: Mapping[str, Path],
     queries: Sequence[Candidate],
     facts: Mapping[str, object],
@@ -98,7 +98,7 @@ def write_files(
     _write(folder / _FACTS, [json.dumps(facts, ensure_ascii=False, indent=2)])
 
 
-def _row(source: Source, pictures: Mapping[str, Path], folder: Path) -> dict[str, str]:
+def _row(source: QuerySource, pictures: Mapping[str, Path], folder: Path) -> dict[str, str]:
     if source.uri not in pictures:
         return {"_id": source.uri, "title": source.title, "text": whole_text(source)}
     file, around = pictures[source.uri].resolve(), folder.resolve().parent

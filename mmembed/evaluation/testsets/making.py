@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from mmembed.collection import Collection
 from mmembed.errors import EncoderUnavailable, InputError, SettingsError
+from mmembed.evaluation.corpus_index import OnProgress
 from mmembed.evaluation.testsets.chat import Answers, Chat
 from mmembed.evaluation.testsets.corpus import Corpus
 from mmembed.evaluation.testsets.queries import (
@@ -17,34 +19,33 @@ from mmembed.evaluation.testsets.queries import (
     Candidate,
     captions_of,
     headings_of,
-    key_of,
     merged,
+    query_key,
     refusal,
 )
-from mmembed.evaluation.testsets.sampling import Source, chosen, kind_of
+from mmembed.evaluation.testsets.sampling import QuerySource, chosen
 from mmembed.streams import load_in_order
-from mmembed.types import Failure, Store
+from mmembed.types import Failure
 
-__all__ = ["Making", "OnProgress", "QueriesFrom", "Way", "ask_about", "way_of"]
+__all__ = ["Making", "QueriesFrom", "Way", "ask_about", "way_of"]
 
 Way: TypeAlias = Literal["captions", "headings"] | Chat
 QueriesFrom: TypeAlias = Way | Literal["auto"]
-OnProgress: TypeAlias = Callable[[str, int, int], None]
 
-_TEXTS_OF: dict[str, Callable[[Source], list[str]]] = {"captions": captions_of, "headings": headings_of}
+_TEXTS_OF: dict[str, Callable[[QuerySource], list[str]]] = {"captions": captions_of, "headings": headings_of}
 _WAY_OF_KIND: dict[str, Literal["captions", "headings"]] = {"images": "captions", "documents": "headings"}
 
 
-def way_of(queries_from: QueriesFrom, store: Store, collection: str) -> Way:
+def way_of(queries_from: QueriesFrom, collection: Collection) -> Way:
     """How the queries are made. Raises SettingsError where the collection has none such."""
-    kind = kind_of(store, collection)
+    kind = collection.require_ours().kind
     if isinstance(queries_from, Chat):
         return queries_from
     own = _WAY_OF_KIND[kind]
     if queries_from not in ("auto", own):
         raise SettingsError(
-            f"collection {collection!r} holds {kind}, which have no {queries_from}: make the queries from {own}, or "
-            f"by a chat model"
+            f"collection {collection.name!r} holds {kind}, which have no {queries_from}: make the queries from {own}, "
+            f"or by a chat model"
         )
     return own
 
@@ -63,7 +64,7 @@ class Making:
     failures: list[Failure] = field(default_factory=list)
 
     @cached_property
-    def drawn(self) -> Sequence[Source]:
+    def drawn(self) -> Sequence[QuerySource]:
         """The sample: by chance, of all that queries can be made of."""
         usable = (source for source in self.corpus.sources if isinstance(self.way, Chat) or self._said(source))
         return chosen(((source.lot, source) for source in usable), self.sample, seed=self.seed)
@@ -74,7 +75,7 @@ class Making:
         if isinstance(self.way, Chat):
             return made
         alike = self.corpus.saying(self._said)
-        widened = [Candidate(query.text, query.uris | alike[key_of(query.text)]) for query in made]
+        widened = [Candidate(query.text, query.uris | alike[query_key(query.text)]) for query in made]
         telling = [query for query in widened if len(query.uris) <= MOST_RELEVANT]
         self._drop("too common", len(widened) - len(telling))
         return telling
@@ -88,7 +89,7 @@ class Making:
         self._drop("not found again", len(among) - len(kept))
         return kept
 
-    def _sound(self, folder: Path) -> Iterator[tuple[Source, str]]:
+    def _sound(self, folder: Path) -> Iterator[tuple[QuerySource, str]]:
         for number, (source, made) in enumerate(self._made(folder), 1):
             self._tell("queries", number, len(self.drawn))
             if isinstance(made, Failure):
@@ -101,17 +102,17 @@ class Making:
                 else:
                     self._drop(problem, 1)
 
-    def _made(self, folder: Path) -> Iterable[tuple[Source, list[str] | Failure]]:
+    def _made(self, folder: Path) -> Iterable[tuple[QuerySource, list[str] | Failure]]:
         if isinstance(self.way, Chat):
             pictures = self.corpus.pictures
             return ask_about(self.drawn, self.way, self.each, seed=self.seed, folder=folder, pictures=pictures)
         return ((source, self._some(source)) for source in self.drawn)
 
-    def _some(self, source: Source) -> list[str]:
+    def _some(self, source: QuerySource) -> list[str]:
         texts = self._said(source)
         return chosen(((f"{source.lot}\0{text}", text) for text in texts), self.each, seed=self.seed)
 
-    def _said(self, source: Source) -> list[str]:
+    def _said(self, source: QuerySource) -> list[str]:
         assert not isinstance(self.way, Chat)
         return _TEXTS_OF[self.way](source)
 
@@ -158,8 +159,8 @@ _GIVEN_UP_AFTER = 8  # sources in a row without an answer: it is the server's fa
 
 
 def ask_about(
-    drawn: Sequence[Source], chat: Chat, number: int, *, seed: int, folder: Path, pictures: Mapping[str, Path]
-) -> Iterator[tuple[Source, list[str] | Failure]]:
+    drawn: Sequence[QuerySource], chat: Chat, number: int, *, seed: int, folder: Path, pictures: Mapping[str, Path]
+) -> Iterator[tuple[QuerySource, list[str] | Failure]]:
     """The queries of each source, in order; answers that `folder` keeps from an earlier run are not asked again.
 
     Raises EncoderRefused or EncoderUnavailable where going on makes no sense; what came until then is kept.
@@ -168,7 +169,7 @@ def ask_about(
     asked = [(source, chat.question(source, number, seed=seed)) for source in drawn]
     api = chat.api()
 
-    def queries(job: tuple[Source, str]) -> list[str] | Failure | EncoderUnavailable:
+    def queries(job: tuple[QuerySource, str]) -> list[str] | Failure | EncoderUnavailable:
         source, question = job
         kept = answers.get(chat.key_of(source, question))
         try:

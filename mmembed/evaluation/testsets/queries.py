@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmembed.evaluation.testsets.sampling import Source
+from mmembed.evaluation.testsets.sampling import QuerySource
 
-__all__ = ["MOST_RELEVANT", "Candidate", "captions_of", "headings_of", "key_of", "merged", "one_line", "refusal"]
+__all__ = ["MOST_RELEVANT", "Candidate", "captions_of", "headings_of", "merged", "one_line", "query_key", "refusal"]
 
 MOST_RELEVANT = 10
 """Sources that share a caption or heading: what more of them say ("Introduction") tells none of them apart."""
@@ -37,33 +37,33 @@ def one_line(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", shown).split())
 
 
-def key_of(text: str) -> str:
+def query_key(text: str) -> str:
     """Two queries of one key are the same query."""
     return one_line(text).casefold()
 
 
-def captions_of(source: Source) -> list[str]:
+def captions_of(source: QuerySource) -> list[str]:
     caption = one_line(source.caption)
     return [caption] if caption else []
 
 
-def headings_of(source: Source) -> list[str]:
+def headings_of(source: QuerySource) -> list[str]:
     """The title, unless it is the file's name alone, and the heading of each passage: each once, in reading order."""
     title = "" if source.title == Path(source.uri).stem else source.title
     found = [title, *(passage.headings[-1] for passage in source.passages if passage.headings)]
     distinct: dict[str, str] = {}
     for text in filter(str.strip, found):
-        distinct.setdefault(key_of(text), one_line(text))
+        distinct.setdefault(query_key(text), one_line(text))
     return list(distinct.values())
 
 
-def refusal(text: str, source: Source) -> str | None:
+def refusal(text: str, source: QuerySource) -> str | None:
     """Why this is no query for a source: "empty", "too long" or "copied"; None: it is one."""
-    key = key_of(text)
+    key = query_key(text)
     if not any(letter.isalnum() for letter in key):
         return "empty"
     for passage in source.passages:
-        stands = key_of(passage.text)
+        stands = query_key(passage.text)
         if stands and (stands in key or (len(key.split()) >= _COPIED_WORDS and key in stands)):
             return "copied"
     return "too long" if len(key) > _LONGEST_QUERY else None
@@ -74,6 +74,6 @@ def merged(made: Iterable[tuple[str, Iterable[str]]]) -> list[Candidate]:
     texts: dict[str, str] = {}
     uris: dict[str, set[str]] = defaultdict(set)
     for text, relevant in made:
-        texts.setdefault(key_of(text), text)
-        uris[key_of(text)].update(relevant)
+        texts.setdefault(query_key(text), text)
+        uris[query_key(text)].update(relevant)
     return [Candidate(text, frozenset(uris[key])) for key, text in texts.items()]

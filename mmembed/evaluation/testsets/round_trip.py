@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from mmembed.collection import Collection
 from mmembed.errors import InvalidQuery
 from mmembed.evaluation.testsets.queries import Candidate
 from mmembed.retrieval.api import search
-from mmembed.types import Encoder, Store
+from mmembed.types import Encoder
 
 __all__ = ["RoundTrip"]
 
@@ -28,22 +29,16 @@ class RoundTrip:
     vector_name: str | None = None
     first: int = 10
 
-    def check(self, store: Store, collection: str) -> None:
+    def check(self, collection: Collection) -> None:
         """Raise InvalidQuery where the collection has no such vector, or `first` is none."""
-        contract = store.contract(collection)
-        names = sorted(contract.vectors) if contract is not None else []
-        if self.vector_name is not None and self.vector_name not in names:
-            raise InvalidQuery(
-                f"queries cannot be filtered by the vector {self.vector_name!r}, which collection {collection!r} has "
-                f"not: it has {', '.join(names)}"
-            )
+        if self.vector_name is not None:
+            collection.vector(self.vector_name)
         if self.first < 1:
             raise InvalidQuery(f"a source cannot be among the first {self.first} hits: give 1 or more")
 
     def kept(
         self,
-        store: Store,
-        collection: str,
+        collection: Collection,
         queries: Iterable[Candidate],
         *,
         encoders: Mapping[str, Encoder] | None = None,
@@ -51,8 +46,8 @@ class RoundTrip:
         """Each query, and whether any of its sources is found."""
         for query in queries:
             hits = search(
-                store,
-                collection,
+                collection.store,
+                collection.name,
                 text=query.text,
                 vector_name=self.vector_name,
                 limit=self.first,

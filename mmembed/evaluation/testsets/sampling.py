@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from mmembed.errors import InvalidTestSet
-from mmembed.types import Payload, Store
+from mmembed.collection import Collection
+from mmembed.types import Payload
 
-__all__ = ["Passage", "Source", "chosen", "kind_of", "read_sources", "whole_text"]
+__all__ = ["QuerySource", "SourcePassage", "chosen", "read_sources", "whole_text"]
 
 T = TypeVar("T")
 
@@ -21,18 +21,18 @@ _SHORTEST_OVERLAP = 12  # fewer are the same by chance
 
 
 @dataclass(frozen=True)
-class Passage:
+class SourcePassage:
     text: str
     headings: tuple[str, ...]  # from the outermost
 
 
 @dataclass(frozen=True)
-class Source:
+class QuerySource:
     """One document, or one picture: what a search finds, and so what is judged."""
 
     uri: str
     title: str = ""
-    passages: tuple[Passage, ...] = ()  # in reading order; a picture has none
+    passages: tuple[SourcePassage, ...] = ()  # in reading order; a picture has none
     caption: str = ""
     content_hash: str | None = None
     inside: str | None = None  # the document that a picture was taken out of
@@ -43,18 +43,7 @@ class Source:
         return self.content_hash or self.uri
 
 
-def kind_of(store: Store, collection: str) -> str:
-    """ "images" or "documents". Raises InvalidTestSet for a collection that is not ours."""
-    contract = store.contract(collection)
-    if contract is None:
-        raise InvalidTestSet(
-            f"collection {collection!r} was not made by mmembed and does not say what its texts and pictures are: "
-            f"index them with `mmembed index` first"
-        )
-    return contract.kind
-
-
-def read_sources(store: Store, collection: str, *, caption_key: str = "caption") -> list[Source]:
+def read_sources(collection: Collection, *, caption_key: str = "caption") -> list[QuerySource]:
     """Everything in the collection, sorted by uri; all texts are held in memory.
 
     Args:
@@ -64,18 +53,19 @@ def read_sources(store: Store, collection: str, *, caption_key: str = "caption")
         *("uri", "title", "text", "headings", "passage", "content_hash", "document"),
         *([caption_key] if caption_key else []),
     ]
-    if kind_of(store, collection) == "images":
-        found = (_picture(p.payload, caption_key) for p in store.scroll(collection, payload=read) if p.payload)
+    kind, points = collection.require_ours().kind, collection.store.scroll(collection.name, payload=read)
+    if kind == "images":
+        found = (_picture(point.payload, caption_key) for point in points if point.payload)
         return sorted(found, key=lambda source: source.uri)
     passages: dict[str, list[Payload]] = defaultdict(list)
-    for point in store.scroll(collection, payload=read):
+    for point in points:
         passages[str(point.payload["uri"])].append(point.payload)
     return [_document(uri, passages[uri]) for uri in sorted(passages)]
 
 
-def _picture(payload: Payload, caption_key: str) -> Source:
+def _picture(payload: Payload, caption_key: str) -> QuerySource:
     said = payload.get(caption_key)
-    return Source(
+    return QuerySource(
         str(payload["uri"]),
         caption=said if isinstance(said, str) else "",
         content_hash=payload.get("content_hash"),
@@ -83,14 +73,14 @@ def _picture(payload: Payload, caption_key: str) -> Source:
     )
 
 
-def _document(uri: str, payloads: list[Payload]) -> Source:
+def _document(uri: str, payloads: list[Payload]) -> QuerySource:
     payloads.sort(key=lambda payload: int(payload["passage"]))
-    passages = tuple(Passage(str(p["text"]), tuple(map(str, p.get("headings") or ()))) for p in payloads)
+    passages = tuple(SourcePassage(str(p["text"]), tuple(map(str, p.get("headings") or ()))) for p in payloads)
     first = payloads[0]
-    return Source(uri, str(first.get("title") or ""), passages, content_hash=first.get("content_hash"))
+    return QuerySource(uri, str(first.get("title") or ""), passages, content_hash=first.get("content_hash"))
 
 
-def whole_text(source: Source) -> str:
+def whole_text(source: QuerySource) -> str:
     """The text of a document, put together again from its passages: headings where they change, overlaps once."""
     if not source.passages:
         return ""

@@ -15,14 +15,13 @@ import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
 
 from mmembed.batching.engine import Wanted
-from mmembed.classification.calibration_fit import load_calibration
 from mmembed.classification.classes import Classes, embed_classes
+from mmembed.classification.collection_classes import classes_of, image_encoder
 from mmembed.classification.labels import Label, Labels, labels_of
 from mmembed.classification.probabilities import Verdict, decide, score
 from mmembed.classification.templates import TEMPLATES
 from mmembed.collection import Collection
 from mmembed.errors import (
-    CollectionMismatch,
     InvalidQuery,
     InvalidRequest,
     MmembedError,
@@ -113,12 +112,16 @@ def _check_size(service: Service, asked: ClassifyRequest, pictures: int) -> None
 
 
 def _classes(service: Service, asked: ClassifyRequest) -> Classes:
-    """The embeddings of the labels, calibrated where the collection has a calibration for them."""
-    classes = embed_classes(_encoder(service, asked), _labels(asked), cache=service.classes)
+    """The embeddings of the labels by the encoder asked for, else the collection's, else `tiny`.
+
+    Calibrated where the collection has a calibration for them.
+    """
+    encoders, labels = service.engine.encoders(), _labels(asked)
     if asked.collection is None:
-        return classes
-    calibration = load_calibration(service.store, asked.collection, classes)
-    return classes if calibration is None else classes.calibrated(calibration)
+        return embed_classes(_checked(encoders[asked.encoder or "tiny"]), labels, cache=service.classes)
+    collection = Collection(service.store, asked.collection)
+    encoder = _checked(image_encoder(collection, encoders, encoders[asked.encoder] if asked.encoder else None))
+    return classes_of(collection, labels, encoders, encoder=encoder, cache=service.classes)
 
 
 def _labels(asked: ClassifyRequest) -> Labels:
@@ -130,19 +133,8 @@ def _labels(asked: ClassifyRequest) -> Labels:
     return labels_of(named, templates=templates, background=asked.background)
 
 
-def _encoder(service: Service, asked: ClassifyRequest) -> Encoder:
-    """The one asked for, else the collection's, else `tiny`.
-
-    Raises UnsupportedModality and InvalidRequest for one that gives pictures and texts no dense vectors in one space.
-    """
-    encoders = service.engine.encoders()
-    encoder = encoders[asked.encoder or "tiny"] if asked.encoder or asked.collection is None else None
-    if asked.collection is not None:
-        remembered = _of_collection(service, asked.collection)
-        if encoder is not None and encoder.spec.fingerprint != remembered.spec.fingerprint:
-            raise CollectionMismatch(asked.collection, "image", stored=remembered.spec.name, given=encoder.spec.name)
-        encoder = remembered
-    assert encoder is not None
+def _checked(encoder: Encoder) -> Encoder:
+    """The same; UnsupportedModality or InvalidRequest where pictures and texts get no dense vectors in one space."""
     spec = encoder.spec
     for modality, what in (("image", "pictures"), ("text", "texts")):
         if modality not in spec.modalities:
@@ -152,19 +144,6 @@ def _encoder(service: Service, asked: ClassifyRequest) -> Encoder:
             f"encoder {spec.name!r} makes {spec.kind} vectors, and labels are compared by dense ones: name another"
         )
     return encoder
-
-
-def _of_collection(service: Service, collection: str) -> Encoder:
-    contract = service.store.contract(collection)
-    if contract is None:
-        raise InvalidQuery(
-            f"collection {collection!r} was not made by mmembed and does not say which encoder made its vectors: "
-            f"send the picture itself, without 'collection'"
-        )
-    vector = contract.vectors.get("image")
-    if vector is None:
-        raise InvalidQuery(f"collection {collection!r} holds {contract.kind} and labels are for pictures: name another")
-    return Collection(service.store, collection).encoder("image", service.engine.encoders())
 
 
 def _stored(store: Store, collection: str, id: str) -> DenseArray:

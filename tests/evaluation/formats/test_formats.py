@@ -14,7 +14,7 @@ import pytrec_eval
 
 from mmembed.errors import InvalidTestSet, SettingsError, UnreadableSource
 from mmembed.evaluation import (
-    Document,
+    CorpusDocument,
     Query,
     check_test_set,
     evaluate_run,
@@ -56,7 +56,7 @@ def beir(tmp_path: Path) -> Beir:
 def test_beir(beir: Beir) -> None:
     """Corpus, queries and graded judgements; ids that are numbers become strings, further keys are ignored."""
     found = read_test_set(beir())
-    assert found.corpus == {"d1": Document("Cats", "They purr."), "2": Document()}
+    assert found.corpus == {"d1": CorpusDocument("Cats", "They purr."), "2": CorpusDocument()}
     assert found.queries == {"q1": Query("what purrs?"), "q2": Query("what barks?")}
     assert found.qrels == {"q1": {"d1": 2, "2": 0}}
     assert list(found.judged) == ["q1"]
@@ -71,7 +71,7 @@ def test_beir_with_pictures(beir: Beir) -> None:
         '{"_id": "q1", "image": "cat.png"}\n{"_id": "q2", "text": "a cat", "image": null}\n',
     )
     found = read_beir(folder)
-    assert found.corpus["d1"] == Document(image=folder / "pictures" / "cat.jpg", uri="photos/cat.jpg")
+    assert found.corpus["d1"] == CorpusDocument(image=folder / "pictures" / "cat.jpg", uri="photos/cat.jpg")
     assert found.queries == {"q1": Query(image=folder / "cat.png"), "q2": Query("a cat")}
 
 
@@ -155,7 +155,7 @@ def test_trec_folder(tmp_path: Path) -> None:
     (tmp_path / "qrels.txt").write_text("1 0 a 1\n2 Q0 b 3\n2\t0\ta\t-1\n")
     found = read_test_set(tmp_path)
     assert found.queries == {"1": Query("what purrs?"), "2": Query("what barks?")}
-    assert found.corpus == {"a": Document("Cats", "They purr."), "b": Document(text="Dogs bark.")}
+    assert found.corpus == {"a": CorpusDocument("Cats", "They purr."), "b": CorpusDocument(text="Dogs bark.")}
     assert found.qrels == {"1": {"a": 1}, "2": {"b": 3, "a": -1}}
     (tmp_path / "corpus.tsv").unlink()
     with pytest.raises(InvalidTestSet, match=r"lacks corpus\.tsv"):
@@ -225,10 +225,10 @@ def test_beir_goes_out_and_comes_back(tmp_path: Path) -> None:
     made = check_test_set(
         {"q 1": Query("what\npurrs?"), "é": Query(image=folder / "q.png"), "both": Query("日本", folder / "q.png")},
         {
-            "my cat.jpg": Document(image=folder / "pictures" / "my cat.jpg", uri="photos/my cat.jpg"),
-            "dog": Document(image=outside),
-            "日": Document("Title", 'Text with "quotes", a\ttab and\u2028a line separator.'),
-            "empty": Document(),
+            "my cat.jpg": CorpusDocument(image=folder / "pictures" / "my cat.jpg", uri="photos/my cat.jpg"),
+            "dog": CorpusDocument(image=outside),
+            "日": CorpusDocument("Title", 'Text with "quotes", a\ttab and\u2028a line separator.'),
+            "empty": CorpusDocument(),
         },
         {"q 1": {"my cat.jpg": 2, "dog": 0}, "é": {"日": 1}},
         name="set",
@@ -242,7 +242,7 @@ def test_beir_goes_out_and_comes_back(tmp_path: Path) -> None:
 def test_ids_that_judgements_cannot_hold(tmp_path: Path) -> None:
     """A tab in an id would be a column: nothing is written."""
     with pytest.raises(InvalidTestSet, match="tab or a line break"):
-        write_beir(tmp_path / "x", check_test_set({"q": Query("x")}, {"a\tb": Document()}, {"q": {"a\tb": 1}}))
+        write_beir(tmp_path / "x", check_test_set({"q": Query("x")}, {"a\tb": CorpusDocument()}, {"q": {"a\tb": 1}}))
     assert not (tmp_path / "x").exists()
 
 
@@ -281,7 +281,11 @@ def test_cranfield_own_format(tmp_path: Path) -> None:
     (tmp_path / "cran.qry").write_text(".I 001\n.W\nwhat\nlifts ?\n.I 004\n.W\nwhat falls ?\n")
     (tmp_path / "cranqrel").write_text("1 1 4\n1 2 -1\n2 3  1\n2 1 5 \n")
     found = read_test_set(tmp_path)
-    assert found.corpus == {"1": Document("wings in air .", "wings lift ."), "2": Document(), "3": Document("a", "b c")}
+    assert found.corpus == {
+        "1": CorpusDocument("wings in air .", "wings lift ."),
+        "2": CorpusDocument(),
+        "3": CorpusDocument("a", "b c"),
+    }
     assert found.queries == {"1": Query("what lifts ?"), "2": Query("what falls ?")}
     assert found.qrels == {"1": {"1": 1, "2": 0}, "2": {"3": 1, "1": 0}}
     (tmp_path / "cranqrel").write_text("1 1 high\n")

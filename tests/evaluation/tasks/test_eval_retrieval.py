@@ -15,7 +15,7 @@ from mmembed.errors import CollectionMismatch, InvalidTestSet, SettingsError, Un
 from mmembed.evaluation.compare import compare, depths_of
 from mmembed.evaluation.tasks.passages import evaluate_passages
 from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
-from mmembed.evaluation.testset import Document, Query, TestSet
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Leg, Store
@@ -23,10 +23,10 @@ from mmembed.types import Encoder, Leg, Store
 SMALL = TestSet(
     queries={"q1": Query("red fox"), "q2": Query("blue whale"), "q3": Query("nothing judged")},
     corpus={
-        "d1": Document(title="red fox", text="in the snow"),
-        "d2": Document(text="a blue whale in the sea"),
-        "d3": Document(text="red paint"),
-        "d4": Document(),
+        "d1": CorpusDocument(title="red fox", text="in the snow"),
+        "d2": CorpusDocument(text="a blue whale in the sea"),
+        "d3": CorpusDocument(text="red paint"),
+        "d4": CorpusDocument(),
     },
     qrels={"q1": {"d1": 1}, "q2": {"d2": 2, "d9": 1}, "q3": {"d3": 0}},
     name="small",
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_the_difference_is_what_the_graph_loses(store: Store) -> None:
     """In 2,700 vectors of 1,024 dimensions a graph misses neighbours; both numbers are those of a numpy oracle."""
     encoder = load_encoder("fake?dim=1024")
-    corpus = {f"d{n}": Document(text=f"text {n}") for n in range(2700)}
+    corpus = {f"d{n}": CorpusDocument(text=f"text {n}") for n in range(2700)}
     queries = {f"q{n}": Query(f"query {n}") for n in range(50)}
     documents = np.asarray(encoder.encode_text([d.text for d in corpus.values()], role="document"))
     asked = np.asarray(encoder.encode_text([str(q.text) for q in queries.values()], role="query"))
@@ -103,7 +103,7 @@ def test_title_and_text_become_one_vector(store: Store) -> None:
 def test_a_kept_collection_is_taken_up_again(store: Store) -> None:
     """The next run encodes what is new or changed, and warns of documents that the test set no longer has."""
     evaluate_retrieval(store, "small", SMALL, encoder=load_encoder("fake"), measures=["MAP"])
-    corpus = {**SMALL.corpus, "d3": Document(text="red wine"), "d5": Document(text="new")}
+    corpus = {**SMALL.corpus, "d3": CorpusDocument(text="red wine"), "d5": CorpusDocument(text="new")}
     del corpus["d4"]
     counting = Counting(load_encoder("fake"))
     changed = TestSet(SMALL.queries, corpus, SMALL.qrels, "small")
@@ -125,7 +125,11 @@ def test_a_collection_of_the_users_own_is_not_written_to(store: Store, fake: Enc
     pictures = pictograms()[:4]
     ingest_images(store, "photos", [picture.path for picture in pictures[:3]], encoder=fake)
     three, four = (
-        TestSet({"q": Query("x")}, {p.name: Document(image=p.path) for p in pictures[:n]}, {"q": {pictures[0].name: 1}})
+        TestSet(
+            {"q": Query("x")},
+            {p.name: CorpusDocument(image=p.path) for p in pictures[:n]},
+            {"q": {pictures[0].name: 1}},
+        )
         for n in (3, 4)
     )
     assert evaluate_retrieval(store, "photos", three, encoder=fake).documents == 3
@@ -137,12 +141,12 @@ def test_a_collection_of_the_users_own_is_not_written_to(store: Store, fake: Enc
 def test_pictures_are_queries_and_documents_too(store: Store, fake: Encoder, tmp_path: Path) -> None:
     """A picture finds itself among pictures, and beside texts; with words it is the sum of both."""
     paths = [picture.path for picture in pictograms()[:5]]
-    pictures = {f"p{n}": Document(image=path) for n, path in enumerate(paths)}
+    pictures = {f"p{n}": CorpusDocument(image=path) for n, path in enumerate(paths)}
     asked = {"q1": Query(image=paths[2]), "q2": Query("a fox", paths[3])}
     qrels = {"q1": {"p2": 1}, "q2": {"p3": 1}}
     alone = evaluate_retrieval(store, "pictures", TestSet(asked, pictures, qrels), encoder=fake, measures=["MRR@10"])
     assert alone.systems[0].compared.exact.per_query["MRR@10"] == {"q1": 1, "q2": 1}
-    mixed = TestSet(asked, {**pictures, "t": Document(text="a fox")}, {"q1": {"p2": 1}, "q2": {"t": 1}})
+    mixed = TestSet(asked, {**pictures, "t": CorpusDocument(text="a fox")}, {"q1": {"p2": 1}, "q2": {"t": 1}})
     beside = evaluate_retrieval(store, "mixed", mixed, encoder=fake, measures=["hit_rate@2"])
     assert beside.systems[0].compared.exact.per_query["hit_rate@2"] == {"q1": 1, "q2": 1}
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -195,7 +199,11 @@ def test_shallow_measures_come_from_shallow_searches() -> None:
 def test_passages_are_what_an_index_makes(store: Store) -> None:
     """A long document is found by its last passage, by meaning and words; an empty one is counted and not found."""
     long = " ".join(f"word{n}" for n in range(200)) + " zebra"
-    corpus = {"long": Document(text=long), "other": Document(title="a title", text="about horses"), "empty": Document()}
+    corpus = {
+        "long": CorpusDocument(text=long),
+        "other": CorpusDocument(title="a title", text="about horses"),
+        "empty": CorpusDocument(),
+    }
     test_set = TestSet(
         {"q1": Query("zebra"), "q2": Query("empty")}, corpus, {"q1": {"long": 1}, "q2": {"empty": 1}}, "animals"
     )
@@ -212,7 +220,7 @@ def test_passages_are_what_an_index_makes(store: Store) -> None:
     assert again.texts == ["zebra", "empty"]
     with pytest.raises(SettingsError, match="no passages"):
         evaluate_passages(
-            store, "p", TestSet({}, {"p": Document(image=pictograms()[0].path)}, {}), encoder=load_encoder("fake")
+            store, "p", TestSet({}, {"p": CorpusDocument(image=pictograms()[0].path)}, {}), encoder=load_encoder("fake")
         )
 
 
@@ -220,6 +228,6 @@ def test_nothing_to_find_is_an_error(store: Store, fake: Encoder, tmp_path: Path
     """A test set without documents, and one whose pictures are all gone."""
     with pytest.raises(InvalidTestSet, match="has no documents"):
         evaluate_retrieval(store, "none", TestSet({"q": Query("x")}, {}, {"q": {"d": 1}}), encoder=fake)
-    gone = TestSet({"q": Query("x")}, {"d": Document(image=tmp_path / "gone.png")}, {"q": {"d": 1}})
+    gone = TestSet({"q": Query("x")}, {"d": CorpusDocument(image=tmp_path / "gone.png")}, {"q": {"d": 1}})
     with pytest.raises(InvalidTestSet, match=r"none of 1 documents could be brought into 'none' \(gone.png"):
         evaluate_retrieval(store, "none", gone, encoder=fake)

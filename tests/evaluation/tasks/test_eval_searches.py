@@ -19,7 +19,7 @@ from mmembed.evaluation.formats.beir import read_beir, write_beir
 from mmembed.evaluation.formats.search_log import SearchLog, log_of, read_searches
 from mmembed.evaluation.tasks.encoders import evaluate_encoders
 from mmembed.evaluation.tasks.searches import evaluate_searches
-from mmembed.evaluation.testset import Document, Query, TestSet
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.retrieval.api import search
 from mmembed.stores import open_store
@@ -239,7 +239,10 @@ def test_a_malformed_log_says_what_is_wrong(name: str, text: str, message: str, 
 def test_a_folder_as_beir_has_it_is_a_log_too(store: Store, folder: Path, tmp_path: Path) -> None:
     """Its documents are found by their uri."""
     test_set = TestSet(
-        {"q": Query("zebra")}, {"d": Document(text="whatever", uri=str(folder / "0.txt"))}, {"q": {"d": 1}}, "beir"
+        {"q": Query("zebra")},
+        {"d": CorpusDocument(text="whatever", uri=str(folder / "0.txt"))},
+        {"q": {"d": 1}},
+        "beir",
     )
     write_beir(tmp_path / "beir", test_set)
     report = evaluate_searches(store, "documents", log_of(read_beir(tmp_path / "beir")), measures=["hit_rate@1"])

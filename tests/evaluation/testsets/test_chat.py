@@ -19,12 +19,14 @@ from mmembed.encoders.remote import ApiKey, Patience
 from mmembed.errors import EncoderRefused, EncoderUnavailable, SettingsError
 from mmembed.evaluation.testsets.chat import PARTIAL, Answers, Chat, read_answer, server_of
 from mmembed.evaluation.testsets.making import ask_about
-from mmembed.evaluation.testsets.sampling import Passage, Source
+from mmembed.evaluation.testsets.sampling import QuerySource, SourcePassage
 from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.types import Failure
 
 SECRET = "sk-secret-1234567890"
-FERRY = Source("/docs/ferry.md", "Ferries", (Passage("A ferry gives way to nobody.", ("Travel", "On the water")),))
+FERRY = QuerySource(
+    "/docs/ferry.md", "Ferries", (SourcePassage("A ferry gives way to nobody.", ("Travel", "On the water")),)
+)
 
 
 def completion(content: str | None, **choice: object) -> dict[str, object]:
@@ -44,8 +46,11 @@ def answers(*queries: str) -> dict[str, object]:
     return completion(json.dumps(queries))
 
 
-def sources(number: int) -> list[Source]:
-    return [Source(f"/docs/{i:02}.md", f"Title {i}", (Passage(f"passage number {i}", ()),)) for i in range(number)]
+def sources(number: int) -> list[QuerySource]:
+    return [
+        QuerySource(f"/docs/{i:02}.md", f"Title {i}", (SourcePassage(f"passage number {i}", ()),))
+        for i in range(number)
+    ]
 
 
 def asked_about(asked: ReceivedRequest) -> int:
@@ -58,11 +63,13 @@ def chat(server: StandIn, **options: Any) -> Chat:
     return Chat(f"{server.url}/v1", "some-model", patience=patience, **options)
 
 
-def ask(chat: Chat, drawn: list[Source], folder: Path, **options: Any) -> list[tuple[Source, list[str] | Failure]]:
+def ask(
+    chat: Chat, drawn: list[QuerySource], folder: Path, **options: Any
+) -> list[tuple[QuerySource, list[str] | Failure]]:
     return list(ask_about(drawn, chat, 2, **{"seed": 0, "folder": folder, "pictures": {}, **options}))
 
 
-def failures(got: list[tuple[Source, list[str] | Failure]]) -> list[Failure]:
+def failures(got: list[tuple[QuerySource, list[str] | Failure]]) -> list[Failure]:
     return [made for _, made in got if isinstance(made, Failure)]
 
 
@@ -92,8 +99,8 @@ def test_the_question_holds_the_passage_and_where_it_stands() -> None:
 
 def test_a_long_document_is_asked_about_by_one_of_its_longer_passages() -> None:
     """Scraps are never asked about; the seed says which of the others is."""
-    passages = (Passage("scrap", ()), *(Passage(f"passage {i} " + "word " * 40, ()) for i in range(5)))
-    document = Source("/d.md", "", passages)
+    passages = (SourcePassage("scrap", ()), *(SourcePassage(f"passage {i} " + "word " * 40, ()) for i in range(5)))
+    document = QuerySource("/d.md", "", passages)
     questions = {Chat("http://localhost/v1", "m").question(document, 2, seed=seed) for seed in range(40)}
     assert len(questions) == 5
     assert not any("Passage:\nscrap" in question for question in questions)
@@ -102,7 +109,7 @@ def test_a_long_document_is_asked_about_by_one_of_its_longer_passages() -> None:
 def test_a_picture_is_sent_small_and_as_a_data_uri(tmp_path: Path) -> None:
     """Beside the question, in the part that OpenAI calls image_url, with at most 512 pixels a side."""
     Image.effect_noise((1600, 900), 60).convert("RGB").save(tmp_path / "noise.png")
-    picture = Source(str(tmp_path / "noise.png"), content_hash="1")
+    picture = QuerySource(str(tmp_path / "noise.png"), content_hash="1")
     with StandIn(lambda _: answers("grey noise")) as server:
         got = ask(chat(server), [picture], tmp_path, pictures={picture.uri: tmp_path / "noise.png"})
         assert got == [(picture, ["grey noise"])]
@@ -119,7 +126,7 @@ def test_a_picture_is_sent_small_and_as_a_data_uri(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     """Nothing is sent for it, and the next source is asked about."""
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    broken = Source(str(tmp_path / "broken.png"))
+    broken = QuerySource(str(tmp_path / "broken.png"))
     with StandIn(lambda _: answers("ferry")) as server:
         got = ask(chat(server), [broken, FERRY], tmp_path, pictures={broken.uri: tmp_path / "broken.png"})
         assert len(server.asked) == 1
@@ -226,7 +233,7 @@ def test_another_model_or_question_is_asked_anew(tmp_path: Path) -> None:
     """What is kept belongs to a model, to the text that it was asked about, and to the number of queries."""
     with StandIn(lambda _: answers("ferry")) as server:
         ask(chat(server), [FERRY], tmp_path)
-        ask(chat(server), [Source(FERRY.uri, FERRY.title, (Passage("Another text.", ()),))], tmp_path)
+        ask(chat(server), [QuerySource(FERRY.uri, FERRY.title, (SourcePassage("Another text.", ()),))], tmp_path)
         ask(Chat(f"{server.url}/v1", "another"), [FERRY], tmp_path)
         list(ask_about([FERRY], chat(server), 3, seed=0, folder=tmp_path, pictures={}))
         assert len(server.asked) == 4

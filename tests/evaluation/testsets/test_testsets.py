@@ -14,14 +14,14 @@ import mmembed
 from mmembed.demo import DOCUMENTS, PICTOGRAMS
 from mmembed.documents import cut_passages, read_document
 from mmembed.documents.parts import Document, Section
-from mmembed.errors import InvalidQuery, InvalidTestSet, SettingsError
+from mmembed.errors import CollectionNotOurs, InvalidQuery, InvalidTestSet, SettingsError
 from mmembed.evaluation.formats.beir import read_beir
 from mmembed.evaluation.formats.search_log import log_of
 from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
 from mmembed.evaluation.tasks.searches import evaluate_searches
 from mmembed.evaluation.testsets import Chat, RoundTrip, make_test_set
-from mmembed.evaluation.testsets.queries import headings_of, key_of, refusal
-from mmembed.evaluation.testsets.sampling import Passage, Source, chosen, whole_text
+from mmembed.evaluation.testsets.queries import headings_of, query_key, refusal
+from mmembed.evaluation.testsets.sampling import QuerySource, SourcePassage, chosen, whole_text
 from mmembed.testing.http import StandIn
 from mmembed.types import Encoder, Store
 
@@ -185,7 +185,7 @@ def test_equal_queries_are_one(store: Store, tiny: Encoder, tmp_path: Path) -> N
     mmembed.ingest_images(store, "images", [pictures(tmp_path / "p", dict(captions))], encoder=tiny)
     made = make_test_set(store, "images", tmp_path / "set", round_trip=None)
     read = read_beir(tmp_path / "set")
-    found = {key_of(query.text or ""): len(read.qrels[id]) for id, query in read.queries.items()}
+    found = {query_key(query.text or ""): len(read.qrels[id]) for id, query in read.queries.items()}
     assert found == {"a cat": 2, "dog": 1}
     assert made.dropped == {"too common": 1}
 
@@ -242,15 +242,17 @@ def test_the_draw_goes_with_the_contents(store: Store, tiny: Encoder, tmp_path: 
 )
 def test_what_is_refused_as_a_query(query: str, problem: str | None) -> None:
     """Copies of the passage, long quotations, and what nobody types; a few words of the passage are no copy."""
-    passage = Passage("A ferry gives way to nobody,  but a sailboat gives way to swimmers and rowers.", ())
-    assert refusal(query, Source("/a.md", passages=(passage,))) == problem
+    passage = SourcePassage("A ferry gives way to nobody,  but a sailboat gives way to swimmers and rowers.", ())
+    assert refusal(query, QuerySource("/a.md", passages=(passage,))) == problem
 
 
 def test_headings_come_once_and_in_reading_order() -> None:
     """The title first, unless it is the file's name; of each path the innermost."""
-    passages = tuple(Passage("text", headings) for headings in (("T", "One"), ("T", "Two"), (), ("T", " one "), ("T",)))
-    assert headings_of(Source("/a/file.md", "T", passages)) == ["T", "One", "Two"]
-    assert headings_of(Source("/a/file.md", "file", (Passage("text", ()),))) == []
+    passages = tuple(
+        SourcePassage("text", headings) for headings in (("T", "One"), ("T", "Two"), (), ("T", " one "), ("T",))
+    )
+    assert headings_of(QuerySource("/a/file.md", "T", passages)) == ["T", "One", "Two"]
+    assert headings_of(QuerySource("/a/file.md", "file", (SourcePassage("text", ()),))) == []
 
 
 def test_a_cut_text_is_put_together_again() -> None:
@@ -262,7 +264,7 @@ def test_a_cut_text_is_put_together_again() -> None:
     )
     assert len(cut) > 10
     assert sum(len(passage.body.split()) for passage in cut) > len(words.split()) + 50  # they do overlap
-    source = Source("/a", "Title", tuple(Passage(passage.body, passage.headings) for passage in cut))
+    source = QuerySource("/a", "Title", tuple(SourcePassage(passage.body, passage.headings) for passage in cut))
     assert whole_text(source).split() == ["Chapter", *words.split()]
 
 
@@ -358,7 +360,7 @@ def test_a_collection_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     store = open_memory()
     client: QdrantClient = store._client
     client.create_collection("theirs", models.VectorParams(size=4, distance=models.Distance.COSINE))
-    with pytest.raises(InvalidTestSet, match="was not made by mmembed"):
+    with pytest.raises(CollectionNotOurs, match="was not made by mmembed"):
         make_test_set(store, "theirs", tmp_path / "set")
     store.close()
 

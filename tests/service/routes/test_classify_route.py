@@ -263,7 +263,7 @@ def test_the_calibration_of_a_collection_is_used(peer: Peer) -> None:
         (400, {"labels": LABELS, "image": "a", "encoder": "minilm"}, "cannot encode pictures"),
         (400, {"labels": LABELS, "image": "a", "encoder": "fake?kind=multi"}, "labels are compared by dense ones"),
         (400, {"labels": LABELS, "image": "a", "collection": "tokens"}, "labels are compared by dense ones"),
-        (400, {"labels": LABELS, "image": "a", "collection": "texts"}, "holds documents and labels are for pictures"),
+        (400, {"labels": LABELS, "image": "a", "collection": "texts"}, "holds documents, not images"),
         (404, {"labels": LABELS, "image": "a", "collection": "drawing"}, "did you mean 'drawings'?"),
         (404, {"labels": LABELS, "id": str(uuid.UUID(int=7)), "collection": "drawings"}, "has no point"),
         (400, {"labels": LABELS, "id": str(uuid.UUID(int=1)), "collection": "bare"}, "has no vector of its picture"),

@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.classification.calibration_fit import column_numbers
+from mmembed.classification.classes import Classes
 from mmembed.classification.few_shot.probe import fit_probe, probe_logits
-from mmembed.classification.few_shot.split import Part
-from mmembed.classification.few_shot.tip_adapter import find_neighbours, has_value, tip_logits
+from mmembed.classification.few_shot.split import Split
+from mmembed.classification.few_shot.tip_adapter import find_neighbours, tip_logits
 from mmembed.classification.probabilities import score
+from mmembed.collection import Collection
+from mmembed.collection.payload import has_value
 from mmembed.errors import InvalidSample
 from mmembed.types import DenseArray, Store
 from mmembed.vectors import softmax
 
-if TYPE_CHECKING:
-    from mmembed.classification.classes import Classes
-
 __all__ = [
     "WAYS",
-    "Adapter",
+    "FewShotClassifier",
     "FewShotNote",
+    "FewShotWay",
     "LabelledPart",
-    "Way",
-    "load_adapter",
+    "load_few_shot",
     "note_key",
     "read_part",
     "split_key",
 ]
 
-Way: TypeAlias = Literal["tip-adapter", "probe"]
+FewShotWay: TypeAlias = Literal["tip-adapter", "probe"]
 
-WAYS: tuple[Way, ...] = ("tip-adapter", "probe")
+WAYS: tuple[FewShotWay, ...] = ("tip-adapter", "probe")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class FewShotNote:
     strength: float  # C of the probe
     probe_temperature: float  # of its logits
     limit: int  # neighbours of Tip-Adapter
-    best: Way  # of the validation part
+    best: FewShotWay  # of the validation part
 
     @classmethod
     def from_json(cls, value: Any) -> FewShotNote:
@@ -74,14 +74,13 @@ class LabelledPart:
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class FewShotClassifier:
     """`(n, dim)` vectors of pictures -> `(n, labels)` probabilities, in the order of the labels of `classes`."""
 
-    store: Store
-    collection: str
+    collection: Collection
     classes: Classes
     note: FewShotNote
-    way: Way
+    way: FewShotWay
 
     def __call__(self, vectors: DenseArray) -> npt.NDArray[np.float64]:
         temperature = self.note.probe_temperature if self.way == "probe" else self.note.temperature
@@ -93,35 +92,33 @@ class Adapter:
         if self.way == "probe":
             return probe_logits(self._probe, vectors, len(names))
         where = in_part(note.key, "train")
-        found = find_neighbours(
-            self.store, self.collection, vectors, names, key=note.key, filter=where, limit=note.limit
-        )
+        found = find_neighbours(self.collection, vectors, names, key=note.key, filter=where, limit=note.limit)
         cosines = score(self.classes, vectors)[:, : len(names)]
         return tip_logits(cosines, found, alpha=note.alpha, beta=note.beta)
 
     @cached_property
     def _probe(self) -> Any:
-        train = read_part(self.store, self.collection, self.classes.names, key=self.note.key, part="train")
+        train = read_part(self.collection, self.classes.names, key=self.note.key, part="train")
         return fit_probe(train.vectors, train.truth, strength=self.note.strength)
 
 
-def load_adapter(
-    store: Store, collection: str, classes: Classes, *, way: Way | Literal["best"] = "best"
-) -> Adapter | None:
+def load_few_shot(
+    store: Store, collection: str, classes: Classes, *, way: FewShotWay | Literal["best"] = "best"
+) -> FewShotClassifier | None:
     """What `learn_few_shot` left in the collection for these labels, in any order, and this encoder; else None.
 
     The probe is fitted again, to the stored vectors of its training pictures, when it is first asked.
     """
-    contract = store.contract(collection)
-    kept = contract.notes.get(note_key(classes)) if contract is not None else None
+    where = Collection(store, collection)
+    kept = where.note(note_key(classes))
     if kept is None:
         return None
     note = FewShotNote.from_json(kept)
-    return Adapter(store, collection, classes, note, note.best if way == "best" else way)
+    return FewShotClassifier(where, classes, note, note.best if way == "best" else way)
 
 
-def save_note(store: Store, collection: str, classes: Classes, note: FewShotNote) -> None:
-    store.set_note(collection, note_key(classes), asdict(note))
+def save_note(collection: Collection, classes: Classes, note: FewShotNote) -> None:
+    collection.store.set_note(collection.name, note_key(classes), asdict(note))
 
 
 def note_key(classes: Classes) -> str:
@@ -133,15 +130,15 @@ def split_key(key: str) -> str:
     return f"{key}_split"
 
 
-def in_part(key: str, part: Part) -> models.Filter:
+def in_part(key: str, part: Split) -> models.Filter:
     return models.Filter(must=[has_value(split_key(key), part)])
 
 
-def read_part(store: Store, collection: str, names: Sequence[str], *, key: str, part: Part) -> LabelledPart:
+def read_part(collection: Collection, names: Sequence[str], *, key: str, part: Split) -> LabelledPart:
     """The points of `part`, with their stored vectors. Raises InvalidSample for a label that is not among `names`."""
-    points = list(store.scroll(collection, filter=in_part(key, part), vectors=["image"], payload=[key]))
-    rows = [point.vectors["image"] for point in points]
-    if not rows:
-        raise InvalidSample(f"collection {collection!r} has no picture left of the part {part!r}: learn anew")
+    blocks = list(collection.image_vectors(filter=in_part(key, part), payload=[key]))
+    points = [point for some, _ in blocks for point in some]
+    if not points:
+        raise InvalidSample(f"collection {collection.name!r} has no picture left of the part {part!r}: learn anew")
     truth = column_numbers(names, [point.payload[key] for point in points])
-    return LabelledPart([point.id for point in points], np.stack(rows).astype(np.float32, copy=False), truth)
+    return LabelledPart([point.id for point in points], np.concatenate([rows for _, rows in blocks]), truth)
