@@ -29,7 +29,7 @@ from mmembed.classification.tag_rules import Payloads, Rule, classes_of, rule_of
 from mmembed.collection import Collection, stacked
 from mmembed.collection.payload import TagKeys, check_key, is_empty
 from mmembed.errors import SettingsError
-from mmembed.types import Encoder, Leg, Store
+from mmembed.types import Encoder, Leg, Store, StoreQuery
 
 __all__ = ["TagReport", "remove_tags", "tag"]
 
@@ -195,7 +195,7 @@ def _nearest(where: _Where, rule: Rule, best: int) -> dict[str, set[int]]:
     limit = min(best, where.store.count(where.collection, filter=where.filter)) or 1  # some stores make room for all
     for column in range(len(rule.classes.names)):
         leg = Leg("image", rule.classes.embeddings[column])
-        for hit in where.store.query(where.collection, [leg], limit=limit, filter=where.filter):
+        for hit in where.store.query(where.collection, StoreQuery([leg], limit=limit, filter=where.filter)):
             columns.setdefault(hit.id, set()).add(column)
     return columns
 

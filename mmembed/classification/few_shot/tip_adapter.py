@@ -13,7 +13,7 @@ import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.classification.measures import accuracy_at
-from mmembed.types import DenseArray, Leg, Store
+from mmembed.types import DenseArray, Leg, Store, StoreQuery
 
 __all__ = ["ALPHAS", "BETAS", "Neighbours", "TipChoice", "choose_tip", "find_neighbours", "has_value", "tip_logits"]
 
@@ -89,7 +89,7 @@ def find_neighbours(
     similarity = np.full((len(vectors), limit), -np.inf)
     columns = np.zeros((len(vectors), limit), dtype=np.intp)
     for row, vector in enumerate(vectors):
-        hits = store.query(collection, [Leg("image", vector)], limit=limit, filter=filter, exact=exact)
+        hits = store.query(collection, StoreQuery([Leg("image", vector)], limit=limit, filter=filter, exact=exact))
         known = [(hit.score, places[hit.payload[key]]) for hit in hits if hit.payload.get(key) in places]
         for place, (score, column) in enumerate(known):
             similarity[row, place], columns[row, place] = score, column

@@ -26,7 +26,7 @@ from mmembed.evaluation.measures import Scores
 from mmembed.evaluation.report import Compared, Report, System
 from mmembed.sources.labelled import LabelledPicture
 from mmembed.streams import batched
-from mmembed.types import DenseArray, Encoder, Leg, Store
+from mmembed.types import DenseArray, Encoder, Leg, Store, StoreQuery
 
 __all__ = ["evaluate_classes", "read_class_texts"]
 
@@ -173,7 +173,7 @@ def _searched(
     limit = min(store.count(indexed.collection), _DEEPEST)
     for column, name in enumerate(classes.names):
         leg = Leg(indexed.vector_name, classes.embeddings[column])
-        for hit in store.query(indexed.collection, [leg], limit=limit):
+        for hit in store.query(indexed.collection, StoreQuery([leg], limit=limit)):
             for uri in indexed.documents.get(hit.id, ()):
                 scores[row_of[uri], column] = hit.score
         if on_progress is not None:
