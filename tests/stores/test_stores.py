@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import http.server
-import os
 import re
 import socket
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import qdrant_edge
-from grpc_server import Service, serve
+from filled import CONTRACT, INDEXES, SERVER, clustered, fill, grpc_store, ids, sparse, uid
+from grpc_server import serve
 from qdrant_client import QdrantClient
 from qdrant_client import models as m
 
@@ -31,88 +29,8 @@ from mmembed.errors import (
     StoreUnavailable,
 )
 from mmembed.stores import open_store
-from mmembed.stores.qdrant.store import QdrantStore, _version
-from mmembed.types import Contract, DenseArray, Hit, Leg, Point, SparseVector, Store, StoreQuery, VectorContract
-
-SERVER = os.environ.get("MMEMBED_TEST_QDRANT_URL")
-CONTRACT = Contract(
-    "images",
-    {
-        "image": VectorContract("tiny", "f1", "image", "dense", 8),
-        "bm25": VectorContract("bm25", "f2", "text", "sparse", None, "dot"),
-        "splade": VectorContract("splade:x", "f3", "text", "sparse", None, "dot"),
-        "cross": VectorContract("clip", "f4", "text", "multi", 4),
-    },
-)
-INDEXES = {"tag": "keyword", "n": "integer", "score": "float", "seen": "bool", "at": "datetime"}
-
-
-@pytest.fixture(params=["edge", "memory", "grpc", "server"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "grpc":
-        with grpc_store() as (opened, _):
-            yield opened
-        return
-    if request.param == "server" and not SERVER:
-        pytest.skip("MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server that tests may write to")
-    url = {"edge": f"edge:{tmp_path / 'store'}", "memory": ":memory:", "server": SERVER or ""}[request.param]
-    opened = open_store(url)
-    yield opened
-    opened.close()
-
-
-@contextmanager
-def grpc_store() -> Iterator[tuple[QdrantStore, Service]]:
-    """A store that talks gRPC to what `grpc_server.py` says of itself, and the service behind it."""
-    with serve() as (service, port):
-        client = QdrantClient(
-            url="http://127.0.0.1", grpc_port=port, prefer_grpc=True, timeout=5, check_compatibility=False
-        )
-        opened = QdrantStore(
-            client, url=f"grpc://127.0.0.1:{port}", folder=None, version=_version(client.info().version), local=False
-        )
-        try:
-            yield opened, service
-        finally:
-            opened.close()
-
-
-@pytest.fixture
-def name(store: Store) -> Iterator[str]:
-    """A collection's name that nobody else uses; what is made under it is dropped."""
-    fresh = f"mmembed-test-{uuid.uuid4().hex[:8]}"
-    yield fresh
-    if fresh in store.collections() and store.contract(fresh):
-        store.drop(fresh)
-
-
-def uid(number: int) -> str:
-    return str(uuid.UUID(int=number + 1))
-
-
-def clustered(n: int, dim: int, seed: int = 0) -> DenseArray:
-    """`(n, dim)` unit rows around one centre for every fifty: what pictures look like, and uniform noise does not."""
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(max(1, n // 50), dim))
-    rows = centres[np.arange(n) % len(centres)] + 0.3 * random.normal(size=(n, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def sparse(pairs: dict[int, float]) -> SparseVector:
-    return SparseVector(np.array(list(pairs), dtype=np.uint32), np.array(list(pairs.values()), dtype=np.float32))
-
-
-def ids(hits: Sequence[Hit | Point]) -> list[str]:
-    return [hit.id for hit in hits]
-
-
-def fill(store: Store, name: str, n: int = 20) -> DenseArray:
-    """A collection of `n` points with an image vector; their number is the payload's n."""
-    vectors = clustered(n, 8)
-    store.create(name, CONTRACT, indexes=INDEXES)  # type: ignore[arg-type]
-    store.upsert(name, [Point(uid(i), {"image": vectors[i]}, {"n": i, "tag": f"t{i % 4}"}) for i in range(n)])
-    return vectors
-
+from mmembed.stores.qdrant.store import QdrantStore
+from mmembed.types import Leg, Point, SparseVector, Store, StoreQuery, VectorContract
 
 # --- collections --------------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ def _asked_for(service: Service, asked: SearchRequest, pictures: Pictures) -> Se
         image=None if pictures.image is None else decoded(pictures.image, _SEARCHED),
         vector=asked.vector,  # type: ignore[arg-type]  # rows of a multivector are checked by the search
         id=asked.id,
-        weights=None if asked.weights is None else {part: weight for part, weight in asked.weights.items()},
+        weights=asked.weights,  # type: ignore[arg-type]  # some of the keys that it may have
         minus=[p if isinstance(p, str) else decoded(p, _SUBTRACTED) for p in pictures.minus],
         vector_name=asked.vector_name,
         task=asked.task,
