@@ -88,7 +88,7 @@ class Search:
         return [part for part in some if isinstance(part, str)]
 
     @property
-    def images(self) -> list[Any]:
+    def images(self) -> list[ImageQuery]:
         """Everything in it that is there as an image."""
         some = (*self.minus, *self.examples)
         images = [part for part in some if not isinstance(part, str | PointId)]

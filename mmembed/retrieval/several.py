@@ -70,20 +70,20 @@ def search_several(
     if search.group_by is not None:
         raise InvalidQuery("groups are of one collection: search each by itself, or leave group_by out")
     encoders = SHARED if encoders is None else encoders
-    asked = _Asked(store, names, weights, search, encoder, encoders, missing_ok)
+    asked = _Federated(store, names, weights, search, encoder, encoders, missing_ok)
     wanted = search.limit + search.offset
     if search.rerank is None:
         hits = asked.fused(wanted)
     else:
         best = asked.fused(search.candidates, every_passage=True)
-        assert search.text is not None or not best  # a reranker of anything else is refused by each collection
-        first = reranked(search.rerank, search.text or "", best[: search.candidates], asked.contracts)
+        assert search.text is not None  # a reranker of anything else was refused by each collection
+        first = reranked(search.rerank, search.text, best[: search.candidates], asked.contracts)
         hits = followed(first, asked.fused, asked.key)(wanted)
     return Several(hits[search.offset : wanted], {name: str(exc) for name, exc in asked.refused.items()})
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Federated:
     """The search that each collection is asked, and what it turned out to be."""
 
     store: Store
