@@ -22,7 +22,19 @@ import ir_measures
 from ir_measures import nDCG
 from lines import Lines, arguments
 
-from mmembed import Contract, Encoder, Hit, Leg, Point, Store, ingest_documents, load_encoder, open_store, search
+from mmembed import (
+    Contract,
+    Encoder,
+    Hit,
+    Leg,
+    Point,
+    Store,
+    StoreQuery,
+    ingest_documents,
+    load_encoder,
+    open_store,
+    search,
+)
 from mmembed.collection.prepare import vector_contract
 from mmembed.evaluation.formats import cranfield as evaluation
 
@@ -89,7 +101,7 @@ def whole_searches(store: Store, minilm: Encoder, bm25: Encoder) -> dict[str, Ca
         return [Leg(name, made_by[name].encode_text([text], role="query")[0]) for name in names]
 
     def ask(names: Sequence[str], text: str, exact: bool) -> list[Hit]:
-        return store.query(COLLECTION, legs(text, names), limit=10, exact=exact, depth=100, rrf_k=60)
+        return store.query(COLLECTION, StoreQuery(legs(text, names), limit=10, exact=exact, depth=100, rrf_k=60))
 
     named = {"minilm": ["text"], "bm25": ["bm25"], "hybrid RRF k=60 depth 100": ["text", "bm25"]}
     return {what: partial(ask, names) for what, names in named.items()}

@@ -16,7 +16,7 @@ import numpy as np
 from lines import Lines, arguments
 
 from mmembed.stores import open_store
-from mmembed.types import Contract, DenseArray, Leg, Point, VectorContract
+from mmembed.types import Contract, DenseArray, Leg, Point, StoreQuery, VectorContract
 
 LATENT_DIM, CLUSTERS, BATCH = 64, 400, 2048
 
@@ -56,13 +56,13 @@ def main() -> None:
 
         began = time.perf_counter()
         store = open_store(f"edge:{folder}")
-        store.query("bench", [Leg("image", queries[0])], limit=10)
+        store.query("bench", StoreQuery([Leg("image", queries[0])], limit=10))
         lines.add("reopen and the first query", time.perf_counter() - began, unit="s", at_most=1)
 
         seconds, answers = [], []
         for query in queries:
             began = time.perf_counter()
-            answers.append(store.query("bench", [Leg("image", query)], limit=10))
+            answers.append(store.query("bench", StoreQuery([Leg("image", query)], limit=10)))
             seconds.append(time.perf_counter() - began)
         p95 = round(float(np.quantile(seconds, 0.95)) * 1000, 4)
         lines.add("query p50", float(np.median(seconds)) * 1000, unit="ms", at_most=2, p95=p95)

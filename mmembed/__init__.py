@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mmembed.encoders.registry import families, load_encoder, load_reranker
     from mmembed.errors import MmembedError
     from mmembed.ingest import IngestReport, ingest_documents, ingest_images
-    from mmembed.retrieval.api import search, search_several
+    from mmembed.retrieval.api import search
+    from mmembed.retrieval.query import PointId, Search
+    from mmembed.retrieval.several import search_several
     from mmembed.stores import open_store
     from mmembed.types import (
         Contract,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         Reranker,
         SparseVector,
         Store,
+        StoreQuery,
         VectorContract,
     )
 
@@ -54,9 +57,12 @@ _HOME = {
     "MmembedError": "errors",
     "PixelEncoder": "types",
     "Point": "types",
+    "PointId": "retrieval.query",
     "Reranker": "types",
+    "Search": "retrieval.query",
     "SparseVector": "types",
     "Store": "types",
+    "StoreQuery": "types",
     "VectorContract": "types",
     "classify": "classification",
     "families": "encoders.registry",
@@ -90,9 +96,12 @@ __all__ = [
     "MmembedError",
     "PixelEncoder",
     "Point",
+    "PointId",
     "Reranker",
+    "Search",
     "SparseVector",
     "Store",
+    "StoreQuery",
     "VectorContract",
     "classify",
     "families",

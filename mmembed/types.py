@@ -7,7 +7,7 @@ store's door. Batches only. Nothing is guessed: an image is an image because the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -202,16 +202,74 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """Vectors to be near to and far from, compared one by one: Qdrant's recommendation by scores.
+
+    `best_score` is by the nearest example, a negative one counting below zero; `sum_scores` is the scores of the
+    positive ones less those of the negative ones. Their average is a vector like any other, and needs no Examples.
+    """
+
+    positive: tuple[Vector, ...]
+    negative: tuple[Vector, ...]
+    strategy: Literal["best_score", "sum_scores"]
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        return self.positive + self.negative
+
+
+@dataclass(frozen=True)
 class Leg:
     """One ranking: the nearest to `query` by the vector `vector_name`. Several legs are fused."""
 
     vector_name: str  # "" is the unnamed vector of a collection that is not ours
-    query: Vector
+    query: Vector | Examples
     weight: float = 1.0
 
 
 Ranking: TypeAlias = Leg | tuple[Leg, ...]
 """A leg, or several that are fused into one ranking first: what is then fused counts each ranking alike."""
+
+
+@dataclass(frozen=True)
+class StoreQuery:
+    """What `Store.query` is asked. Several rankings: each gives `depth` candidates, fused by weighted RRF.
+
+    With `rerank` the candidates of all rankings, `depth` of each, are ordered by that leg alone: by MaxSim where
+    it is a multivector. There are no other hits, and points without its vector are none. Nothing is fused, so
+    weights play no part: Qdrant breaks ties of fused scores by chance, and each page would have other candidates.
+    """
+
+    rankings: Sequence[Ranking]
+    _: KW_ONLY
+    limit: int = 10
+    offset: int = 0
+    filter: Filter | None = None
+    score_threshold: float | None = None  # of one vector's scores: fused ones come from ranks
+    exact: bool = False  # compare with every vector instead of walking the search graph
+    depth: int = 100  # candidates of each ranking that is fused or reranked
+    rrf_k: int = 60
+    rerank: Leg | None = None
+
+    @property
+    def legs(self) -> list[Leg]:
+        """Every leg of every ranking."""
+        return [leg for ranking in self.rankings for leg in ((ranking,) if isinstance(ranking, Leg) else ranking)]
+
+    @property
+    def fused(self) -> Sequence[Ranking]:
+        """The rankings that are fused, one of them too; none where a single leg ranks."""
+        if len(self.rankings) != 1:
+            return self.rankings
+        (only,) = self.rankings
+        return () if isinstance(only, Leg) else only
+
+    @property
+    def vector_name(self) -> str | None:
+        """The vector whose scores the hits carry; None where they come from a fusion."""
+        if self.rerank is not None:
+            return self.rerank.vector_name
+        return None if self.fused else self.legs[0].vector_name
 
 
 @dataclass(frozen=True)
@@ -222,6 +280,7 @@ class Hit:
     vector_name: str | None = None  # None where several rankings were fused
     probability: float | None = None  # where the encoder has a scale
     collection: str = ""
+    group: FacetValue | None = None  # the value of `group_by` that it was found under
 
 
 class Store(Protocol):
@@ -266,26 +325,8 @@ class Store(Protocol):
         """Write whole points, replacing those of the same id. On return they are stored."""
         ...
 
-    def query(
-        self,
-        collection: str,
-        rankings: Sequence[Ranking],
-        *,
-        limit: int,
-        offset: int = 0,
-        filter: Filter | None = None,
-        score_threshold: float | None = None,
-        exact: bool = False,
-        depth: int = 100,
-        rrf_k: int = 60,
-        rerank: Leg | None = None,
-    ) -> list[Hit]:
-        """Best hits first. Several rankings: each gives `depth` candidates, fused by weighted RRF (Qdrant's own).
-
-        With `rerank` the candidates of all rankings, `depth` of each, are ordered by that leg alone: by MaxSim where
-        it is a multivector. There are no other hits, and points without its vector are none. Nothing is fused, so
-        weights play no part: Qdrant breaks ties of fused scores by chance, and each page would have other candidates.
-        """
+    def query(self, collection: str, query: StoreQuery) -> list[Hit]:
+        """Best hits first. Raises InvalidQuery for what makes no sense, StoreError for a vector of the wrong size."""
         ...
 
     def retrieve(

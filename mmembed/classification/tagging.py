@@ -32,7 +32,7 @@ from mmembed.collection.payload import TagKeys, has_value
 from mmembed.encoders.pool import SHARED
 from mmembed.errors import SettingsError
 from mmembed.streams import batched
-from mmembed.types import Encoder, Leg, Store
+from mmembed.types import Encoder, Leg, Store, StoreQuery
 
 __all__ = ["TagReport", "remove_tags", "tag"]
 
@@ -197,7 +197,7 @@ def _nearest(points: _Points, rule: Rule, best: int) -> dict[str, set[int]]:
     limit = min(best, store.count(name, filter=points.filter)) or 1  # some stores make room for all
     for column in range(len(rule.classes.names)):
         leg = Leg("image", rule.classes.embeddings[column])
-        for hit in store.query(name, [leg], limit=limit, filter=points.filter):
+        for hit in store.query(name, StoreQuery([leg], limit=limit, filter=points.filter)):
             columns.setdefault(hit.id, set()).add(column)
     return columns
 

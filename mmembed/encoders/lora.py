@@ -71,7 +71,7 @@ class Origin:
         *,
         kind: Kind = "dense",
         dim: int | None,
-        modalities: Collection[Modality] = ("text",),
+        modalities: tuple[Modality, ...] = ("text",),
         matryoshka_dims: tuple[int, ...] = (),
         context_length: int | None,
         image_size: int | None = None,

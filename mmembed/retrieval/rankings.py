@@ -1,101 +1,102 @@
-"""Which vectors of a collection answer a query, and the encoder that the collection remembers for them."""
+"""Which vectors of a collection answer a search, and the encoder that the collection remembers for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.contract import check_fingerprint
+from mmembed.collection.payload import qdrant_id
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
-from mmembed.retrieval.query import Query, encode_query, given_vector
-from mmembed.types import Contract, Encoder, Leg, Ranking, Store
+from mmembed.retrieval.encode import average, encode_examples, encode_query, given_vector
+from mmembed.retrieval.query import PointId, Search
+from mmembed.types import Contract, Encoder, Examples, Leg, Ranking, StoreQuery, Vector
 
-__all__ = ["Asked", "rankings_of"]
+__all__ = ["is_by_document", "store_query"]
 
 _MOSTLY = 0.8
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The vector comparisons that answer a query: several rankings are fused, then `late` orders the candidates."""
-
-    rankings: list[Ranking]
-    late: Leg | None = None
-
-
-def rankings_of(
-    store: Store,
-    collection: str,
+def store_query(
+    collection: Collection,
     contract: Contract | None,
-    query: Query,
-    vector_name: str | None,
+    search: Search,
     encoder: Encoder | None,
     encoders: Mapping[str, Encoder],
-    *,
-    single: bool,
-    late: bool,
-) -> Asked:
-    """What answers the query: one ranking where it is `single`, no late stage unless `late`."""
-    name = vector_name if vector_name is not None else _default_vector(contract, query)
+) -> StoreQuery:
+    """What the store is asked: the rankings that answer the search, and as `rerank` the leg of the late stage.
+
+    A fused score means nothing, so with a score threshold there is one ranking alone. Points that the search asks
+    with do not pass the filter, of documents none of their passages.
+    """
+    name = search.vector_name if search.vector_name is not None else _default_vector(contract, search)
     if contract is not None and name not in contract.vectors:
         raise InvalidQuery(
-            f"collection {collection!r} has no vector {name!r}, only {', '.join(sorted(contract.vectors))}"
+            f"collection {collection.name!r} has no vector {name!r}, only {', '.join(sorted(contract.vectors))}"
             + (": index it again with --cross-encoder to find its texts by picture" if name == "cross" else "")
         )
-    if query.vector is not None:
-        vector = given_vector(query.vector, name, contract.vectors[name] if contract is not None else None)
-        return Asked([Leg(name, vector)])
-    if query.id is not None:
-        return Asked([_leg_of_point(store, collection, query.id, name)])
-    made_by = _encoder_of(Collection(store, collection), name, contract, encoder, encoders)
-    if contract is not None and vector_name is None and not single and query.is_one_text:
-        return _of_one_text(store, collection, contract, query, made_by, encoders, late=late)
-    encoded = encode_query(made_by, query)
-    if contract is not None and contract.vectors[name].kind == "multi" and made_by.spec.kind == "dense":
-        encoded = np.atleast_2d(np.asarray(encoded))  # (dim,) -> one window, (1, dim)
-    return Asked([Leg(name, encoded)])
+    rankings: list[Ranking]
+    late: Leg | None = None
+    if search.vector is not None:
+        known = contract.vectors[name] if contract is not None else None
+        rankings = [Leg(name, given_vector(search.vector, name, known))]
+    elif search.id is not None:
+        rankings = [Leg(name, _stored(collection, [search.id], name)[search.id])]
+    elif search.examples:
+        rankings = [Leg(name, _of_examples(collection, name, contract, search, encoder, encoders))]
+    else:
+        made_by = _encoder_of(collection, name, contract, encoder, encoders)
+        alone = search.vector_name is not None or search.score_threshold is not None
+        if contract is not None and not alone and search.is_one_text:
+            rankings, late = _of_one_text(collection, contract, search, made_by, encoders)
+        else:
+            rankings = [Leg(name, _as_stored(encode_query(made_by, search), name, contract))]
+    return StoreQuery(
+        rankings,
+        filter=_without_points(collection, search, whole_documents=is_by_document(contract, search)),
+        score_threshold=search.score_threshold,
+        exact=search.exact,
+        rerank=late,
+    )
+
+
+def is_by_document(contract: Contract | None, search: Search) -> bool:
+    """Whether of a document only the best passage is a hit."""
+    return contract is not None and contract.kind == "documents" and not search.all_passages
 
 
 def _of_one_text(
-    store: Store,
-    collection: str,
-    contract: Contract,
-    query: Query,
-    made_by: Encoder,
-    encoders: Mapping[str, Encoder],
-    *,
-    late: bool,
-) -> Asked:
+    collection: Collection, contract: Contract, search: Search, made_by: Encoder, encoders: Mapping[str, Encoder]
+) -> tuple[list[Ranking], Leg | None]:
     """Every vector of the collection that words can be compared with, the text encoded once where they share it."""
-    names = [_default_vector(contract, query)]
+    names = [_default_vector(contract, search)]
     if contract.kind == "documents":
         names += [name for name in ("bm25", "sparse") if name in contract.vectors]
-        if "sparse" in names and not _mostly_has(store, collection, contract, "sparse"):
+        if "sparse" in names and not _mostly_has(collection, contract, "sparse"):
             names.remove("sparse")
-    elif _mostly_has(store, collection, contract, "caption"):
+    elif _mostly_has(collection, contract, "caption"):
         names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
-    last = ["late"] if late and _mostly_has(store, collection, contract, "late") else []
+    last = ["late"] if search.late and _mostly_has(collection, contract, "late") else []
     every = [*names, *last]
-    further = [Collection(store, collection).encoder(name, encoders) for name in every[1:]]
-    legs = _encode(query, [made_by, *further], every)
-    return Asked(_rankings(contract, legs[: len(names)]), legs[-1] if last else None)
+    further = [collection.encoder(name, encoders) for name in every[1:]]
+    legs = _encode(search, [made_by, *further], every)
+    return _rankings(contract, legs[: len(names)]), legs[-1] if last else None
 
 
-def _encode(query: Query, encoders: Sequence[Encoder], names: Sequence[str]) -> list[Leg]:
+def _encode(search: Search, encoders: Sequence[Encoder], names: Sequence[str]) -> list[Leg]:
     """One leg for each encoder; a task is a matter of the first alone."""
-    assert query.text is not None
+    assert search.text is not None
     first, *further = encoders
-    text = [query.text]
-    if query.task is None:
+    text = [search.text]
+    if search.task is None:
         rows = encode_texts(encoders, text, role="query")
     else:
-        rows = [first.encode_text(text, role="query", task=query.task), *encode_texts(further, text, role="query")]
+        rows = [first.encode_text(text, role="query", task=search.task), *encode_texts(further, text, role="query")]
     return [Leg(name, row[0]) for name, row in zip(names, rows, strict=True)]
 
 
@@ -110,20 +111,82 @@ def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
     return [first, tuple(others)]  # the captions count as one ranking, as much as the pictures
 
 
-def _mostly_has(store: Store, collection: str, contract: Contract, name: str) -> bool:
+def _of_examples(
+    collection: Collection,
+    name: str,
+    contract: Contract | None,
+    search: Search,
+    encoder: Encoder | None,
+    encoders: Mapping[str, Encoder],
+) -> Vector | Examples:
+    """One vector for their average, else all of them. An encoder is looked for only where there is one to ask."""
+    ids = search.point_ids
+    stored = _stored(collection, ids, name) if ids else {}
+    every = search.examples
+    made_by = None
+    if any(not isinstance(each, PointId) for each in every):
+        made_by = _encoder_of(collection, name, contract, encoder, encoders)
+    encoded = encode_examples(made_by, every, stored, search.task)
+    vectors = [_as_stored(vector, name, contract) for vector in encoded]
+    positive, negative = vectors[: len(search.positive)], vectors[len(search.positive) :]
+    if search.strategy == "average_vector":
+        return average(positive, negative)
+    return Examples(tuple(positive), tuple(negative), search.strategy)
+
+
+def _as_stored(vector: Vector, name: str, contract: Contract | None) -> Vector:
+    """A dense vector as one window, (dim,) -> (1, dim), where the collection holds multivectors."""
+    is_dense = isinstance(vector, np.ndarray) and vector.ndim == 1
+    if contract is not None and contract.vectors[name].kind == "multi" and is_dense:
+        return np.atleast_2d(np.asarray(vector))
+    return vector
+
+
+def _stored(collection: Collection, ids: Sequence[str], name: str) -> dict[str, Vector]:
+    """The vector of each of these points. Raises InvalidQuery for one that is not there, or has no such vector."""
+    found = {
+        point.id: point
+        for point in collection.store.retrieve(collection.name, ids, vectors=[name] if name else True, payload=False)
+    }
+    vectors = {}
+    for id in ids:
+        point = found.get(str(qdrant_id(id)))
+        if point is None:
+            raise InvalidQuery(f"collection {collection.name!r} has no point {id!r}")
+        if name not in point.vectors:
+            raise InvalidQuery(f"point {id!r} of collection {collection.name!r} has no vector {name!r}")
+        vectors[id] = point.vectors[name]
+    return vectors
+
+
+def _without_points(collection: Collection, search: Search, *, whole_documents: bool) -> models.Filter | None:
+    """The filter, and not the points that are asked with, nor another passage of their documents."""
+    ids = search.point_ids
+    if not ids:
+        return search.filter
+    itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id) for id in ids])
+    if whole_documents:
+        uris = sorted({str(point.payload["uri"]) for point in collection.store.retrieve(collection.name, ids)})
+        one = models.MatchValue(value=uris[0]) if len(uris) == 1 else models.MatchAny(any=uris)
+        itself = models.FieldCondition(key="uri", match=one)
+    return models.Filter(must=[search.filter] if search.filter is not None else None, must_not=[itself])
+
+
+def _mostly_has(collection: Collection, contract: Contract, name: str) -> bool:
     """Whether a vector that points may lack takes part: those few that have it would come up in every search."""
     if name not in contract.vectors:
         return False
     having = models.Filter(must=[models.HasVectorCondition(has_vector=name)])
-    return store.count(collection, filter=having) >= _MOSTLY * store.count(collection)
+    store = collection.store
+    return store.count(collection.name, filter=having) >= _MOSTLY * store.count(collection.name)
 
 
-def _default_vector(contract: Contract | None, query: Query) -> str:
+def _default_vector(contract: Contract | None, search: Search) -> str:
     if contract is None:
         return ""  # the unnamed vector
     if contract.kind == "images":
         return "image"
-    return "cross" if query.pictures else "text"
+    return "cross" if search.images else "text"
 
 
 def _encoder_of(
@@ -145,12 +208,3 @@ def _encoder_of(
         return collection.encoder(name, encoders)
     check_fingerprint(collection.name, name, vector, encoder)
     return encoder
-
-
-def _leg_of_point(store: Store, collection: str, id: str, name: str) -> Leg:
-    found = store.retrieve(collection, [id], vectors=[name] if name else True, payload=False)
-    if not found:
-        raise InvalidQuery(f"collection {collection!r} has no point {id!r}")
-    if name not in found[0].vectors:
-        raise InvalidQuery(f"point {id!r} of collection {collection!r} has no vector {name!r}")
-    return Leg(name, found[0].vectors[name])

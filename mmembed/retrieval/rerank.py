@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,31 +12,16 @@ from PIL import Image
 
 from mmembed.errors import InputError, InvalidEmbedding, InvalidQuery, UnsupportedModality
 from mmembed.images import load_image
-from mmembed.retrieval.hits import Where, fetch, fetch_late, followed
-from mmembed.retrieval.query import Query
-from mmembed.retrieval.rankings import Asked
 from mmembed.types import Contract, Hit, Reranker
 
-__all__ = ["check_reranker", "fetch_reranked"]
+__all__ = ["check_reranker", "reranked"]
 
 _log = logging.getLogger(__name__)
 _PICTURES = 8  # held in memory at a time
 
 
-def check_reranker(
-    reranker: Reranker, collection: str, contract: Contract | None, query: Query, score_threshold: float | None
-) -> None:
-    """Raise InvalidQuery or UnsupportedModality where this reranker has nothing to read, or too much."""
-    if not query.is_one_text:
-        raise InvalidQuery(
-            f"the reranker {reranker.name!r} reads a text beside each candidate, and this is not a query of one text "
-            f"alone: leave the reranker out, or ask in words"
-        )
-    if score_threshold is not None:
-        raise InvalidQuery(
-            f"a score threshold ({score_threshold}) is for the scores of one vector, and the reranker "
-            f"{reranker.name!r} gives scores of its own: leave one of them out"
-        )
+def check_reranker(reranker: Reranker, collection: str, contract: Contract | None) -> Contract:
+    """The contract. Raises InvalidQuery or UnsupportedModality where this reranker has nothing that it can read."""
     if contract is None:
         raise InvalidQuery(
             f"collection {collection!r} was not made by mmembed and does not say where its texts and pictures are, "
@@ -45,44 +30,24 @@ def check_reranker(
     modality, what = ("image", "pictures") if contract.kind == "images" else ("text", "text")
     if modality not in reranker.modalities:
         raise UnsupportedModality(reranker.name, what, reranker.modalities)
+    return contract
 
 
-def fetch_reranked(
-    where: Where, asked: Asked, reranker: Reranker, contract: Contract, query: Query, wanted: int, *, candidates: int
-) -> list[Hit]:
-    """The `wanted` best hits: the best `candidates` points in the order of the reranker, then the others as they were.
-
-    Of a document all passages among the candidates are read, and the best is its hit.
-    """
-
-    def found(scope: Where, n: int) -> list[Hit]:
-        if asked.late is None:
-            return fetch(scope, asked.rankings, n)
-        return fetch_late(scope, asked.rankings, asked.late, n, candidates=candidates)
-
-    assert query.text is not None  # check_reranker
-    points = found(replace(where, best_only=False), candidates)
-    read = _reranked(reranker, contract, query.text, points)
-    return followed(where, read, wanted, lambda: found(where, wanted))
-
-
-def _reranked(reranker: Reranker, contract: Contract, text: str, hits: Sequence[Hit]) -> list[Hit]:
-    """The same hits, best first by the reranker's score, ties in the order of ids.
+def reranked(reranker: Reranker, text: str, hits: Sequence[Hit], contracts: Mapping[str, Contract]) -> list[Hit]:
+    """The same hits, best first by the reranker's score, ties in the order of ids; `contracts` by collection.
 
     A picture that cannot be read has no such score: it comes after those that have one, as it was.
     """
-    scores: Sequence[float | None]
-    if contract.kind == "images":
-        scores = _score_pictures(reranker, text, hits)
-    else:
-        scores = _scores(reranker, text, [str(hit.payload["text"]) for hit in hits])
-    scored = [
-        replace(hit, score=score, vector_name=None, probability=None)
-        for hit, score in zip(hits, scores, strict=True)
-        if score is not None
-    ]
+    scores: dict[int, float] = {}
+    pictures = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "images"]
+    texts = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "documents"]
+    read = _scores(reranker, text, [str(hits[i].payload["text"]) for i in texts])
+    scores |= dict(zip(texts, read, strict=True))
+    seen = _score_pictures(reranker, text, [hits[i] for i in pictures])
+    scores |= {i: score for i, score in zip(pictures, seen, strict=True) if score is not None}
+    scored = [replace(hits[i], score=score, vector_name=None, probability=None) for i, score in scores.items()]
     ordered = sorted(scored, key=lambda hit: (-hit.score, hit.id))
-    return ordered + [hit for hit, score in zip(hits, scores, strict=True) if score is None]
+    return ordered + [hit for i, hit in enumerate(hits) if i not in scores]
 
 
 def _score_pictures(reranker: Reranker, text: str, hits: Sequence[Hit]) -> list[float | None]:

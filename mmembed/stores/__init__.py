@@ -1,10 +1,8 @@
 """Where vectors lie: a Qdrant server, an embedded Qdrant Edge folder, or memory. `open_store(url)` gives one.
 
-open_store -> edge.py   -> edge_pipe.py => in a process of its own: edge_shard.py -> edge_folder.py -> edge_models.py
-           -> qdrant.py -> qdrant_collections.py -> qdrant_calls.py, qdrant_models.py
-both       -> points.py (what may be written and asked), filters.py (when a search must be exact), facets.py (what is
-              counted), contract.py
-payload_keys.py             -> which keys of a payload are ours
+open_store -> edge/store.py   -> edge/pipe.py => in a process of its own: edge/process.py -> shards.py -> models.py
+           -> qdrant/store.py -> collections.py -> calls.py; models.py
+both       -> checks.py (what may be written and asked), filters.py (when a search must be exact)
 """
 
 from __future__ import annotations

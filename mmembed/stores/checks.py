@@ -7,26 +7,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mmembed.collection.payload import FACET_TYPES, _uuid, canonical_ids
 from mmembed.errors import InvalidQuery, StoreError
-from mmembed.types import Contract, IndexType, Kind, Leg, Payload, Point, Ranking, SparseVector, Vector
+from mmembed.types import (
+    Contract,
+    Examples,
+    IndexType,
+    Kind,
+    Leg,
+    Payload,
+    Point,
+    Ranking,
+    SparseVector,
+    StoreQuery,
+    Vector,
+)
 
 __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_POINTS",
-    "Search",
+    "approximate",
     "batches",
     "check_facet",
     "check_new",
     "check_payload",
     "check_payloads",
     "check_points",
-    "check_search",
+    "check_query",
     "fusion_weights",
+    "hits_due",
+    "weighted",
 ]
 
 MAX_BATCH_POINTS = 256
@@ -34,49 +48,22 @@ MAX_BATCH_BYTES = 8 * 2**20
 _JSON_BYTES = 20  # of one coordinate, written out
 
 
-@dataclass(frozen=True)
-class Search:
-    """One checked search, as both stores take it."""
+def hits_due(query: StoreQuery) -> int:
+    """Fewer hits than this under a filter: the walk of a graph may have got stuck."""
+    return query.limit if query.rerank is not None else min(query.limit, query.depth)
 
-    rankings: tuple[Ranking, ...]  # those that can rank anything; a tuple has at least two legs
-    fused: bool
-    limit: int
-    offset: int
-    depth: int  # candidates of each ranking of a fusion
-    rrf_k: int
-    score_threshold: float | None
-    exact: bool
-    rerank: Leg | None = None  # orders the candidates of all rankings
 
-    @property
-    def legs(self) -> list[Leg]:
-        """Every leg of every ranking."""
-        return [leg for ranking in self.rankings for leg in _legs(ranking)]
+def weighted(query: StoreQuery) -> bool:
+    """Whether a weight makes a difference somewhere."""
+    if query.rerank is not None:
+        return False
+    fusions = [query.fused, *(ranking for ranking in query.rankings if not isinstance(ranking, Leg))]
+    return any(fusion_weights(fusion) for fusion in fusions)
 
-    @property
-    def vector_name(self) -> str | None:
-        """The vector whose scores the hits carry; None where they come from a fusion."""
-        if self.rerank is not None:
-            return self.rerank.vector_name
-        return None if self.fused else self.legs[0].vector_name
 
-    @property
-    def due(self) -> int:
-        """Fewer hits than this under a filter: the walk of a graph may have got stuck."""
-        return self.limit if self.rerank is None else min(self.limit, self.depth)
-
-    @property
-    def weighted(self) -> bool:
-        """Whether a weight makes a difference somewhere."""
-        if self.rerank is not None:
-            return False
-        fusions = [self.rankings, *(ranking for ranking in self.rankings if not isinstance(ranking, Leg))]
-        return any(fusion_weights(fusion) for fusion in fusions)
-
-    @property
-    def approximate(self) -> bool:
-        """Whether a graph may be walked at all: sparse vectors are always searched exactly."""
-        return not self.exact and any(not isinstance(leg.query, SparseVector) for leg in self.legs)
+def approximate(query: StoreQuery) -> bool:
+    """Whether a graph may be walked at all: sparse vectors are always searched exactly."""
+    return not query.exact and any(not isinstance(leg.query, SparseVector) for leg in query.legs)
 
 
 def fusion_weights(rankings: Sequence[Ranking]) -> list[float] | None:
@@ -85,55 +72,37 @@ def fusion_weights(rankings: Sequence[Ranking]) -> list[float] | None:
     return weights if len(set(weights)) > 1 else None
 
 
-def check_search(
-    collection: str,
-    contract: Contract | None,
-    rankings: Sequence[Ranking],
-    *,
-    limit: int,
-    offset: int,
-    score_threshold: float | None,
-    exact: bool,
-    depth: int,
-    rrf_k: int,
-    rerank: Leg | None = None,
-) -> Search:
-    """Check a search against the contract. A sparse query without terms ranks nothing: its leg falls away.
+def check_query(collection: str, contract: Contract | None, query: StoreQuery) -> StoreQuery:
+    """The query as a store answers it. A sparse vector without terms ranks nothing: its leg falls away.
 
     Raises InvalidQuery, or StoreError for a vector of the wrong size.
     """
-    legs = [leg for ranking in rankings for leg in _legs(ranking)]
+    legs, last = query.legs, query.rerank
     if not legs:
         raise InvalidQuery(f"a search of {collection!r} without any vector asks for nothing: give at least one leg")
-    for name, number, least in (("limit", limit, 1), ("offset", offset, 0), ("depth", depth, 1), ("rrf_k", rrf_k, 1)):
+    for name, least in (("limit", 1), ("offset", 0), ("depth", 1), ("rrf_k", 1)):
+        number = getattr(query, name)
         if number < least:
             raise InvalidQuery(f"{name} {number} makes no sense in a search of {collection!r}: give {least} or more")
-    if len(legs) > 1 and score_threshold is not None and rerank is None:
+    if len(legs) > 1 and query.score_threshold is not None and last is None:
         raise InvalidQuery(
-            f"a score threshold ({score_threshold}) means nothing for {len(legs)} fused rankings, whose scores come "
-            f"from ranks: leave it out, or search by one vector"
+            f"a score threshold ({query.score_threshold}) means nothing for {len(legs)} fused rankings, whose scores "
+            f"come from ranks: leave it out, or search by one vector"
         )
-    for leg in [*legs, *([rerank] if rerank is not None else [])]:
+    for leg in [*legs, *([last] if last is not None else [])]:
         _check_leg(collection, contract, leg)
-    if rerank is not None and isinstance(rerank.query, SparseVector):
+    if last is not None and isinstance(last.query, SparseVector):
         raise InvalidQuery(
-            f"candidates in {collection!r} were to be reranked by the sparse vector {rerank.vector_name!r}, which has "
+            f"candidates in {collection!r} were to be reranked by the sparse vector {last.vector_name!r}, which has "
             f"no score for most of them: rerank by a multivector or a dense one"
         )
-    kept = [ranking for ranking in map(_without_empty, rankings) if ranking]
-    if len(kept) == 1:
-        kept = list(_legs(kept[0]))
-    return Search(
-        rankings=tuple(kept),
-        fused=len(legs) > 1,
-        limit=limit,
-        offset=offset,
-        depth=max(depth, limit + offset) if rerank is None else depth,
-        rrf_k=rrf_k,
-        score_threshold=score_threshold,
-        exact=exact,
-        rerank=rerank,
-    )
+    kept: list[Ranking] = [ranking for ranking in map(_without_empty, query.rankings) if ranking]
+    if len(legs) == 1:
+        kept = [leg for ranking in kept for leg in _legs(ranking)]
+    elif len(kept) == 1:
+        kept = [_legs(kept[0])]  # what is left of a fusion has the scores of one
+    depth = query.depth if last is not None else max(query.depth, query.limit + query.offset)
+    return replace(query, rankings=tuple(kept), depth=depth)
 
 
 def _legs(ranking: Ranking) -> tuple[Leg, ...]:
@@ -141,28 +110,32 @@ def _legs(ranking: Ranking) -> tuple[Leg, ...]:
 
 
 def _without_empty(ranking: Ranking) -> Ranking:
-    kept = tuple(
-        leg for leg in _legs(ranking) if not (isinstance(leg.query, SparseVector) and leg.query.indices.size == 0)
-    )
+    kept = tuple(leg for leg in _legs(ranking) if not _is_empty(leg))
     if isinstance(ranking, Leg):
         return kept[0] if kept else ()
     return replace(kept[0], weight=1.0) if len(kept) == 1 else kept
+
+
+def _is_empty(leg: Leg) -> bool:
+    vectors = leg.query.vectors if isinstance(leg.query, Examples) else (leg.query,)
+    return all(isinstance(vector, SparseVector) and vector.indices.size == 0 for vector in vectors)
 
 
 def _check_leg(collection: str, contract: Contract | None, leg: Leg) -> None:
     if not (np.isfinite(leg.weight) and leg.weight > 0):
         raise InvalidQuery(f"weight {leg.weight} of vector {leg.vector_name!r} is not a positive number")
     what = f"the query for vector {leg.vector_name!r} of collection {collection!r}"
-    if contract is None:
-        kind: Kind = "sparse" if isinstance(leg.query, SparseVector) else "dense" if leg.query.ndim == 1 else "multi"
-        _check_vector(leg.query, kind, None, what)
-    elif leg.vector_name not in contract.vectors:
+    if contract is not None and leg.vector_name not in contract.vectors:
         raise InvalidQuery(
             f"collection {collection!r} has no vector {leg.vector_name!r}: it has {', '.join(sorted(contract.vectors))}"
         )
-    else:
-        vector = contract.vectors[leg.vector_name]
-        _check_vector(leg.query, vector.kind, vector.dim, what)
+    for vector in leg.query.vectors if isinstance(leg.query, Examples) else (leg.query,):
+        if contract is None:
+            kind: Kind = "sparse" if isinstance(vector, SparseVector) else "dense" if vector.ndim == 1 else "multi"
+            _check_vector(vector, kind, None, what)
+        else:
+            known = contract.vectors[leg.vector_name]
+            _check_vector(vector, known.kind, known.dim, what)
 
 
 def check_points(collection: str, contract: Contract, points: Sequence[Point]) -> list[Point]:

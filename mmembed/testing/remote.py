@@ -133,7 +133,8 @@ class RemoteTests:
         encoder = load_encoder(self.name)
         untroubled = encoder.encode_text(["a", "b"], role="document")
         server.first(Reply({"data": []}, broken_off=True), Reply(status=429, headers={"Retry-After": "0"}))
-        np.testing.assert_array_equal(encoder.encode_text(["a", "b"], role="document"), untroubled)  # type: ignore[arg-type]
+        again = encoder.encode_text(["a", "b"], role="document")
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(untroubled))
         assert len(server.asked) == 4
 
     def test_an_answer_that_is_wrong_is_refused(self, server: StandIn) -> None:

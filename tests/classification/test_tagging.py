@@ -43,7 +43,7 @@ from mmembed.errors import (
 )
 from mmembed.stores import open_store
 from mmembed.stores.qdrant.store import QdrantStore
-from mmembed.types import Contract, DenseArray, Leg, Payload, Point, Store, VectorContract
+from mmembed.types import Contract, DenseArray, Leg, Payload, Point, Store, StoreQuery, VectorContract
 
 PICTOGRAMS = Path(mmembed.__file__).parent / "demo" / "pictograms"
 NAMES = ("cat", "dog", "tree")
@@ -567,7 +567,7 @@ def test_command_says_when_a_graph_is_due(tmp_path: Path) -> None:
     second = program(tmp_path, "tag", "many", "--labels", "cat,dog", "--optimize")
     assert (second.returncode, second.stderr) == (0, "")
     store = open_store(f"edge:{tmp_path / 'store'}")
-    (hit,) = store.query("many", [Leg("image", rows[7])], limit=1)
+    (hit,) = store.query("many", StoreQuery([Leg("image", rows[7])], limit=1))
     assert hit.id == uid(7)
     store.close()
 

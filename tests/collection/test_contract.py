@@ -19,9 +19,9 @@ from mmembed.collection.contract import (
     with_vector,
 )
 from mmembed.errors import CollectionMismatch, InvalidQuery, StoreError
-from mmembed.stores.checks import batches, check_payload, check_points, check_search
+from mmembed.stores.checks import batches, check_payload, check_points, check_query, weighted
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
-from mmembed.types import Contract, Leg, Point, SparseVector, Vector, VectorContract
+from mmembed.types import Contract, Leg, Point, SparseVector, StoreQuery, Vector, VectorContract
 
 IMAGE = VectorContract("tiny?dim=4", "a1", "image", "dense", 4)
 CONTRACT = Contract(
@@ -203,21 +203,19 @@ def test_batches_are_bounded_by_points_and_bytes() -> None:
 )
 def test_senseless_searches(legs: list[Leg], options: dict[str, float], says: str) -> None:
     """A search that asks for nothing, or for what the collection cannot answer, is an InvalidQuery."""
-    asked = {"limit": 10, "offset": 0, "score_threshold": None, "exact": False, "depth": 100, "rrf_k": 60} | options
     with pytest.raises(InvalidQuery, match=says):
-        check_search("photos", CONTRACT, legs, **asked)  # type: ignore[arg-type]
+        check_query("photos", CONTRACT, StoreQuery(legs, **options))  # type: ignore[arg-type]
 
 
 def test_search_is_normalised() -> None:
     """Depth covers the page, empty sparse legs fall away, and a fusion of one counts like a plain ranking."""
     image, words, none = Leg("image", unit(1, 0, 0, 0), 2.0), Leg("bm25", sparse((1, 1.0))), Leg("bm25", sparse())
-    given: dict[str, object] = {"score_threshold": None, "exact": False, "depth": 10, "rrf_k": 60}
-    search = check_search("photos", CONTRACT, [words, (image, none)], limit=20, offset=5, **given)  # type: ignore[arg-type]
+    search = check_query("photos", CONTRACT, StoreQuery([words, (image, none)], limit=20, offset=5, depth=10))
     assert search.depth == 25
     assert [leg.weight for leg in search.legs] == [1.0, 1.0]
-    assert not search.weighted
-    assert check_search("photos", CONTRACT, [(image, words)], limit=1, offset=0, **given).weighted  # type: ignore[arg-type]
-    assert check_search("photos", CONTRACT, [none], limit=1, offset=0, **given).legs == []  # type: ignore[arg-type]
+    assert not weighted(search)
+    assert weighted(check_query("photos", CONTRACT, StoreQuery([(image, words)], limit=1, depth=10)))
+    assert check_query("photos", CONTRACT, StoreQuery([none], limit=1, depth=10)).legs == []
 
 
 def test_unindexed_fields() -> None:

@@ -13,7 +13,7 @@ import pytest
 from qdrant_client import models
 
 import mmembed
-from mmembed import ingest_documents, ingest_images, load_encoder, open_store, search, search_several
+from mmembed import Search, ingest_documents, ingest_images, load_encoder, open_store, search, search_several
 from mmembed.collection.prepare import vector_contract
 from mmembed.errors import CollectionNotFound, InvalidQuery, UnknownEncoder, UnsupportedModality
 from mmembed.types import Contract, Encoder, Hit, Store
@@ -67,7 +67,7 @@ QUERIES: list[dict[str, Any]] = [
 def test_hits_are_fused_by_rank(store: Store, how: dict[str, Any], weights: dict[str, int]) -> None:
     """The order is that of weighted reciprocal ranks, ties in the order of the collections; each is there once."""
     rankings = {name: search(store, name, limit=30, **how) for name in NAMES}
-    several = search_several(store, NAMES, limit=30, collection_weights=weights, **how)
+    several = search_several(store, NAMES, Search(limit=30, **how), collection_weights=weights)
     assert keys(several.hits) == fused_by_hand(rankings, weights)[:30]
     assert several.skipped == {}
     assert {hit.collection for hit in several.hits} == set(NAMES)
@@ -76,15 +76,15 @@ def test_hits_are_fused_by_rank(store: Store, how: dict[str, Any], weights: dict
 def test_a_weight_of_two_gives_two_hits_for_each_of_another(store: Store) -> None:
     """Equal weights alternate in the order of names; two to one is what a weight of two means."""
     names = ["texts", "drawings"]
-    alike = search_several(store, names, text="a bird", limit=6).hits
+    alike = search_several(store, names, Search(text="a bird", limit=6)).hits
     assert [hit.collection for hit in alike] == ["texts", "drawings"] * 3
-    double = search_several(store, names, text="a bird", limit=6, collection_weights={"drawings": 2}).hits
+    double = search_several(store, names, Search(text="a bird", limit=6), collection_weights={"drawings": 2}).hits
     assert [hit.collection for hit in double] == ["drawings", "texts", "drawings"] * 2
 
 
 def test_each_hit_keeps_its_own_probability(store: Store) -> None:
     """Scores are fused and fall; probabilities are those of the collection's own search, where it has any."""
-    several = search_several(store, NAMES, text="a bird", limit=20).hits
+    several = search_several(store, NAMES, Search(text="a bird", limit=20)).hits
     own = {key: hit for name in NAMES for hit in search(store, name, text="a bird", limit=20) for key in keys([hit])}
     assert [hit.probability for hit in several] == [own[key].probability for key in keys(several)]
     assert [hit.payload for hit in several] == [own[key].payload for key in keys(several)]
@@ -96,22 +96,25 @@ def test_each_hit_keeps_its_own_probability(store: Store) -> None:
 @pytest.mark.parametrize("size", [1, 7])
 def test_pages_neither_overlap_nor_leave_gaps(store: Store, size: int) -> None:
     """Pages put together are the one long page."""
-    whole = keys(search_several(store, NAMES, text="a bird", limit=28).hits)
-    pages = [search_several(store, NAMES, text="a bird", limit=size, offset=start).hits for start in range(0, 28, size)]
+    whole = keys(search_several(store, NAMES, Search(text="a bird", limit=28)).hits)
+    pages = [
+        search_several(store, NAMES, Search(text="a bird", limit=size, offset=start)).hits
+        for start in range(0, 28, size)
+    ]
     assert [key for page in pages for key in keys(page)] == whole
     assert len(set(whole)) == 28
 
 
 def test_the_last_page_is_short(store: Store) -> None:
     """Beyond the last hit there is nothing, and all there are can be had at once."""
-    every = search_several(store, ["drawings", "more"], text="a bird", limit=1000).hits
+    every = search_several(store, ["drawings", "more"], Search(text="a bird", limit=1000)).hits
     assert len(every) == store.count("drawings") + store.count("more")
-    assert search_several(store, ["drawings", "more"], text="a bird", limit=5, offset=len(every)).hits == []
+    assert search_several(store, ["drawings", "more"], Search(text="a bird", limit=5, offset=len(every))).hits == []
 
 
 def test_a_collection_that_cannot_answer_is_skipped(store: Store) -> None:
     """The others answer as if it were not there, and its sentence says why."""
-    several = search_several(store, ["plain", "drawings"], image=BIRD)
+    several = search_several(store, ["plain", "drawings"], Search(image=BIRD))
     assert keys(several.hits) == keys(search(store, "drawings", image=BIRD))
     assert list(several.skipped) == ["plain"]
     assert "has no vector 'cross'" in several.skipped["plain"]
@@ -124,7 +127,7 @@ def test_an_encoder_that_is_not_served_skips_its_collections(store: Store) -> No
         def __missing__(self, name: str) -> Encoder:
             raise UnknownEncoder(name, self)
 
-    several = search_several(store, NAMES, text="a bird", encoders=Served(tiny=load_encoder("tiny")))
+    several = search_several(store, NAMES, Search(text="a bird"), encoders=Served(tiny=load_encoder("tiny")))
     assert {hit.collection for hit in several.hits} == {"drawings", "more"}
     assert several.skipped == {"texts": "no encoder 'fake': known are tiny"}
 
@@ -132,7 +135,7 @@ def test_an_encoder_that_is_not_served_skips_its_collections(store: Store) -> No
 def test_a_stored_point_is_known_to_its_own_collection(store: Store) -> None:
     """The others have no such point and are skipped."""
     id = search(store, "texts", text="a bird", limit=1)[0].id
-    several = search_several(store, NAMES, id=id)
+    several = search_several(store, NAMES, Search(id=id))
     assert {hit.collection for hit in several.hits} == {"texts"}
     assert several.skipped.keys() == {"drawings", "more"}
 
@@ -140,27 +143,31 @@ def test_a_stored_point_is_known_to_its_own_collection(store: Store) -> None:
 def test_where_none_can_answer_the_first_says_why(store: Store) -> None:
     """The error of the first collection is raised, as if it had been asked alone."""
     with pytest.raises(InvalidQuery, match="'plain' has no vector 'cross'"):
-        search_several(store, ["plain"], image=BIRD)
+        search_several(store, ["plain"], Search(image=BIRD))
     with pytest.raises(InvalidQuery, match="nothing to search for"):
-        search_several(store, NAMES)
+        search_several(store, NAMES, Search())
     with pytest.raises(UnsupportedModality):
-        search_several(store, ["texts", "plain"], image=BIRD, vector_name="bm25")
+        search_several(store, ["texts", "plain"], Search(image=BIRD, vector_name="bm25"))
 
 
 def test_a_filter_and_a_threshold_hold_in_each_collection(store: Store) -> None:
     """The payload is filtered everywhere; the threshold is of the hit's score in its own collection."""
     uri = search(store, "drawings", text="a bird", limit=1)[0].payload["uri"]
     keep = models.Filter(must=[models.FieldCondition(key="uri", match=models.MatchValue(value=uri))])
-    assert [hit.payload["uri"] for hit in search_several(store, NAMES, text="a bird", filter=keep).hits] == [uri]
+    assert [hit.payload["uri"] for hit in search_several(store, NAMES, Search(text="a bird", filter=keep)).hits] == [
+        uri
+    ]
     lowest = float(np.median([hit.score for hit in search(store, "drawings", text="a bird")]))
-    several = search_several(store, ["drawings", "more"], text="a bird", score_threshold=lowest, limit=50)
+    several = search_several(store, ["drawings", "more"], Search(text="a bird", score_threshold=lowest, limit=50))
     own = [search(store, name, text="a bird", score_threshold=lowest, limit=50) for name in ("drawings", "more")]
     assert sorted(keys(several.hits)) == sorted(key for hits in own for key in keys(hits))
 
 
 def test_a_collection_named_twice_counts_once(store: Store) -> None:
     """Its hits come once each."""
-    assert search_several(store, ["more", "more"], text="a") == search_several(store, ["more"], text="a")
+    assert search_several(store, ["more", "more"], Search(text="a")) == search_several(
+        store, ["more"], Search(text="a")
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,19 +184,19 @@ def test_a_collection_named_twice_counts_once(store: Store) -> None:
 def test_what_makes_no_sense_is_refused(store: Store, names: list[str], how: dict[str, Any], says: str) -> None:
     """No collection, a weight of nothing, and pages that do not exist."""
     with pytest.raises(InvalidQuery, match=says):
-        search_several(store, names, text="a", **how)
+        search_several(store, names, Search(text="a", **how))
 
 
 def test_an_unknown_collection_is_no_reason_to_skip(store: Store) -> None:
     """A name that is misspelt is an error, not an answer without it."""
     with pytest.raises(CollectionNotFound, match="did you mean 'drawings'"):
-        search_several(store, ["texts", "drawing"], text="a")
+        search_several(store, ["texts", "drawing"], Search(text="a"))
 
 
 def test_a_collection_that_was_removed_meanwhile_may_be_skipped(store: Store) -> None:
     """Who lists the collections and searches in all of them asks for that, and learns which were gone."""
-    several = search_several(store, ["texts", "drawing"], text="a", missing_ok=True)
-    assert several.hits == search_several(store, ["texts"], text="a").hits
+    several = search_several(store, ["texts", "drawing"], Search(text="a"), missing_ok=True)
+    assert several.hits == search_several(store, ["texts"], Search(text="a")).hits
     assert several.skipped.keys() == {"drawing"}
     with pytest.raises(CollectionNotFound):
-        search_several(store, ["drawing"], text="a", missing_ok=True)
+        search_several(store, ["drawing"], Search(text="a"), missing_ok=True)

@@ -27,7 +27,7 @@ from mmembed.stores import open_store
 from mmembed.stores.edge.models import edge_filter
 from mmembed.stores.edge.store import EdgeStore
 from mmembed.stores.filters import dump_filter
-from mmembed.types import Contract, Leg, Point, VectorContract
+from mmembed.types import Contract, Leg, Point, StoreQuery, VectorContract
 
 CONTRACT = Contract("images", {"image": VectorContract("tiny", "f1", "image", "dense", 64)})
 
@@ -79,7 +79,9 @@ def test_what_is_written_is_there_after_reopening(tmp_path: Path) -> None:
     again = EdgeStore(f"edge:{tmp_path}")
     assert again.contract("photos") == CONTRACT
     assert again.count("photos", filter=m.Filter(must=m.FieldCondition(key="n", range=m.Range(lt=10)))) == 10
-    assert again.query("photos", [Leg("image", points(0, 100)[7].vectors["image"])], limit=1)[0].id == uid(7)
+    assert again.query("photos", StoreQuery([Leg("image", points(0, 100)[7].vectors["image"])], limit=1))[0].id == uid(
+        7
+    )
     again.close()
 
 
@@ -409,7 +411,9 @@ def test_filters_where_the_graph_is_no_help(tmp_path: Path) -> None:
         for field in ("bare", "late", "indexed")
     ]
     for only in filters:
-        found = [{h.id for h in store.query("photos", [Leg("image", q)], limit=10, filter=only)} for q in queries]
+        found = [
+            {h.id for h in store.query("photos", StoreQuery([Leg("image", q)], limit=10, filter=only))} for q in queries
+        ]
         assert found == best, only
     store.close()
 

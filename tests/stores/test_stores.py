@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import http.server
-import os
 import re
 import socket
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import qdrant_edge
-from grpc_server import Service, serve
+from filled import CONTRACT, INDEXES, SERVER, clustered, fill, grpc_store, ids, sparse, uid
+from grpc_server import serve
 from qdrant_client import QdrantClient
 from qdrant_client import models as m
 
@@ -31,88 +29,8 @@ from mmembed.errors import (
     StoreUnavailable,
 )
 from mmembed.stores import open_store
-from mmembed.stores.qdrant.store import QdrantStore, _version
-from mmembed.types import Contract, DenseArray, Hit, Leg, Point, SparseVector, Store, VectorContract
-
-SERVER = os.environ.get("MMEMBED_TEST_QDRANT_URL")
-CONTRACT = Contract(
-    "images",
-    {
-        "image": VectorContract("tiny", "f1", "image", "dense", 8),
-        "bm25": VectorContract("bm25", "f2", "text", "sparse", None, "dot"),
-        "splade": VectorContract("splade:x", "f3", "text", "sparse", None, "dot"),
-        "cross": VectorContract("clip", "f4", "text", "multi", 4),
-    },
-)
-INDEXES = {"tag": "keyword", "n": "integer", "score": "float", "seen": "bool", "at": "datetime"}
-
-
-@pytest.fixture(params=["edge", "memory", "grpc", "server"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "grpc":
-        with grpc_store() as (opened, _):
-            yield opened
-        return
-    if request.param == "server" and not SERVER:
-        pytest.skip("MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server that tests may write to")
-    url = {"edge": f"edge:{tmp_path / 'store'}", "memory": ":memory:", "server": SERVER or ""}[request.param]
-    opened = open_store(url)
-    yield opened
-    opened.close()
-
-
-@contextmanager
-def grpc_store() -> Iterator[tuple[QdrantStore, Service]]:
-    """A store that talks gRPC to what `grpc_server.py` says of itself, and the service behind it."""
-    with serve() as (service, port):
-        client = QdrantClient(
-            url="http://127.0.0.1", grpc_port=port, prefer_grpc=True, timeout=5, check_compatibility=False
-        )
-        opened = QdrantStore(
-            client, url=f"grpc://127.0.0.1:{port}", folder=None, version=_version(client.info().version), local=False
-        )
-        try:
-            yield opened, service
-        finally:
-            opened.close()
-
-
-@pytest.fixture
-def name(store: Store) -> Iterator[str]:
-    """A collection's name that nobody else uses; what is made under it is dropped."""
-    fresh = f"mmembed-test-{uuid.uuid4().hex[:8]}"
-    yield fresh
-    if fresh in store.collections() and store.contract(fresh):
-        store.drop(fresh)
-
-
-def uid(number: int) -> str:
-    return str(uuid.UUID(int=number + 1))
-
-
-def clustered(n: int, dim: int, seed: int = 0) -> DenseArray:
-    """`(n, dim)` unit rows around one centre for every fifty: what pictures look like, and uniform noise does not."""
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(max(1, n // 50), dim))
-    rows = centres[np.arange(n) % len(centres)] + 0.3 * random.normal(size=(n, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def sparse(pairs: dict[int, float]) -> SparseVector:
-    return SparseVector(np.array(list(pairs), dtype=np.uint32), np.array(list(pairs.values()), dtype=np.float32))
-
-
-def ids(hits: Sequence[Hit | Point]) -> list[str]:
-    return [hit.id for hit in hits]
-
-
-def fill(store: Store, name: str, n: int = 20) -> DenseArray:
-    """A collection of `n` points with an image vector; their number is the payload's n."""
-    vectors = clustered(n, 8)
-    store.create(name, CONTRACT, indexes=INDEXES)  # type: ignore[arg-type]
-    store.upsert(name, [Point(uid(i), {"image": vectors[i]}, {"n": i, "tag": f"t{i % 4}"}) for i in range(n)])
-    return vectors
-
+from mmembed.stores.qdrant.store import QdrantStore
+from mmembed.types import Leg, Point, SparseVector, Store, StoreQuery, VectorContract
 
 # --- collections --------------------------------------------------------------------------------
 
@@ -144,7 +62,7 @@ def test_unknown_collection(store: Store, name: str) -> None:
     wrong = name + "s"
     calls: list[Callable[[], object]] = [
         lambda: store.contract(wrong),
-        lambda: store.query(wrong, [Leg("image", clustered(1, 8)[0])], limit=1),
+        lambda: store.query(wrong, StoreQuery([Leg("image", clustered(1, 8)[0])], limit=1)),
         lambda: store.retrieve(wrong, [uid(0)]),
         lambda: store.scroll(wrong),
         lambda: store.count(wrong),
@@ -191,7 +109,7 @@ def test_foreign_collection_is_read_never_written(store: Store, name: str) -> No
         assert store.contract(name) is None
         assert store.count(name) == 3
         query = np.array([0.1, 0.9, 0.2], dtype=np.float32)
-        hits = store.query(name, [Leg("", query)], limit=2)
+        hits = store.query(name, StoreQuery([Leg("", query)], limit=2))
         assert ids(hits) == ["1", "2"]
         assert hits[0].payload == {"n": 1}
         assert hits[0].vector_name == ""
@@ -232,10 +150,10 @@ def test_add_vector(store: Store, name: str) -> None:
     assert contract.vectors.keys() == {*CONTRACT.vectors, "caption", "words", "windows"}  # a server keeps no order
     east, north = np.array([1, 0], dtype=np.float32), np.array([0, 1], dtype=np.float32)
     store.update_vectors(name, [Point(uid(3), {"caption": north, "words": sparse({7: 1.0}), "windows": east[None]})])
-    assert ids(store.query(name, [Leg("caption", north)], limit=5)) == [uid(3)]
-    assert ids(store.query(name, [Leg("words", sparse({7: 1.0}))], limit=5)) == [uid(3)]
-    assert ids(store.query(name, [Leg("windows", east[None])], limit=5)) == [uid(3)]
-    assert ids(store.query(name, [Leg("image", vectors[5])], limit=1)) == [uid(5)]
+    assert ids(store.query(name, StoreQuery([Leg("caption", north)], limit=5))) == [uid(3)]
+    assert ids(store.query(name, StoreQuery([Leg("words", sparse({7: 1.0}))], limit=5))) == [uid(3)]
+    assert ids(store.query(name, StoreQuery([Leg("windows", east[None])], limit=5))) == [uid(3)]
+    assert ids(store.query(name, StoreQuery([Leg("image", vectors[5])], limit=1))) == [uid(5)]
     store.add_vector(name, "caption", caption)
     with pytest.raises(CollectionMismatch, match=r"minilm.*tiny"):
         store.add_vector(name, "caption", CONTRACT.vectors["image"])
@@ -304,7 +222,7 @@ def test_wrong_size_names_both_numbers(store: Store, name: str) -> None:
         with pytest.raises(StoreError, match=r"6 dimensions.*not 8"):
             write(name, bad)
     with pytest.raises(StoreError, match=r"6 dimensions.*not 8"):
-        store.query(name, [Leg("image", clustered(1, 6)[0])], limit=1)
+        store.query(name, StoreQuery([Leg("image", clustered(1, 6)[0])], limit=1))
     assert store.count(name) == 3
 
 
@@ -381,7 +299,7 @@ def test_notes(store: Store, name: str) -> None:
     assert contract.notes.keys() == {"calibration:a"}
     with pytest.raises(StoreError, match=r"'big'.*262,146 bytes, more than 262,144"):
         store.set_note(name, "big", "x" * (256 * 1024))
-    assert ids(store.query(name, [Leg("image", vectors[2])], limit=1)) == [uid(2)]
+    assert ids(store.query(name, StoreQuery([Leg("image", vectors[2])], limit=1))) == [uid(2)]
 
 
 def test_notes_of_many_threads(store: Store, name: str) -> None:
@@ -429,14 +347,16 @@ def test_dense_query(store: Store, name: str) -> None:
     query = clustered(1, 8, seed=3)[0]
     expected = vectors @ query
     order = np.argsort(-expected, kind="stable")
-    hits = store.query(name, [Leg("image", query)], limit=7)
+    hits = store.query(name, StoreQuery([Leg("image", query)], limit=7))
     assert ids(hits) == [uid(int(i)) for i in order[:7]]
     np.testing.assert_allclose([h.score for h in hits], expected[order[:7]], atol=1e-5)
     assert hits[0].payload == {"n": order[0], "tag": f"t{order[0] % 4}"}
     assert {(h.vector_name, h.collection) for h in hits} == {("image", name)}
-    assert ids(store.query(name, [Leg("image", query)], limit=3, offset=4)) == [uid(int(i)) for i in order[4:7]]
+    assert ids(store.query(name, StoreQuery([Leg("image", query)], limit=3, offset=4))) == [
+        uid(int(i)) for i in order[4:7]
+    ]
     threshold = float(expected[order[3]] + expected[order[4]]) / 2
-    assert len(store.query(name, [Leg("image", query)], limit=50, score_threshold=threshold)) == 4
+    assert len(store.query(name, StoreQuery([Leg("image", query)], limit=50, score_threshold=threshold))) == 4
 
 
 def test_multivector_query(store: Store, name: str) -> None:
@@ -446,7 +366,7 @@ def test_multivector_query(store: Store, name: str) -> None:
     store.upsert(name, [Point(uid(i), {"cross": w}) for i, w in enumerate(windows)])
     query = clustered(2, 4, seed=99)
     expected = np.array([(query @ w.T).max(axis=1).sum() for w in windows])
-    hits = store.query(name, [Leg("cross", query)], limit=15)
+    hits = store.query(name, StoreQuery([Leg("cross", query)], limit=15))
     assert ids(hits) == [uid(int(i)) for i in np.argsort(-expected)]
     np.testing.assert_allclose([h.score for h in hits], np.sort(expected)[::-1], atol=1e-5)
 
@@ -467,10 +387,10 @@ def test_sparse_query_with_and_without_idf(store: Store, name: str) -> None:
         return float(np.log(1 + (len(documents) - n + 0.5) / (n + 0.5)))
 
     for vector, idf in (("bm25", rarity), ("splade", lambda _: 1.0)):
-        hits = store.query(name, [Leg(vector, sparse(query))], limit=10)
+        hits = store.query(name, StoreQuery([Leg(vector, sparse(query))], limit=10))
         assert {h.id: h.score for h in hits} == pytest.approx(expected(idf), rel=1e-4)
         assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
-    assert store.query(name, [Leg("bm25", sparse({}))], limit=10) == []
+    assert store.query(name, StoreQuery([Leg("bm25", sparse({}))], limit=10)) == []
 
 
 def rrf(rankings: Sequence[Sequence[str]], weights: Sequence[float], k: int) -> dict[str, float]:
@@ -489,14 +409,14 @@ def test_fusion(store: Store, name: str, weights: tuple[float, float], k: int) -
     vectors = fill(store, name, 40)
     store.update_vectors(name, [Point(uid(i), {"splade": sparse({1: 1 + (i * 7) % 40})}) for i in range(0, 40, 2)])
     legs = [Leg("image", vectors[6], weights[0]), Leg("splade", sparse({1: 1.0}), weights[1])]
-    lists = [ids(store.query(name, [leg], limit=12)) for leg in legs]
+    lists = [ids(store.query(name, StoreQuery([leg], limit=12))) for leg in legs]
     expected = rrf(lists, weights, k)
-    hits = store.query(name, legs, limit=12, depth=12, rrf_k=k)
+    hits = store.query(name, StoreQuery(legs, limit=12, depth=12, rrf_k=k))
     assert {h.id: h.score for h in hits} == pytest.approx({h.id: expected[h.id] for h in hits}, rel=1e-5)
     assert [h.score for h in hits] == pytest.approx(sorted(expected.values(), reverse=True)[:12], rel=1e-5)
     assert {h.vector_name for h in hits} == {None}
     with pytest.raises(InvalidQuery, match="score threshold"):
-        store.query(name, legs, limit=3, score_threshold=0.1)
+        store.query(name, StoreQuery(legs, limit=3, score_threshold=0.1))
 
 
 def test_fusion_of_fusions(store: Store, name: str) -> None:
@@ -504,12 +424,12 @@ def test_fusion_of_fusions(store: Store, name: str) -> None:
     vectors = fill(store, name, 40)
     store.update_vectors(name, [Point(uid(i), {"splade": sparse({1: 1 + (i * 7) % 40})}) for i in range(40)])
     near, other, words = Leg("image", vectors[6]), Leg("image", vectors[9], 2.0), Leg("splade", sparse({1: 1.0}))
-    inner = store.query(name, [other, words], limit=40)
-    expected = rrf([ids(store.query(name, [near], limit=40)), ids(inner)], (1.0, 1.0), 60)
-    hits = store.query(name, [near, (other, words)], limit=40)
+    inner = store.query(name, StoreQuery([other, words], limit=40))
+    expected = rrf([ids(store.query(name, StoreQuery([near], limit=40))), ids(inner)], (1.0, 1.0), 60)
+    hits = store.query(name, StoreQuery([near, (other, words)], limit=40))
     # Equal inner scores may be ranked either way, which moves the outer score by one rank.
     assert {h.id: h.score for h in hits} == pytest.approx(expected, rel=0.02)
-    assert ids(store.query(name, [(near,)], limit=3)) == ids(store.query(name, [near], limit=3))
+    assert ids(store.query(name, StoreQuery([(near,)], limit=3))) == ids(store.query(name, StoreQuery([near], limit=3)))
 
 
 def test_rerank(store: Store, name: str) -> None:
@@ -530,34 +450,39 @@ def test_rerank(store: Store, name: str) -> None:
     assert set(nearest) - set(wordy)
     assert set(nearest) - set(scores), "a candidate should lack the vector"
     for rankings, found in (([near], nearest), ([near, other], nearest + wordy), ([(other, near)], nearest + wordy)):
-        hits = store.query(name, rankings, limit=50, depth=8, rerank=last)
+        hits = store.query(name, StoreQuery(rankings, limit=50, depth=8, rerank=last))
         assert ids(hits) == expected(found)
         assert [h.score for h in hits] == pytest.approx([scores[h.id] for h in hits], abs=1e-5)
         assert {h.vector_name for h in hits} == {"cross"}
-        pages = [store.query(name, rankings, limit=3, offset=n, depth=8, rerank=last) for n in range(0, 24, 3)]
+        pages = [
+            store.query(name, StoreQuery(rankings, limit=3, offset=n, depth=8, rerank=last)) for n in range(0, 24, 3)
+        ]
         assert [h for page in pages for h in page] == hits
     whole = expected([uid(i) for i in range(60)])
-    assert ids(store.query(name, [near], limit=4, depth=60, rerank=last)) == whole[:4]
+    assert ids(store.query(name, StoreQuery([near], limit=4, depth=60, rerank=last))) == whole[:4]
     floor = (scores[whole[3]] + scores[whole[4]]) / 2
-    assert ids(store.query(name, [near, other], limit=50, depth=60, rerank=last, score_threshold=floor)) == whole[:4]
+    assert (
+        ids(store.query(name, StoreQuery([near, other], limit=50, depth=60, rerank=last, score_threshold=floor)))
+        == whole[:4]
+    )
     only = m.Filter(must=m.FieldCondition(key="n", range=m.Range(gte=30)))
     kept = expected([uid(i) for i in range(30, 60)])
-    assert ids(store.query(name, [near, other], limit=50, depth=60, rerank=last, filter=only)) == kept
+    assert ids(store.query(name, StoreQuery([near, other], limit=50, depth=60, rerank=last, filter=only))) == kept
 
 
 def test_rerank_that_makes_no_sense(store: Store, name: str) -> None:
     """A vector that is not there or of another size is refused, a sparse one too; no candidates, no hits."""
     vectors = fill(store, name, 3)
     near, last = Leg("image", vectors[0]), Leg("cross", clustered(2, 4))
-    assert store.query(name, [Leg("splade", sparse({}))], limit=3, rerank=last) == []
-    assert store.query(name, [near], limit=3, rerank=last) == []
-    assert ids(store.query(name, [near], limit=1, rerank=Leg("image", vectors[2]))) == [uid(2)]
+    assert store.query(name, StoreQuery([Leg("splade", sparse({}))], limit=3, rerank=last)) == []
+    assert store.query(name, StoreQuery([near], limit=3, rerank=last)) == []
+    assert ids(store.query(name, StoreQuery([near], limit=1, rerank=Leg("image", vectors[2])))) == [uid(2)]
     with pytest.raises(InvalidQuery, match="rerank by a multivector"):
-        store.query(name, [near], limit=3, rerank=Leg("splade", sparse({1: 1.0})))
+        store.query(name, StoreQuery([near], limit=3, rerank=Leg("splade", sparse({1: 1.0}))))
     with pytest.raises(InvalidQuery, match="no vector 'late'"):
-        store.query(name, [near], limit=3, rerank=Leg("late", clustered(2, 4)))
+        store.query(name, StoreQuery([near], limit=3, rerank=Leg("late", clustered(2, 4))))
     with pytest.raises(StoreError, match=r"5 dimensions.*not 4"):
-        store.query(name, [near], limit=3, rerank=Leg("cross", clustered(2, 5)))
+        store.query(name, StoreQuery([near], limit=3, rerank=Leg("cross", clustered(2, 5))))
 
 
 def test_filter_on_a_field_without_index_loses_nothing(store: Store, name: str) -> None:
@@ -574,7 +499,9 @@ def test_filter_on_a_field_without_index_loses_nothing(store: Store, name: str) 
     best = rows[np.argsort(-(vectors[rows] @ query))][:10]
     for field in ("indexed", "bare", "late"):
         only = m.Filter(must=m.FieldCondition(key=field, match=m.MatchValue(value="t3")))
-        assert ids(store.query(name, [Leg("image", query)], limit=10, filter=only)) == [uid(int(i)) for i in best]
+        assert ids(store.query(name, StoreQuery([Leg("image", query)], limit=10, filter=only))) == [
+            uid(int(i)) for i in best
+        ]
         assert store.count(name, filter=only) == n // 20
 
 
@@ -706,10 +633,10 @@ def test_filters_equal_a_naive_oracle(store: Store, name: str) -> None:
         expected = [uid(i) for i, row in enumerate(ROWS) if passes(row)]
         assert ids(list(store.scroll(name, filter=chosen))) == expected, what
         assert store.count(name, filter=chosen) == len(expected), what
-        hits = store.query(name, [Leg("image", vectors[0])], limit=20, filter=chosen)
+        hits = store.query(name, StoreQuery([Leg("image", vectors[0])], limit=20, filter=chosen))
         assert sorted(ids(hits)) == expected, what
         fused = [Leg("image", vectors[0]), Leg("splade", sparse({1: 1.0}))]
-        assert sorted(ids(store.query(name, fused, limit=20, filter=chosen))) == expected, what
+        assert sorted(ids(store.query(name, StoreQuery(fused, limit=20, filter=chosen)))) == expected, what
 
 
 # --- threads ------------------------------------------------------------------------------------
@@ -731,7 +658,7 @@ def test_threads(store: Store, name: str) -> None:
     def read() -> None:
         try:
             for _ in range(20):
-                store.query(name, [Leg("image", vectors[0])], limit=5)
+                store.query(name, StoreQuery([Leg("image", vectors[0])], limit=5))
         except Exception as exc:
             errors.append(exc)
 
@@ -798,8 +725,8 @@ def test_grpc_keeps_contracts_and_indexes() -> None:
     with grpc_store() as (store, service):
         store.create("photos", CONTRACT, indexes=INDEXES)  # type: ignore[arg-type]
         assert {field: kind.value for field, kind in service.indexes["photos"].items()} == INDEXES
-        assert store._collections.look("photos").indexes == INDEXES
-        store._collections.version = (1, 15)
+        assert store.look("photos").indexes == INDEXES
+        store.version = (1, 15)
         service.keeps_metadata = False
         store.create("old", CONTRACT, indexes={})
         assert store.contract("old") == CONTRACT
@@ -843,7 +770,7 @@ def test_server_too_old_for_another_vector() -> None:
     store = open_store(":memory:")
     assert isinstance(store, QdrantStore)
     fill(store, "photos", 3)
-    store._collections.version = (1, 17)
+    store.version = (1, 17)
     with pytest.raises(StoreError, match=r"is version 1\.17, which cannot: upgrade it to 1\.18"):
         store.add_vector("photos", "caption", VectorContract("minilm", "g1", "text", "dense", 2))
     assert store.contract("photos") == CONTRACT

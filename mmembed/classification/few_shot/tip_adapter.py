@@ -14,7 +14,7 @@ from qdrant_client import models
 
 from mmembed.classification.measures import accuracy_at
 from mmembed.collection import Collection
-from mmembed.types import DenseArray, Leg
+from mmembed.types import DenseArray, Leg, StoreQuery
 from mmembed.vectors import Floats
 
 __all__ = ["ALPHAS", "BETAS", "Neighbours", "TipChoice", "choose_tip", "find_neighbours", "tip_logits"]
@@ -88,7 +88,7 @@ def find_neighbours(
     similarity = np.full((len(vectors), limit), -np.inf)
     columns = np.zeros((len(vectors), limit), dtype=np.intp)
     for row, vector in enumerate(vectors):
-        hits = store.query(collection.name, [Leg("image", vector)], limit=limit, filter=filter, exact=exact)
+        hits = store.query(collection.name, StoreQuery([Leg("image", vector)], limit=limit, filter=filter, exact=exact))
         known = [(hit.score, places[hit.payload[key]]) for hit in hits if hit.payload.get(key) in places]
         for place, (score, column) in enumerate(known):
             similarity[row, place], columns[row, place] = score, column

@@ -19,7 +19,7 @@ from mmembed.errors import StoreError
 from mmembed.evaluation.harnesses.mteb_encoder import encode_batch, load_for_mteb, model_meta
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
 from mmembed.stores import open_store
-from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, Vector
+from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, StoreQuery, Vector
 
 __all__ = ["QdrantSearch"]
 
@@ -145,10 +145,12 @@ class QdrantSearch:
             return {}
         hits = self.store.query(
             self._collection,
-            [Leg(_VECTOR, vector)],
-            limit=limit,
-            filter=None if among is None else models.Filter(must=[models.HasIdCondition(has_id=list(among))]),
-            exact=self.exact or among is not None,
+            StoreQuery(
+                [Leg(_VECTOR, vector)],
+                limit=limit,
+                filter=None if among is None else models.Filter(must=[models.HasIdCondition(has_id=list(among))]),
+                exact=self.exact or among is not None,
+            ),
         )
         return {self._documents[uuid.UUID(hit.id).int]: hit.score for hit in hits}
 

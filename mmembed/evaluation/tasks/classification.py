@@ -26,7 +26,7 @@ from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_pic
 from mmembed.evaluation.measures import Scores
 from mmembed.evaluation.report import Compared, Report, System
 from mmembed.sources.labelled import LabelledPicture
-from mmembed.types import Encoder, Leg, Store
+from mmembed.types import Encoder, Leg, Store, StoreQuery
 
 __all__ = ["evaluate_classes", "read_class_texts"]
 
@@ -72,7 +72,7 @@ def evaluate_classes(
     paths = {uri: picture.path for uri, picture in files.items()}
     indexed = index_pictures(where, paths, encoder=encoder, on_progress=on_progress)
     stored = indexed.vectors()
-    uris, vectors = list(stored), np.stack([np.asarray(vector) for vector in stored.values()])
+    uris, vectors = list(stored), np.stack([np.asarray(vector, dtype=np.float32) for vector in stored.values()])
     truth = np.array([classes.names.index(str(files[uri].label)) for uri in uris])
     exact = score(classes, vectors)[:, : len(classes.names)]
     as_is = _searched(indexed, classes, uris, on_progress)
@@ -160,7 +160,7 @@ def _searched(indexed: IndexedCorpus, classes: Classes, uris: Sequence[str], on_
     limit = min(store.count(collection), _DEEPEST)
     for column, name in enumerate(classes.names):
         leg = Leg(indexed.vector_name, classes.embeddings[column])
-        for hit in store.query(collection, [leg], limit=limit):
+        for hit in store.query(collection, StoreQuery([leg], limit=limit)):
             for uri in indexed.documents.get(hit.id, ()):
                 scores[row_of[uri], column] = hit.score
         if on_progress is not None:

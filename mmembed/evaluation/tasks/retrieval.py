@@ -14,7 +14,7 @@ from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query, TestSet
 from mmembed.streams import batched
-from mmembed.types import DenseArray, Encoder, Failure, Leg, Store, Vector
+from mmembed.types import DenseArray, Encoder, Failure, Leg, Store, StoreQuery, Vector
 from mmembed.vectors import l2_normalize
 
 __all__ = ["encode_queries", "evaluate_retrieval", "measure_indexed"]
@@ -69,7 +69,7 @@ def measure_indexed(
         if query not in queries:
             return {}
         legs = [Leg(indexed.vector_name, queries[query])]
-        hits = where.store.query(where.name, legs, limit=limit, exact=exact)
+        hits = where.store.query(where.name, StoreQuery(legs, limit=limit, exact=exact))
         return {document: hit.score for hit in hits for document in indexed.documents.get(hit.id, (hit.id,))}
 
     judged = list(test_set.judged)

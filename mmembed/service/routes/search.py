@@ -10,23 +10,24 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from mmembed.collection import Collection
 from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.errors import CollectionNotFound, InvalidRequest, StoreError, StoreUnavailable
 from mmembed.images import load_image, picture_size
-from mmembed.retrieval.api import search, search_several
-from mmembed.retrieval.query import ImageQuery
+from mmembed.retrieval import api
+from mmembed.retrieval.query import ImageQuery, Search
+from mmembed.retrieval.several import search_several
 from mmembed.service.error_responses import without_places
 from mmembed.service.middleware.auth import needs
 from mmembed.service.pictures import picture_bytes
 from mmembed.service.schemas.forms import JsonOrForm, Uploads, form_of, uploads_of
 from mmembed.service.schemas.search import FoundHit, SearchAnswer, SearchRequest, SeveralAnswer, SeveralRequest
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import Contract, Hit, Store
+from mmembed.types import Contract, Encoder, Hit, Store
 
 __all__ = ["router"]
 
@@ -88,7 +89,13 @@ async def _pictures(asked: SearchRequest, uploads: Uploads, service: Service) ->
 
 def _search_one(service: Service, collection: str, asked: SearchRequest, pictures: Pictures, started: float) -> bytes:
     with service.engine.room.of(_pixels(service, pictures)):
-        hits = search(service.store, collection, **_arguments(service, asked, pictures))
+        encoders = service.engine.encoders()
+        hits = api.search_collection(
+            Collection(service.store, collection),
+            _asked_for(service, asked, pictures),
+            encoder=_encoder(service, asked, encoders),
+            encoders=encoders,
+        )
     found = _found(service, hits, {collection: _contract(service.store, collection)}, asked)
     return _json(SearchAnswer(hits=found, seconds=_seconds(started)), asked)
 
@@ -98,12 +105,15 @@ def _search_several(
 ) -> bytes:
     store = service.store
     with service.engine.room.of(_pixels(service, pictures)):
+        encoders = service.engine.encoders()
         several = search_several(
             store,
             asked.collections or _ours(store),
+            _asked_for(service, asked, pictures),
+            encoder=_encoder(service, asked, encoders),
+            encoders=encoders,
             collection_weights=asked.collection_weights,
             missing_ok=asked.collections is None,  # one may have been removed since they were listed
-            **_arguments(service, asked, pictures),
         )
     contracts = {name: _contract(store, name) for name in {hit.collection for hit in several.hits}}
     found = _found(service, several.hits, contracts, asked)
@@ -149,31 +159,32 @@ def _pixels(service: Service, pictures: Pictures) -> int:
     return pixels
 
 
-def _arguments(service: Service, asked: SearchRequest, pictures: Pictures) -> dict[str, Any]:
-    """The arguments of `search` and `search_several`, pictures decoded."""
-    encoders = service.engine.encoders()
+def _encoder(service: Service, asked: SearchRequest, encoders: Mapping[str, Encoder]) -> Encoder | None:
+    return None if asked.encoder is None else encoders[service.served.resolve(asked.encoder)]
+
+
+def _asked_for(service: Service, asked: SearchRequest, pictures: Pictures) -> Search:
+    """The search, pictures decoded."""
 
     def decoded(picture: bytes, what: str) -> ImageQuery:
         return load_image(picture, uri=what, max_pixels=service.settings.max_pixels)
 
-    return {
-        "text": asked.text,
-        "image": None if pictures.image is None else decoded(pictures.image, _SEARCHED),
-        "vector": asked.vector,
-        "id": asked.id,
-        "weights": asked.weights,
-        "minus": [p if isinstance(p, str) else decoded(p, _SUBTRACTED) for p in pictures.minus],
-        "vector_name": asked.vector_name,
-        "encoder": None if asked.encoder is None else encoders[service.served.resolve(asked.encoder)],
-        "encoders": encoders,
-        "task": asked.task,
-        "filter": asked.filter,
-        "limit": asked.limit,
-        "offset": asked.offset,
-        "score_threshold": asked.score_threshold,
-        "all_passages": asked.all_passages,
-        "exact": asked.exact,
-    }
+    return Search(
+        text=asked.text,
+        image=None if pictures.image is None else decoded(pictures.image, _SEARCHED),
+        vector=asked.vector,  # type: ignore[arg-type]  # rows of a multivector are checked by the search
+        id=asked.id,
+        weights=asked.weights,  # type: ignore[arg-type]  # some of the keys that it may have
+        minus=[p if isinstance(p, str) else decoded(p, _SUBTRACTED) for p in pictures.minus],
+        vector_name=asked.vector_name,
+        task=asked.task,
+        filter=asked.filter,
+        limit=asked.limit,
+        offset=asked.offset,
+        score_threshold=asked.score_threshold,
+        all_passages=asked.all_passages,
+        exact=asked.exact,
+    )
 
 
 def _found(

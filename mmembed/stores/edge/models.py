@@ -15,9 +15,9 @@ import qdrant_edge as edge
 
 from mmembed.collection.contract import Json, uses_idf
 from mmembed.errors import InvalidQuery
-from mmembed.stores.checks import Search, fusion_weights
+from mmembed.stores.checks import fusion_weights
 from mmembed.stores.filters import clauses
-from mmembed.types import Leg, Ranking, SparseVector, Vector
+from mmembed.types import Examples, Leg, Ranking, SparseVector, StoreQuery, Vector
 
 __all__ = ["edge_config", "edge_filter", "edge_index_type", "edge_query", "edge_vector", "edge_vectors"]
 __all__ += ["new_vector_operation", "plain_vectors"]
@@ -104,41 +104,47 @@ def _plain_vector(vector: Any) -> Vector:
 # --- queries ------------------------------------------------------------------------------------
 
 
-def edge_query(search: Search, filter: Json | None, *, exact: bool) -> edge.QueryRequest:
+def edge_query(query: StoreQuery, filter: Json | None, *, exact: bool) -> edge.QueryRequest:
     """One leg is a plain search; several are prefetched, each under the filter, and fused or reranked by Qdrant."""
     condition = edge_filter(filter) if filter is not None else None
     params = edge.SearchParams(exact=True) if exact else None
-    if not search.fused and search.rerank is None:
+    if not query.fused and query.rerank is None:
         return edge.QueryRequest(
-            limit=search.limit,
-            offset=search.offset,
-            query=_nearest(search.legs[0]),
+            limit=query.limit,
+            offset=query.offset,
+            query=_scored(query.legs[0]),
             filter=condition,
-            score_threshold=search.score_threshold,
+            score_threshold=query.score_threshold,
             params=params,
             with_payload=True,
         )
 
     def prefetch(ranking: Ranking) -> edge.Prefetch:
         if isinstance(ranking, Leg):
-            return edge.Prefetch(limit=search.depth, query=_nearest(ranking), filter=condition, params=params)
-        fusion = _fusion(ranking, search.rrf_k)
-        return edge.Prefetch(limit=search.depth, prefetches=[prefetch(leg) for leg in ranking], query=fusion)
+            return edge.Prefetch(limit=query.depth, query=_scored(ranking), filter=condition, params=params)
+        fusion = _fusion(ranking, query.rrf_k)
+        return edge.Prefetch(limit=query.depth, prefetches=[prefetch(leg) for leg in ranking], query=fusion)
 
-    last = search.rerank
-    prefetched: Sequence[Ranking] = search.rankings if last is None else search.legs
+    last = query.rerank
+    prefetched: Sequence[Ranking] = query.fused if last is None else query.legs
     return edge.QueryRequest(
-        limit=search.limit,
-        offset=search.offset,
+        limit=query.limit,
+        offset=query.offset,
         prefetches=[prefetch(ranking) for ranking in prefetched],
-        query=_fusion(search.rankings, search.rrf_k) if last is None else _nearest(last),
-        score_threshold=search.score_threshold,
+        query=_fusion(query.fused, query.rrf_k) if last is None else _scored(last),
+        score_threshold=query.score_threshold,
         with_payload=True,
     )
 
 
-def _nearest(leg: Leg) -> edge.Query:
-    return edge.Query.Nearest(edge_vector(leg.query), using=leg.vector_name)
+def _scored(leg: Leg) -> edge.Query:
+    if not isinstance(leg.query, Examples):
+        return edge.Query.Nearest(edge_vector(leg.query), using=leg.vector_name)
+    positive, negative = ([edge_vector(each) for each in some] for some in (leg.query.positive, leg.query.negative))
+    examples = edge.RecommendQuery(positive, negative)
+    if leg.query.strategy == "best_score":
+        return edge.Query.RecommendBestScore(examples, using=leg.vector_name)
+    return edge.Query.RecommendSumScores(examples, using=leg.vector_name)
 
 
 def _fusion(rankings: Sequence[Ranking], k: int) -> edge.Fusion:

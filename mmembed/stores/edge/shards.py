@@ -23,11 +23,11 @@ import qdrant_edge as edge
 from mmembed.collection.contract import METADATA_KEY, Json
 from mmembed.collection.payload import qdrant_id
 from mmembed.errors import CollectionNotFound, StoreError, StoreFull
-from mmembed.stores.checks import Search
+from mmembed.stores.checks import approximate, hits_due
 from mmembed.stores.edge import models
 from mmembed.stores.edge.files import directory_name, read_json, sync_directory, write_json
 from mmembed.stores.filters import is_compound, unindexed_fields
-from mmembed.types import FacetValue, IndexType, Payload, Point, Vector
+from mmembed.types import FacetValue, IndexType, Payload, Point, StoreQuery, Vector
 
 __all__ = ["ShardFolder"]
 
@@ -146,13 +146,13 @@ class ShardFolder:
     def delete_where(self, name: str, filter: Json) -> None:
         self._write(name, edge.UpdateOperation.delete_points_by_filter(models.edge_filter(filter)), 0)
 
-    def query(self, name: str, search: Search, filter: Json | None) -> list[tuple[str, float, Payload]]:
+    def query(self, name: str, query: StoreQuery, filter: Json | None) -> list[tuple[str, float, Payload]]:
         """(id, score, payload), best first. Exact where the graph is no help, see filters.py."""
         opened = self._shard(name)
-        exact = search.exact or is_compound(filter) or bool(unindexed_fields(filter, opened.graph_indexes))
-        hits = opened.shard.query(models.edge_query(search, filter, exact=exact))
-        if filter is not None and not exact and search.approximate and len(hits) < search.due:
-            hits = opened.shard.query(models.edge_query(search, filter, exact=True))
+        exact = query.exact or is_compound(filter) or bool(unindexed_fields(filter, opened.graph_indexes))
+        hits = opened.shard.query(models.edge_query(query, filter, exact=exact))
+        if filter is not None and not exact and approximate(query) and len(hits) < hits_due(query):
+            hits = opened.shard.query(models.edge_query(query, filter, exact=True))
         return [(str(hit.id), hit.score, hit.payload or {}) for hit in hits]
 
     def retrieve(self, name: str, ids: Sequence[str], vectors: list[str] | bool, payload: bool) -> list[Point]:

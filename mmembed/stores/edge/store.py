@@ -7,6 +7,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,11 @@ from mmembed.stores.checks import (
     check_payload,
     check_payloads,
     check_points,
-    check_search,
+    check_query,
 )
 from mmembed.stores.edge.pipe import Hello, ShardPipe, open_pipe_to
 from mmembed.stores.filters import dump_filter
-from mmembed.types import Contract, FacetValue, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
+from mmembed.types import Contract, FacetValue, Hit, IndexType, Payload, Point, StoreQuery, VectorContract
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -123,36 +124,13 @@ class EdgeStore:
         for batch in batches(check_points(collection, self._ours(collection), points)):
             self._pipe.call("upsert", collection, batch)
 
-    def query(
-        self,
-        collection: str,
-        rankings: Sequence[Ranking],
-        *,
-        limit: int,
-        offset: int = 0,
-        filter: Filter | None = None,
-        score_threshold: float | None = None,
-        exact: bool = False,
-        depth: int = 100,
-        rrf_k: int = 60,
-        rerank: Leg | None = None,
-    ) -> list[Hit]:
-        search = check_search(
-            collection,
-            self.contract(collection),
-            rankings,
-            limit=limit,
-            offset=offset,
-            score_threshold=score_threshold,
-            exact=exact,
-            depth=depth,
-            rrf_k=rrf_k,
-            rerank=rerank,
-        )
-        if not search.legs:
+    def query(self, collection: str, query: StoreQuery) -> list[Hit]:
+        query = check_query(collection, self.contract(collection), query)
+        if not query.legs:
             return []
-        found: list[tuple[str, float, Payload]] = self._pipe.call("query", collection, search, dump_filter(filter))
-        name = search.vector_name
+        plain = replace(query, filter=None)  # the other process does not know qdrant_client
+        found: list[tuple[str, float, Payload]] = self._pipe.call("query", collection, plain, dump_filter(query.filter))
+        name = query.vector_name
         return [Hit(id=i, score=s, payload=p, vector_name=name, collection=collection) for i, s, p in found]
 
     def retrieve(

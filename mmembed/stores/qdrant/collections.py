@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 from qdrant_client import QdrantClient, models
@@ -42,10 +43,13 @@ class Known:
 
 
 class Collections:
-    """The collections of one QdrantClient, and the one way to call it."""
+    """What a `Store` does with whole collections, over one QdrantClient, and the one way to call it."""
 
-    def __init__(self, client: QdrantClient, *, url: str, version: tuple[int, ...], local: bool) -> None:
+    def __init__(
+        self, client: QdrantClient, *, url: str, folder: Path | None, version: tuple[int, ...], local: bool
+    ) -> None:
         self.url = url
+        self.folder = folder
         self.version = version
         self.local = local
         self._client = client
@@ -57,7 +61,7 @@ class Collections:
         self._closed = False
 
     def close(self) -> None:
-        """Close the client; twice is no error."""
+        """Close the connection; closing twice is no error."""
         self._closed = True
         with self._lock:
             self._client.close()
@@ -67,13 +71,13 @@ class Collections:
         if self._closed:
             raise StoreUnavailable(f"the store {self.url} was closed: open it again")
         with self._lock:
-            return attempt(call, url=self.url, collection=collection, names=self.listed, tries=tries)
+            return attempt(call, url=self.url, collection=collection, names=self.collections, tries=tries)
 
     def write(self, collection: str, call: Callable[[], object]) -> None:
         """The same with more patience: writing twice is writing once, so all our writes may be repeated."""
         self.ask(collection, call, tries=WRITE_TRIES)
 
-    def listed(self) -> list[str]:
+    def collections(self) -> list[str]:
         """Names, sorted, without our own."""
         return sorted(set(self.names()) - {CONTRACTS})
 
@@ -91,6 +95,10 @@ class Collections:
         known = Known(contract, indexes, time.monotonic())
         self._known[collection] = known
         return known
+
+    def contract(self, collection: str) -> Contract | None:
+        """See `Store.contract`: as it is now."""
+        return self.look(collection).contract
 
     def remembered(self, collection: str) -> Known:
         """As it was at most five seconds ago: not every search asks the server twice."""
@@ -206,6 +214,10 @@ class Collections:
         if CONTRACTS in self.names():
             doomed = models.PointIdsList(points=[_contract_id(collection)])
             self.write(CONTRACTS, partial(self._client.delete, CONTRACTS, doomed, wait=True))
+
+    def optimize(self, collection: str) -> None:
+        """Nothing to do: a server builds its graphs by itself."""
+        self.look(collection)
 
     def _make_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         if self.local:  # it looks at every point anyway, and warns that it does

@@ -9,8 +9,8 @@ import numpy as np
 from qdrant_client import models
 
 from mmembed.collection.contract import uses_idf
-from mmembed.stores.checks import Search, fusion_weights
-from mmembed.types import Leg, Point, Ranking, SparseVector, Vector, VectorContract
+from mmembed.stores.checks import fusion_weights
+from mmembed.types import Examples, Leg, Point, Ranking, SparseVector, StoreQuery, Vector, VectorContract
 
 __all__ = ["dense_params", "new_vector", "plain_point", "query_arguments", "sparse_params", "wire_vectors"]
 
@@ -94,45 +94,58 @@ def _plain_vector(vector: Any) -> Vector:
 # --- queries ------------------------------------------------------------------------------------
 
 
-def query_arguments(search: Search, filter: models.Filter | None, params: models.SearchParams | None) -> dict[str, Any]:
+def query_arguments(query: StoreQuery, params: models.SearchParams | None) -> dict[str, Any]:
     """Arguments of `QdrantClient.query_points`.
 
     One leg is a plain search; several are prefetched, each under the filter, and fused by Qdrant's RRF; with
     `rerank` the candidates of all of them are compared with one more vector.
     """
-    if not search.fused and search.rerank is None:
-        leg = search.legs[0]
+    last = query.rerank
+    if not query.fused and last is None:
+        leg = query.legs[0]
         return {
-            "query": _wire_vector(leg.query),
+            "query": _wire_query(leg.query),
             "using": leg.vector_name or None,
-            "query_filter": filter,
+            "query_filter": query.filter,
             "search_params": params,
-            "score_threshold": search.score_threshold,
+            "score_threshold": query.score_threshold,
         }
 
     def prefetch(ranking: Ranking) -> models.Prefetch:
         if isinstance(ranking, Leg):
             return models.Prefetch(
-                query=_wire_vector(ranking.query),
+                query=_wire_query(ranking.query),
                 using=ranking.vector_name or None,
-                filter=filter,
+                filter=query.filter,
                 params=params,
-                limit=search.depth,
+                limit=query.depth,
             )
-        fusion = _fusion(ranking, search.rrf_k)
-        return models.Prefetch(prefetch=[prefetch(leg) for leg in ranking], query=fusion, limit=search.depth)
+        fusion = _fusion(ranking, query.rrf_k)
+        return models.Prefetch(prefetch=[prefetch(leg) for leg in ranking], query=fusion, limit=query.depth)
 
-    if search.rerank is not None:
+    if last is not None:
         return {
-            "prefetch": [prefetch(leg) for leg in search.legs],
-            "query": _wire_vector(search.rerank.query),
-            "using": search.rerank.vector_name or None,
-            "score_threshold": search.score_threshold,
+            "prefetch": [prefetch(leg) for leg in query.legs],
+            "query": _wire_query(last.query),
+            "using": last.vector_name or None,
+            "score_threshold": query.score_threshold,
         }
     return {
-        "prefetch": [prefetch(ranking) for ranking in search.rankings],
-        "query": _fusion(search.rankings, search.rrf_k),
+        "prefetch": [prefetch(ranking) for ranking in query.fused],
+        "query": _fusion(query.fused, query.rrf_k),
     }
+
+
+def _wire_query(query: Vector | Examples) -> Any:
+    if not isinstance(query, Examples):
+        return _wire_vector(query)
+    return models.RecommendQuery(
+        recommend=models.RecommendInput(
+            positive=[_wire_vector(vector) for vector in query.positive],
+            negative=[_wire_vector(vector) for vector in query.negative],
+            strategy=models.RecommendStrategy(query.strategy),
+        )
+    )
 
 
 def _fusion(rankings: Sequence[Ranking], k: int) -> models.RrfQuery:

@@ -31,7 +31,7 @@ from mmembed.encoders.families.bge_m3 import BgeM3
 from mmembed.encoders.families.bge_m3_weights import _IN_USE, _head_file
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
-from mmembed.types import Contract, DenseArray, JointEncoder, Leg, Point, SparseVector
+from mmembed.types import Contract, DenseArray, JointEncoder, Leg, Point, SparseVector, StoreQuery
 
 OUTPUTS = ("dense", "sparse", "colbert")
 ODD = [
@@ -311,7 +311,7 @@ def test_all_three_in_a_collection(three: dict[str, BgeM3], tmp_path: Path) -> N
         }
         for name, scores in expected.items():
             leg = Leg(name, asked[list(names).index(name)][0])
-            hits = with_store.query("documents", [leg], limit=len(documents), exact=True)
+            hits = with_store.query("documents", StoreQuery([leg], limit=len(documents), exact=True))
             order = [i for i in np.argsort(-scores, kind="stable") if scores[i] > 0 or name != "sparse"]
             assert [hit.id for hit in hits] == [ids[i] for i in order], name
             assert np.allclose([hit.score for hit in hits], scores[order], atol=1e-5)

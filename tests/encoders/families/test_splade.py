@@ -23,7 +23,7 @@ from mmembed.encoders.families import splade
 from mmembed.encoders.families.splade import SpladeEncoder
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
-from mmembed.types import Contract, DenseArray, Leg, Point, SparseVector
+from mmembed.types import Contract, DenseArray, Leg, Point, SparseVector, StoreQuery
 
 ODD = [
     *TEXTS,
@@ -210,11 +210,11 @@ def test_in_a_collection(saved: Path, inference_free: Path, tmp_path: Path) -> N
         try:
             store.create("documents", Contract("documents", {"sparse": vector_contract(encoder, "text")}), indexes={})
             store.upsert("documents", [Point(i, {"sparse": vector}) for i, vector in zip(ids, vectors, strict=True)])
-            hits = store.query("documents", [Leg("sparse", query)], limit=10)
+            hits = store.query("documents", StoreQuery([Leg("sparse", query)], limit=10))
             order = np.argsort(-scores[:-1], kind="stable")
             assert [hit.id for hit in hits] == [ids[i] for i in order]
             assert np.allclose([hit.score for hit in hits], scores[order], rtol=1e-5)  # not multiplied by any IDF
-            assert store.query("documents", [Leg("sparse", empty)], limit=10) == []
+            assert store.query("documents", StoreQuery([Leg("sparse", empty)], limit=10)) == []
             stored = store.retrieve("documents", [ids[-1]], vectors=True)[0].vectors["sparse"]
             assert isinstance(stored, SparseVector)
             assert stored.indices.size == 0

@@ -18,7 +18,7 @@ from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.stores import open_store
-from mmembed.types import Encoder, Leg, Store
+from mmembed.types import Encoder, Leg, Store, StoreQuery
 
 SMALL = TestSet(
     queries={"q1": Query("red fox"), "q2": Query("blue whale"), "q3": Query("nothing judged")},
@@ -60,7 +60,7 @@ def test_the_difference_is_what_the_graph_loses(store: Store) -> None:
     )
     walked = []
     for row, query in enumerate(queries):
-        hits = store.query("many", [Leg("text", asked[row])], limit=20)
+        hits = store.query("many", StoreQuery([Leg("text", asked[row])], limit=20))
         walked.append(len({str(hit.payload["document_id"]) for hit in hits[:10]} & qrels[query].keys()) / 10)
     (row_of,) = report.rows
     assert row_of.exact.value == 1.0

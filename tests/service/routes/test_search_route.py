@@ -22,7 +22,7 @@ from qdrant_client import models
 from service_app import running
 
 import mmembed
-from mmembed import ingest_documents, ingest_images, load_encoder, open_store, search, search_several
+from mmembed import Search, ingest_documents, ingest_images, load_encoder, open_store, search, search_several
 from mmembed.images import load_image
 from mmembed.types import Contract, Hit, Store, VectorContract
 
@@ -318,12 +318,14 @@ def test_a_collection_of_other_people(tmp_path: Path) -> None:
 def test_several_collections(served: Served) -> None:
     """All of ours by default, or those that are named, by weight; hits are those of `search_several`."""
     names = served.store.collections()
-    several = search_several(served.store, names, text="a bird", limit=20)
+    several = search_several(served.store, names, Search(text="a bird", limit=20))
     found = served.post("", text="a bird", limit=20)
     assert_same(found, several.hits)
     assert {hit["kind"] for hit in found["hits"]} == {"image", "text"}
     named: dict[str, Any] = {"collections": ["texts", "drawings"], "collection_weights": {"drawings": 2}}
-    again = search_several(served.store, named["collections"], text="a bird", collection_weights={"drawings": 2})
+    again = search_several(
+        served.store, named["collections"], Search(text="a bird"), collection_weights={"drawings": 2}
+    )
     found = served.post("", text="a bird", **named)
     assert_same(found, again.hits)
     assert found["skipped"] == {}
