@@ -10,7 +10,7 @@ from typing import NamedTuple
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery, StoreError
-from mmembed.types import IndexType, Modality, Payload, Store
+from mmembed.types import IndexType, Item, Modality, Payload, Store
 
 __all__ = [
     "FACET_TYPES",
@@ -23,6 +23,7 @@ __all__ = [
     "canonical_ids",
     "check_key",
     "first_passages",
+    "id_of",
     "inside_documents",
     "is_empty",
     "item_id",
@@ -86,6 +87,13 @@ def item_id(modality: Modality, uri: str, number: int | None = None) -> str:
     """The UUID of what an item is: the same item always has the same id, so indexing twice changes nothing."""
     suffix = "" if number is None else f"#{number}"
     return str(uuid.uuid5(_NAMESPACE, f"{modality}:{uri}{suffix}"))
+
+
+def id_of(item: Item, number: int | None = None) -> str:
+    """The id of an item's point, of a document that of passage `number`: its own, or made of its modality and uri."""
+    if item.id is None:
+        return item_id(item.modality, item.uri, number)
+    return item_id(item.modality, item.id, number) if number else item.id
 
 
 def path_of(payload: Payload) -> str:

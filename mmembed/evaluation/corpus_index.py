@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL.Image import Image
 
+from mmembed.collection import Collection
 from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.payload import item_id
 from mmembed.collection.prepare import prepare_collection, vector_contract
+from mmembed.encoders.encoding import encode_images
 from mmembed.errors import CollectionNotOurs, InputError, InvalidTestSet
 from mmembed.evaluation.testset import Document
-from mmembed.images import load_image
 from mmembed.ingest import IngestReport, ingest_images
 from mmembed.sources import content_hash
-from mmembed.streams import batched, load_in_order
-from mmembed.types import Contract, Encoder, Failure, Payload, Point, SparseVector, Store, Vector
+from mmembed.streams import batched
+from mmembed.types import Contract, Encoder, Failure, Item, Payload, Point, SparseVector, Store, Vector
 
-__all__ = ["NOTE", "Indexed", "OnProgress", "index_corpus", "index_pictures", "load_pictures", "may_write"]
+__all__ = ["NOTE", "Indexed", "OnProgress", "encode_files", "index_corpus", "index_pictures", "may_write"]
 
 NOTE = "evaluation"
 """Key of the note of a collection that an evaluation made and may add to."""
@@ -37,7 +37,6 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 _DOCUMENTS_AN_UPSERT = 256
 _VECTOR = {"dense": "text", "sparse": "sparse", "multi": "late"}
-_WORKERS, _AHEAD = 4, 16
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,9 @@ def index_pictures(
     there = [uri for uri in ids if Path(uri).is_file()]
     failures = [Failure(uri, f"{Path(uri).name}: there is no such file") for uri in ids if not Path(uri).is_file()]
     if may_write(store, collection) and there:
-        prepare_collection(store, collection, "images", {"image": (encoder, vector_contract(encoder, "image"))})
+        prepare_collection(
+            Collection(store, collection), "images", {"image": (encoder, vector_contract(encoder, "image"))}
+        )
         store.set_note(collection, NOTE, {"holds": "pictures"})
 
         def tell(report: IngestReport) -> None:
@@ -143,7 +144,9 @@ def _index_rows(
             f"it: name a collection that is not there yet, or measure this one with judged queries of your own"
         )
     vector = _VECTOR[encoder.spec.kind]
-    prepare_collection(store, collection, "documents", {vector: (encoder, vector_contract(encoder, "text"))})
+    prepare_collection(
+        Collection(store, collection), "documents", {vector: (encoder, vector_contract(encoder, "text"))}
+    )
     store.set_note(collection, NOTE, {"holds": "documents"})
     known = {p.id: p.payload.get("content_hash") for p in store.scroll(collection, payload=["content_hash"])}
     failures: list[Failure] = []
@@ -221,22 +224,19 @@ def _encoded(documents: Mapping[str, Document], encoder: Encoder, failures: list
     made: dict[str, Vector] = {}
     if texts:
         made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="document"), strict=True))
-    for some in batched(load_pictures(files, failures), encoder.batch_size):
-        rows = encoder.encode_image([picture for _, picture in some])
-        made |= dict(zip((id for id, _ in some), rows, strict=True))
-    return made
+    return made | encode_files(files, encoder, failures)
 
 
-def load_pictures(files: Mapping[str, Path], failures: list[Failure]) -> Iterator[tuple[str, Image]]:
-    """Pictures by id, decoded in threads, in order; one that cannot be read goes to `failures`."""
-    loaded = load_in_order(
-        files, lambda key: load_image(files[key], uri=files[key].name), workers=_WORKERS, ahead=_AHEAD
-    )
-    for id, picture in loaded:
-        if isinstance(picture, InputError):
-            failures.append(Failure(id, str(picture)))
+def encode_files(files: Mapping[str, Path], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
+    """Images by id -> their vectors; one that cannot be read has none and goes to `failures`."""
+    items = (Item(file.name, "image", file) for file in files.values())
+    made: dict[str, Vector] = {}
+    for id, found in zip(files, encode_images(items, encoder), strict=True):
+        if isinstance(found, Failure):
+            failures.append(Failure(id, found.error))
         else:
-            yield id, picture
+            made[id] = found.vector
+    return made
 
 
 def _has_rows(vector: Vector) -> bool:
