@@ -13,8 +13,8 @@ from mmembed.ingest.embedded_images import documents_of_bare_images, image_items
 from mmembed.ingest.entries import Entries, Seen, Source
 from mmembed.ingest.passages import (
     Read,
+    drop_other_documents,
     drop_passages_from,
-    drop_passages_of_others,
     finish_move,
     forget_donor,
     points_of,
@@ -171,7 +171,7 @@ class DocumentWork:
             if outcome is None:
                 fresh.append(self._cut_after_all(ready))
             outcomes.append(outcome or "embedded")
-        self._encode(fresh)
+        self._encode(_latest(fresh))
         return BatchReport.of(outcomes, problems, images)
 
     def _settled_unread(self, ready: Read) -> Outcome | None:
@@ -192,7 +192,7 @@ class DocumentWork:
         target, store = self.target, self.collection.store
         points: list[Point] = []
         target.indexes.cover(ready.planned.item.payload for ready in fresh)
-        drop_passages_of_others(target, fresh)
+        drop_other_documents(target, fresh)
         for ready in fresh:
             drop_passages_from(target, ready.planned, len(ready.passages))
             points.extend(reversed(points_of(target, ready)))
@@ -207,3 +207,15 @@ class DocumentWork:
         for target in (self.target, self.target.images):
             if target is not None:
                 target.collection.store.optimize(target.collection.name)
+
+
+def _latest(fresh: Sequence[Read]) -> list[Read]:
+    """Of documents with one id or one uri the later one, in the order given."""
+    kept: list[Read] = []
+    taken: set[str] = set()
+    for ready in reversed(fresh):
+        names = {f"id {ready.planned.id}", f"uri {ready.planned.item.uri}"}
+        if not names & taken:
+            kept.append(ready)
+        taken |= names
+    return kept[::-1]

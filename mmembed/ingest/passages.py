@@ -20,8 +20,8 @@ from mmembed.types import Payload, Point
 
 __all__ = [
     "Read",
+    "drop_other_documents",
     "drop_passages_from",
-    "drop_passages_of_others",
     "finish_move",
     "forget_donor",
     "points_of",
@@ -64,11 +64,8 @@ def points_of(target: DocumentTarget, ready: Read) -> list[Point]:
 
 
 def drop_passages_from(target: DocumentTarget, planned: Planned, number: int) -> None:
-    """Remove what an earlier, longer version of the document left behind, or all of one that had its id till now."""
+    """Remove what an earlier, longer version of the document left behind."""
     if planned.stored is None:
-        return
-    if planned.stored["uri"] != planned.item.uri:
-        remove_where(target.collection, of_uris([str(planned.stored["uri"])]))
         return
     beyond = models.FieldCondition(key="passage", range=models.Range(gte=number))
     target.collection.store.delete_where(
@@ -76,11 +73,17 @@ def drop_passages_from(target: DocumentTarget, planned: Planned, number: int) ->
     )
 
 
-def drop_passages_of_others(target: DocumentTarget, fresh: Sequence[Read]) -> None:
-    """Remove what was stored of these uris under other ids: passages are told apart by uri and number."""
-    new = [ready.planned.item.uri for ready in fresh if ready.planned.stored is None]
+def drop_other_documents(target: DocumentTarget, ready: Sequence[Read]) -> None:
+    """Remove what is stored of these uris under other ids, and under these ids of other uris, to be written anew."""
+    store, name = target.collection.store, target.collection.name
+    uris = {each.planned.id: each.planned.item.uri for each in ready}
+    own = [each.planned.id for each in ready if each.planned.item.id is not None]
+    for head in store.retrieve(name, own) if own else ():
+        if head.payload["uri"] != uris[head.id]:
+            remove_where(target.collection, of_uris([str(head.payload["uri"])]))
+    new = [each.planned.item.uri for each in ready if each.planned.stored is None]
     if new:
-        target.collection.store.delete_where(target.collection.name, of_uris(new))
+        store.delete_where(name, of_uris(new))
 
 
 def refresh(target: DocumentTarget, ready: Read) -> None:
@@ -114,6 +117,7 @@ def reuse(target: DocumentTarget, ready: Read) -> Outcome | None:
     points = {int(point.payload["passage"]): _taken_over(target, ready, point) for point in donated}
     if sorted(points) != list(range(count)):  # the donor was being written when something stopped it
         return None
+    drop_other_documents(target, [ready])
     drop_passages_from(target, planned, count)
     for some in batched([points[number] for number in range(count - 1, -1, -1)], _PASSAGES_AN_UPSERT):
         store.upsert(name, some)
