@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
 from mmembed.errors import ImageTooLarge, UnreadableImage
+from mmembed.types import ImageContent
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -65,24 +66,26 @@ class Picture:
     width: int  # of the upright picture
     height: int
     taken_at: str | None  # ISO 8601, with an offset where the camera wrote one
-    format: str  # "JPEG", "PNG", ...
+    format: str  # "JPEG", "PNG", ...; "" of one that was in memory
 
 
-def load_image(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A file or its bytes -> upright RGB picture. See `read_picture`."""
+def load_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image, wherever it is -> upright RGB. See `read_picture`."""
     return read_picture(source, uri=uri, max_pixels=max_pixels).image
 
 
-def read_picture(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """A file or its bytes -> upright RGB picture with what EXIF says.
+def read_picture(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A file, its bytes, an image in memory or an array -> upright RGB picture with what EXIF says.
 
     EXIF orientation is applied, transparency is laid on white, greys of more than 8 bits are
     scaled and not clipped, of an animation the first frame is taken, ICC profiles are ignored.
 
     Raises:
         ImageTooLarge: more than `max_pixels`; no pixel has been decoded.
-        UnreadableImage: not there, not a picture, or a broken one.
+        UnreadableImage: not there, not a picture, or a broken one; an array of another shape or type.
     """
+    if not isinstance(source, Path | bytes):
+        return _of_memory(source, uri, max_pixels)
     with ExitStack() as stack:
         image = _open(source, uri, max_pixels, stack)
         try:
@@ -92,12 +95,45 @@ def read_picture(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS
             rgb = to_rgb(image)
         except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
             raise UnreadableImage(f"{uri}: broken {image.format} picture ({_reason(exc)})") from exc
-        turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
-        upright = rgb if turn is None else rgb.transpose(turn)
-        if upright is image:
-            upright = image._new(image.im)  # the same pixels without the file: copy() costs half as much as decoding
-        upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
-        return Picture(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
+        return _upright(image, rgb, exif)
+
+
+def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> Picture:
+    image = _of_array(source, uri) if isinstance(source, np.ndarray) else source
+    if not isinstance(image, Image.Image):
+        raise UnreadableImage(
+            f"{uri}: a {type(image).__name__} is no image: give a path, the bytes of a file, a PIL.Image or an array"
+        )
+    _check_size(uri, image.size, max_pixels)
+    try:
+        with _without_bomb_warning(image.width * image.height):
+            image.load()  # one that was opened lazily
+        exif = _exif(image)
+        rgb = to_rgb(image)
+    except Exception as exc:  # as in read_picture
+        raise UnreadableImage(f"{uri}: cannot be decoded ({_reason(exc)})") from exc
+    return _upright(image, rgb, exif)
+
+
+def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
+    """`(height, width)` or `(height, width, 1 | 3 | 4)` uint8 -> grey, RGB or RGBA."""
+    flat = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    coloured = flat.ndim == 3 and flat.shape[2] in (3, 4)
+    if array.dtype != np.uint8 or not array.size or not (flat.ndim == 2 or coloured):
+        raise UnreadableImage(
+            f"{uri}: an array of {array.dtype} of the shape {array.shape} is no image: give uint8 of (height, width), "
+            f"or of (height, width, 1, 3 or 4) for grey, RGB or RGBA"
+        )
+    return Image.fromarray(flat)
+
+
+def _upright(image: Image.Image, rgb: Image.Image, exif: Image.Exif) -> Picture:
+    turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
+    upright = rgb if turn is None else rgb.transpose(turn)
+    if upright is image:
+        upright = image._new(image.im)  # the same pixels without the file: copy() costs half as much as decoding
+    upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
+    return Picture(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
 
 
 def picture_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 from qdrant_client import models
 
 from mmembed.collection.payload import is_empty
-from mmembed.errors import InputError, InvalidSample, UnsupportedModality
-from mmembed.images import MAX_PIXELS, load_image
+from mmembed.encoders.encoding import encode_images
+from mmembed.errors import InvalidSample, UnsupportedModality
+from mmembed.images import MAX_PIXELS
 from mmembed.sources.labelled import LabelledPicture
-from mmembed.streams import load_in_order
-from mmembed.types import DenseArray, Encoder, Failure, PixelEncoder, Pixels, Store
-from mmembed.vectors import check_embeddings
+from mmembed.types import DenseArray, Encoder, Failure, Item, Store
 
 __all__ = ["LabelledVectors", "embed_sample", "stored_sample"]
 
@@ -41,16 +38,21 @@ def embed_sample(
     spec = encoder.spec
     if "image" not in spec.modalities or spec.kind != "dense":
         raise UnsupportedModality(spec.name, "pictures as dense vectors", spec.modalities)
-    blocks: list[DenseArray] = []
+    rows: list[DenseArray] = []
     read: list[LabelledPicture] = []
     failures: list[Failure] = []
-    for batch in _batches(pictures, encoder, workers or min(8, os.cpu_count() or 1), max_pixels, failures):
-        read += [picture for picture, _ in batch]
-        blocks.append(_encode([pixels for _, pixels in batch], encoder))
+    items = (Item(str(picture.path), "image", picture.path) for picture in pictures)
+    encoded = encode_images(items, encoder, workers=workers, max_pixels=max_pixels)
+    for picture, found in zip(pictures, encoded, strict=True):
+        if isinstance(found, Failure):
+            failures.append(found)
+        else:
+            read.append(picture)
+            rows.append(np.asarray(found.vector, dtype=np.float32))
     if not read:
         first = failures[0].error if failures else "it is empty"
         raise InvalidSample(f"no picture of the sample can be read ({first}): give pictures of each label")
-    return LabelledVectors(np.concatenate(blocks), [p.label for p in read], [str(p.path) for p in read], failures)
+    return LabelledVectors(np.stack(rows), [p.label for p in read], [str(p.path) for p in read], failures)
 
 
 def stored_sample(
@@ -74,34 +76,3 @@ def stored_sample(
             f"name the key that holds the label"
         )
     return LabelledVectors(np.stack(rows).astype(np.float32, copy=False), truth, ids)
-
-
-def _batches(
-    pictures: Sequence[LabelledPicture], encoder: Encoder, workers: int, max_pixels: int, failures: list[Failure]
-) -> Iterator[list[tuple[LabelledPicture, Pixels | Image.Image]]]:
-    def load(picture: LabelledPicture) -> Pixels | Image.Image:
-        image = load_image(picture.path, uri=str(picture.path), max_pixels=max_pixels)
-        return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image
-
-    batch: list[tuple[LabelledPicture, Pixels | Image.Image]] = []
-    ahead = max(2 * workers, encoder.batch_size if isinstance(encoder, PixelEncoder) else 0)
-    for picture, loaded in load_in_order(pictures, load, workers=workers, ahead=ahead):
-        if isinstance(loaded, InputError):
-            failures.append(Failure(str(picture.path), str(loaded)))
-            continue
-        batch.append((picture, loaded))
-        if len(batch) == encoder.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _encode(loaded: Sequence[Pixels | Image.Image], encoder: Encoder) -> DenseArray:
-    if isinstance(encoder, PixelEncoder):
-        vectors = encoder.encode_pixels([p for p in loaded if isinstance(p, np.ndarray)])
-    else:
-        encoded = encoder.encode_image([p for p in loaded if isinstance(p, Image.Image)])
-        assert isinstance(encoded, np.ndarray)  # its kind is dense
-        vectors = encoded
-    return check_embeddings(vectors, n=len(loaded), dim=encoder.spec.dim, encoder=encoder.spec.name)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from qdrant_client import models
 
 from mmembed.errors import StoreError
-from mmembed.types import IndexType, Modality, Payload
+from mmembed.types import IndexType, Item, Modality, Payload
 
 __all__ = [
     "FACET_TYPES",
@@ -20,6 +20,7 @@ __all__ = [
     "canonical_ids",
     "first_passages",
     "has_value",
+    "id_of",
     "inside_documents",
     "is_empty",
     "item_id",
@@ -83,6 +84,13 @@ def item_id(modality: Modality, uri: str, number: int | None = None) -> str:
     """The UUID of what an item is: the same item always has the same id, so indexing twice changes nothing."""
     suffix = "" if number is None else f"#{number}"
     return str(uuid.uuid5(_NAMESPACE, f"{modality}:{uri}{suffix}"))
+
+
+def id_of(item: Item, number: int | None = None) -> str:
+    """The id of an item's point, of a document that of passage `number`: its own, or made of its modality and uri."""
+    if item.id is None:
+        return item_id(item.modality, item.uri, number)
+    return item_id(item.modality, item.id, number) if number else item.id
 
 
 def path_of(payload: Payload) -> str:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from mmembed.collection import Collection
 from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.payload import INDEXES
-from mmembed.errors import CollectionMismatch, CollectionNotOurs, SettingsError, StoreError
-from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, Store, VectorContract
+from mmembed.errors import CollectionMismatch, SettingsError
+from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, VectorContract
 
 __all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
 
@@ -40,8 +41,7 @@ def vector_contract(encoder: Encoder, modality: Modality, *, kind: Kind | None =
 
 
 def prepare_collection(
-    store: Store,
-    collection: str,
+    collection: Collection,
     kind: Literal["images", "documents"],
     encoders: Mapping[str, tuple[Encoder, VectorContract]],
     *,
@@ -59,31 +59,28 @@ def prepare_collection(
                 f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
                 f"passages of several for the vector {name!r}: leave ?late_chunking= away"
             )
-    if collection not in store.collections():
+    store, indexes = collection.store, INDEXES[_MODALITY[kind]]
+    if not collection.exists:
         contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})
-        store.create(collection, contract, indexes=INDEXES[_MODALITY[kind]], shards=shards, replicas=replicas)
+        store.create(collection.name, contract, indexes=indexes, shards=shards, replicas=replicas)
         return
-    remembered = store.contract(collection)
-    if remembered is None:
-        raise CollectionNotOurs(collection)
-    if remembered.kind != kind:
-        raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another --collection")
-    store.add_indexes(collection, INDEXES[_MODALITY[kind]])  # a creation that timed out may lack them
+    remembered = collection.require_ours(kind)
+    store.add_indexes(collection.name, indexes)  # a creation that timed out may lack them
     for name, (encoder, _) in encoders.items():
         stored = remembered.vectors.get(name)
         if stored is None:
             continue
         try:
-            check_fingerprint(collection, name, stored, encoder)
+            check_fingerprint(collection.name, name, stored, encoder)
         except CollectionMismatch as exc:
             option = _OPTIONS.get(name, "--encoder")
             advice = f"index with {option} '{stored.encoder}', or into another --collection"
             raise CollectionMismatch(
-                collection, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
+                collection.name, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
             ) from exc
     for name, (_, vector) in encoders.items():
         if name not in remembered.vectors:
-            store.add_vector(collection, name, vector)
+            store.add_vector(collection.name, name, vector)
 
 
 class PayloadIndexes:
@@ -92,16 +89,15 @@ class PayloadIndexes:
     A key that is filtered on without an index silently loses hits once the search graph is built.
     """
 
-    def __init__(self, store: Store, collection: str) -> None:
-        self._store = store
-        self._collection = collection
+    def __init__(self, collection: Collection) -> None:
+        self._store, self._name = collection.store, collection.name
         self._seen = {*INDEXES["text"]}
         self._asked = False
 
     def cover(self, payloads: Iterable[Payload]) -> None:
         wanted: dict[str, IndexType] = {}
         if not self._asked:  # those of earlier runs count too: a server's memory is not without end
-            self._seen |= self._store.indexes(self._collection).keys()
+            self._seen |= self._store.indexes(self._name).keys()
             self._asked = True
         for payload in payloads:
             for key, value in payload.items():
@@ -111,7 +107,7 @@ class PayloadIndexes:
                     wanted[key] = kind
                     self._seen.add(key)
         if wanted:
-            self._store.add_indexes(self._collection, wanted)
+            self._store.add_indexes(self._name, wanted)
 
 
 def _index_type(value: Any) -> IndexType | None:

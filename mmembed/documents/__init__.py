@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmembed.documents.parts import Document, EmbeddedPicture, Section
 from mmembed.documents.passages import Passage, cut_passages, windows
+from mmembed.documents.plain import of_text
 from mmembed.errors import UnreadableDocument
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Section",
     "cut_passages",
     "read_document",
+    "text_document",
     "windows",
 ]
 
@@ -37,10 +39,11 @@ _READERS = {  # suffix -> module of this package, imported with its library when
 DOCUMENT_SUFFIXES = frozenset(_READERS)
 
 
-def read_document(path: Path, *, uri: str, pictures: bool = True, linked: bool = True) -> Document:
-    """One file -> its text in sections, and the pictures in it with their alt texts as captions.
+def read_document(source: Path | bytes, *, uri: str, pictures: bool = True, linked: bool = True) -> Document:
+    """One file, or its bytes -> its text in sections, and the pictures in it with their alt texts as captions.
 
-    The format is that of the suffix. Pictures are those embedded and those that Markdown and
+    The format is that of the suffix, of bytes that of the uri; bytes stand in no folder, so that they name no file.
+    Pictures are those embedded and those that Markdown and
     HTML name on this machine; those on the web are left out, those that are not there are in
     `problems`. Without `linked`, no other file is looked at: what a stranger's document names is not his to show.
     Text files are UTF-8, or UTF-16 and UTF-32 with a byte order mark, or else what
@@ -49,13 +52,14 @@ def read_document(path: Path, *, uri: str, pictures: bool = True, linked: bool =
     Raises:
         UnreadableDocument: another format, not there, broken, encrypted, too large, or without text.
     """
-    reader = _READERS.get(path.suffix.lower())
+    suffix = (source if isinstance(source, Path) else Path(uri)).suffix
+    reader = _READERS.get(suffix.lower())
     if reader is None:
         supported = ", ".join(sorted(DOCUMENT_SUFFIXES))
-        raise UnreadableDocument(f"{uri}: {path.suffix or 'no suffix'} is not among the documents read: {supported}")
-    read: Callable[[Path, str, bool], Document] = import_module(f"mmembed.documents.{reader}").read
+        raise UnreadableDocument(f"{uri}: {suffix or 'no suffix'} is not among the documents read: {supported}")
+    read: Callable[[Path | bytes, str, bool], Document] = import_module(f"mmembed.documents.{reader}").read
     try:
-        document = read(path, uri, pictures)
+        document = read(source, uri, pictures)
         if not linked:
             document = _without_links(document)
     except OSError as exc:
@@ -63,6 +67,14 @@ def read_document(path: Path, *, uri: str, pictures: bool = True, linked: bool =
     if not document.sections:
         advice = "run OCR over it first, if it was scanned" if reader == "pdf" else "it is empty"
         raise UnreadableDocument(f"{uri}: holds no text: {advice}")
+    return document
+
+
+def text_document(text: str, *, uri: str) -> Document:
+    """Plain text that is in memory, as a document without a title. Raises UnreadableDocument where there is no word."""
+    document = of_text(text, uri)
+    if not document.sections:
+        raise UnreadableDocument(f"{uri}: holds no text: it is empty")
     return document
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import docx
 from docx.oxml.ns import qn
 
-from mmembed.documents.parts import Document, EmbeddedPicture, SectionBuilder, collapse, distinct, picture_uri
+from mmembed.documents.parts import Document, EmbeddedPicture, SectionBuilder, collapse, distinct, opened, picture_uri
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
 
@@ -21,11 +21,12 @@ _OLE = b"\xd0\xcf\x11\xe0"  # the container of encrypted DOCX, and of DOC
 _HEADING = re.compile(r"heading (\d)")
 
 
-def read(path: Path, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
     """The body, without headers, footers and what tracked changes deleted; footnotes are left out too."""
-    has_properties = _check_zip(path, uri)
+    has_properties = _check_zip(source, uri)
     try:
-        document = docx.Document(str(path))
+        with opened(source) as stream:
+            document = docx.Document(stream)
         builder = SectionBuilder()
         titles = [collapse(document.core_properties.title)] if has_properties else []
         levels = _levels(document)
@@ -45,17 +46,17 @@ def read(path: Path, uri: str, pictures: bool) -> Document:
     )
 
 
-def _check_zip(path: Path, uri: str) -> bool:
+def _check_zip(source: Path | bytes, uri: str) -> bool:
     """Refuse what is no DOCX or would fill the memory; whether it has properties (a made-up title otherwise)."""
-    with path.open("rb") as stream:
+    with opened(source) as stream:
         if stream.read(4) == _OLE:
             raise UnreadableDocument(f"{uri}: encrypted, or an old DOC: save a copy as DOCX without a password")
-    try:
-        with zipfile.ZipFile(path) as package:
-            unpacked = sum(member.file_size for member in package.infolist())
-            names = set(package.namelist())
-    except zipfile.BadZipFile as exc:
-        raise UnreadableDocument(f"{uri}: not a DOCX, or a broken one ({exc})") from exc
+        try:
+            with zipfile.ZipFile(stream) as package:
+                unpacked = sum(member.file_size for member in package.infolist())
+                names = set(package.namelist())
+        except zipfile.BadZipFile as exc:
+            raise UnreadableDocument(f"{uri}: not a DOCX, or a broken one ({exc})") from exc
     if unpacked > MAX_UNPACKED_BYTES:
         raise UnreadableDocument(f"{uri}: unpacks to {unpacked >> 20} MiB, more than {MAX_UNPACKED_BYTES >> 20}")
     return "docProps/core.xml" in names

@@ -17,9 +17,9 @@ _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)|<\?xml[^>]*encoding\s
 _MAIN_TEXT = 250  # characters: less than this and trafilatura has found a stub, or nothing
 
 
-def read(path: Path, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
     """Boilerplate (menus, footers, advertisements) is left out of the text, not of the pictures."""
-    content = read_bytes(path, uri)
+    content = read_bytes(source, uri)
     charset = _CHARSET.search(content[:2048])
     declared = (charset[1] or charset[2]).decode("ascii") if charset else None
     html = decode(content, uri, declared=declared)
@@ -27,7 +27,7 @@ def read(path: Path, uri: str, pictures: bool) -> Document:
     if tree is None:
         return Document(uri, None, ())
     sections = _main_sections(html) or read_sections(tree)
-    found = list(read_pictures(tree, path, uri)) if pictures else []
+    found = list(read_pictures(tree, source, uri)) if pictures else []
     return Document(
         uri,
         collapse(tree.findtext(".//title") or "") or next((s.headings[0] for s in sections if s.headings), None),

@@ -17,18 +17,18 @@ _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)??\1[ \t]*(?:\n|\Z)", 
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+?)[ \t]*$", re.MULTILINE)
 
 
-def read(path: Path, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
     """Addresses of links, markup and comments are left out, their text and code blocks are kept.
 
     The title is that of the front matter, or else the first heading of the first level.
     """
-    text = read_text(path, uri)
+    text = read_text(source, uri)
     front = _FRONT_MATTER.match(text)
     named = _TITLE.search(front[2] or "") if front else None
     tree = parse(MarkdownIt("commonmark").enable("table").render(text[front.end() :] if front else text))
     if tree is None:
         return Document(uri, None, ())
-    found = list(read_pictures(tree, path, uri)) if pictures else []
+    found = list(read_pictures(tree, source, uri)) if pictures else []
     heading = tree.find(".//h1")
     return Document(
         uri,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from mmembed.types import Failure
 
@@ -78,6 +80,11 @@ class SectionBuilder:
     def _has_sections_below(self) -> bool:
         headings = tuple(title for _, title in self._path)
         return bool(self.sections) and self.sections[-1].headings[: len(headings)] == headings
+
+
+def opened(source: Path | bytes) -> IO[bytes]:
+    """A file, or its bytes, to be read from the start."""
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
 def picture_uri(uri: str, number: int, page: int | None = None) -> str:

@@ -22,16 +22,16 @@ MAX_PICTURE_PIXELS = 128_000_000
 _pdfium = threading.Lock()  # PDFium is not thread-safe, not even across documents
 
 
-def read(path: Path, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
     """One section a page that has text; JPEGs as they are stored, other pictures as PNG.
 
     A page or picture that cannot be read is a problem, not an error. Lines that were broken by
     the margin are joined. Soft masks of pictures are ignored.
     """
-    size = path.stat().st_size
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
     with _pdfium:
         try:
-            pdf = pypdfium2.PdfDocument(path)
+            pdf = pypdfium2.PdfDocument(source)
         except pypdfium2.PdfiumError as exc:
             if exc.err_code in (pdfium_c.FPDF_ERR_PASSWORD, pdfium_c.FPDF_ERR_SECURITY):
                 raise UnreadableDocument(f"{uri}: the PDF is encrypted: save a copy without its password") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from mmembed.documents.parts import Document, Section
+from mmembed.documents.parts import Document, Section, opened
 from mmembed.errors import UnreadableDocument
 
 MAX_TEXT_BYTES = 64 * 2**20
@@ -18,19 +18,23 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that o
 )
 
 
-def read(path: Path, uri: str, pictures: bool) -> Document:  # noqa: ARG001  # plain text has no pictures
+def read(source: Path | bytes, uri: str, pictures: bool) -> Document:  # noqa: ARG001  # plain text has no pictures
     """One section without headings; markup of reStructuredText stays as it is."""
-    text = read_text(path, uri)
-    return Document(uri, None, (Section(text.strip()),) if text.strip() else ())
+    return of_text(read_text(source, uri), uri)
 
 
-def read_text(path: Path, uri: str, *, declared: str | None = None) -> str:
+def of_text(text: str, uri: str) -> Document:
+    """Plain text as a document: one section, or none where there is no word."""
+    return Document(uri, None, (Section(_newlines(text).strip()),) if text.strip() else ())
+
+
+def read_text(source: Path | bytes, uri: str, *, declared: str | None = None) -> str:
     """The text of a file of at most 64 MiB, with lines ended by \\n."""
-    return decode(read_bytes(path, uri), uri, declared=declared)
+    return decode(read_bytes(source, uri), uri, declared=declared)
 
 
-def read_bytes(path: Path, uri: str) -> bytes:
-    with path.open("rb") as stream:
+def read_bytes(source: Path | bytes, uri: str) -> bytes:
+    with opened(source) as stream:
         content = stream.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise UnreadableDocument(f"{uri}: text of more than {MAX_TEXT_BYTES >> 20} MiB: split the file")

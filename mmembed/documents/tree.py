@@ -106,17 +106,19 @@ class _Reader:
         self._words = []
 
 
-def read_pictures(tree: lxml.html.HtmlElement, path: Path, uri: str) -> Iterator[EmbeddedPicture | Failure]:
-    """The pictures that `img` names on this machine, or holds as data: URIs; those on the web are left out."""
+def read_pictures(tree: lxml.html.HtmlElement, source: Path | bytes, uri: str) -> Iterator[EmbeddedPicture | Failure]:
+    """The pictures that `img` names on this machine, or holds as data: URIs; those on the web are left out.
+
+    `source` is what the tree was read from: bytes stand in no folder, and the files that they name are left out.
+    """
     for number, image in enumerate(tree.iter("img"), start=1):
-        source = (image.get("src") or "").strip()
+        named = (image.get("src") or "").strip()
         caption = collapse(image.get("alt") or "") or collapse(image.get("title") or "") or None
         address = picture_uri(uri, number)
-        if source.lower().startswith("data:"):
-            yield _from_data_uri(source, address, caption)
-            continue
-        if name := _local_name(source):
-            yield _from_file(path, source, name, caption)
+        if named.lower().startswith("data:"):
+            yield _from_data_uri(named, address, caption)
+        elif isinstance(source, Path) and (name := _local_name(named)):
+            yield _from_file(source, named, name, caption)
 
 
 def _local_name(source: str) -> str | None:

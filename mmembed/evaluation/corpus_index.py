@@ -14,28 +14,27 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL.Image import Image
 
 from mmembed.classification.collection_classes import image_encoder
 from mmembed.collection import Collection
 from mmembed.collection.payload import item_id
 from mmembed.collection.prepare import prepare_collection, vector_contract
+from mmembed.encoders.encoding import encode_images
 from mmembed.errors import InputError, InvalidTestSet
 from mmembed.evaluation.testset import CorpusDocument
-from mmembed.images import load_image
 from mmembed.ingest import IngestReport, ingest_images
 from mmembed.sources import content_hash
-from mmembed.streams import batched, load_in_order
-from mmembed.types import Encoder, Failure, Payload, Point, SparseVector, Vector
+from mmembed.streams import batched
+from mmembed.types import Encoder, Failure, Item, Payload, Point, SparseVector, Vector
 
 __all__ = [
     "NOTE",
     "IndexedCorpus",
     "OnProgress",
+    "encode_files",
     "index_corpus",
     "index_pictures",
     "ingest_progress",
-    "load_pictures",
     "may_write",
 ]
 
@@ -47,7 +46,6 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 
 _BATCH = 256
 _VECTOR = {"dense": "text", "sparse": "sparse", "multi": "late"}
-_WORKERS, _AHEAD = 4, 16
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def index_pictures(
         stored = {}
     elif may_write(collection):
         store, name = collection.store, collection.name
-        prepare_collection(store, name, "images", {"image": (encoder, vector_contract(encoder, "image"))})
+        prepare_collection(collection, "images", {"image": (encoder, vector_contract(encoder, "image"))})
         store.set_note(name, NOTE, {"holds": "pictures"})
         tell = ingest_progress(on_progress, "pictures", len(there))
         failures += ingest_images(store, name, there, encoder=encoder, on_progress=tell).failures
@@ -161,7 +159,7 @@ def _index_rows(
             f"it: name a collection that is not there yet, or measure this one with judged queries of your own"
         )
     vector = _VECTOR[encoder.spec.kind]
-    prepare_collection(store, name, "documents", {vector: (encoder, vector_contract(encoder, "text"))})
+    prepare_collection(collection, "documents", {vector: (encoder, vector_contract(encoder, "text"))})
     store.set_note(name, NOTE, {"holds": "documents"})
     known = {p.id: p.payload.get("content_hash") for p in store.scroll(name, payload=["content_hash"])}
     failures: list[Failure] = []
@@ -239,22 +237,19 @@ def _encoded(documents: Mapping[str, CorpusDocument], encoder: Encoder, failures
     made: dict[str, Vector] = {}
     if texts:
         made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="document"), strict=True))
-    for some in batched(load_pictures(files, failures), encoder.batch_size):
-        rows = encoder.encode_image([picture for _, picture in some])
-        made |= dict(zip((id for id, _ in some), rows, strict=True))
-    return made
+    return made | encode_files(files, encoder, failures)
 
 
-def load_pictures(files: Mapping[str, Path], failures: list[Failure]) -> Iterator[tuple[str, Image]]:
-    """Pictures by id, decoded in threads, in order; one that cannot be read goes to `failures`."""
-    loaded = load_in_order(
-        files, lambda key: load_image(files[key], uri=files[key].name), workers=_WORKERS, ahead=_AHEAD
-    )
-    for id, picture in loaded:
-        if isinstance(picture, InputError):
-            failures.append(Failure(id, str(picture)))
+def encode_files(files: Mapping[str, Path], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
+    """Images by id -> their vectors; one that cannot be read has none and goes to `failures`."""
+    items = (Item(file.name, "image", file) for file in files.values())
+    made: dict[str, Vector] = {}
+    for id, found in zip(files, encode_images(items, encoder), strict=True):
+        if isinstance(found, Failure):
+            failures.append(Failure(id, found.error))
         else:
-            yield id, picture
+            made[id] = found.vector
+    return made
 
 
 def _has_rows(vector: Vector) -> bool:

@@ -1,4 +1,4 @@
-"""The main job: pictures and documents in. `images.py` and `documents.py` are read top to bottom."""
+"""The main job: images and documents in. Read `run.py`, the one driver, then `images.py` or `documents.py`."""
 
 from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails, thumbnail_path
 from mmembed.ingest.documents import ingest_documents

@@ -1,27 +1,36 @@
-"""Documents in: scan, skip unchanged, read and cut into passages, encode, upsert; their pictures on the way."""
+"""Documents in: what an index run does with each, from a file or memory to passages; their images on the way."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
-from mmembed.documents import DOCUMENT_SUFFIXES, read_document
-from mmembed.errors import InputError
-from mmembed.ingest.embedded_images import documents_of_bare_pictures, lacks_pictures, picture_items, write_pictures_of
-from mmembed.ingest.passages import Read, drop_passages_from, finish_move, forget_donor, points_of, refresh, reuse
-from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, roots_of, until_first_item
-from mmembed.ingest.report import IngestReport
-from mmembed.ingest.targets import DocumentTarget
-from mmembed.sources import scan
-from mmembed.streams import batched, load_in_order
-from mmembed.types import Encoder, Failure, Item, Point, Store
+from mmembed.collection import Collection
+from mmembed.documents import DOCUMENT_SUFFIXES, Document, read_document, text_document
+from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of, lacks_images
+from mmembed.ingest.entries import Entries, Seen, Source
+from mmembed.ingest.passages import (
+    Read,
+    drop_other_documents,
+    drop_passages_from,
+    finish_move,
+    forget_donor,
+    points_of,
+    refresh,
+    reuse,
+)
+from mmembed.ingest.plan import Planned
+from mmembed.ingest.report import BatchReport, IngestReport, Outcome
+from mmembed.ingest.run import OnProgress, index
+from mmembed.ingest.targets import DocumentTarget, RunOptions
+from mmembed.streams import batched
+from mmembed.types import Encoder, Failure, Item, Modality, Point, Store
 
-__all__ = ["ingest_documents", "write_documents"]
+__all__ = ["DocumentWork", "ingest_documents"]
 
+_READERS = 4
 _PASSAGES_A_BATCH = 128
 _PASSAGES_AN_UPSERT = 256
 _WITH_LATE_AN_UPSERT = 64  # a vector for each token: with BGE-M3 a megabyte a passage
@@ -30,7 +39,7 @@ _WITH_LATE_AN_UPSERT = 64  # a vector for each token: with BGE-M3 a megabyte a p
 def ingest_documents(
     store: Store,
     collection: str,
-    sources: Sequence[str | Path],
+    sources: Iterable[Source],
     *,
     encoder: Encoder,
     cross_encoder: Encoder | None = None,
@@ -43,16 +52,23 @@ def ingest_documents(
     shards: int | None = None,
     replicas: int | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: Callable[[IngestReport], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> IngestReport:
-    """Index text, Markdown, HTML, PDF and DOCX, cut into passages of at most 256 tokens, into `collection`.
+    """Index text, Markdown, HTML, PDF and DOCX, in files or in memory, cut into passages of at most 256 tokens.
 
     Every passage gets the vectors `text` (by `encoder`), `bm25` and `cross` (a multivector over
     windows of the passage, by the text tower of `cross_encoder`: pictures find it), and `sparse` and
     `late` where there is an encoder for them. One that the documents were indexed without is made up
     for: they are read and encoded again.
 
+    >>> note = mmembed.Item("note-1", "text", text="Foxes hunt at dusk.", payload={"author": "Ada"})
+    >>> offer = mmembed.Item("mail/9/offer.pdf", "text", content=attachment)  # the bytes of a PDF, as its uri says
+    >>> mmembed.ingest_documents(store, "documents", ["~/texts", note, offer], encoder=encoder)
+
     Args:
+        sources: paths and Items, as of `ingest_images`. A `text` is plain text; bytes are of the kind in which the
+            uri ends. A document in memory names no image files: those that Markdown and HTML link to are left out.
+            Of two with one id or one uri the later one wins. The first passage has the item's own id.
         cross_encoder: an image-text encoder; None: that of the collection `pictures_into`, else tiny.
         sparse_encoder: makes `sparse`, learned weights of terms (SPLADE, BGE-M3), a further ranking of a search;
             None: the one that the collection remembers, if any.
@@ -60,7 +76,8 @@ def ingest_documents(
             anew; None: the one that the collection remembers, if any.
         pictures_into: the collection for pictures inside documents, with their alt text as caption;
             None leaves them out.
-        sync: also remove documents that are gone from the disk or from their manifest.
+        sync: also remove documents that are gone from the disk or from their manifest; only those under the folders
+            and in the manifests of `sources`, so nothing that came from memory.
         encoders: where those come from that are not given, as for `search`.
         on_progress: called with the growing report after each batch.
 
@@ -68,123 +85,137 @@ def ingest_documents(
         CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad document is no
         exception but a Failure in the report.
     """
-    started = time.perf_counter()
-    report = IngestReport(pictures=IngestReport() if pictures_into else None)
-    manifests: dict[str, set[str]] = {}
-    items = note_manifests(scan(sources, modality="text", suffixes=DOCUMENT_SUFFIXES, exclude=exclude), manifests)
-    first = until_first_item(items)
-    if not any(isinstance(entry, Item) for entry in first) and collection not in store.collections():
-        report.failures.extend(entry for entry in first if isinstance(entry, Failure))
-        return report  # a collection without a document would only bind its name to this encoder
-    target = DocumentTarget(
-        store,
-        collection,
-        encoder,
-        cross_encoder,
-        pictures_into,
-        roots=roots_of(sources),
-        shards=shards,
-        replicas=replicas,
-        encoders=encoders,
-        sparse_encoder=sparse_encoder,
-        late_encoder=late_encoder,
-    )
-    for _ in write_documents(target, chain(first, items), report, workers=workers):
-        report.seconds = time.perf_counter() - started
-        if on_progress is not None:
-            on_progress(report)
-    if sync:
-        gone = remove_gone(store, collection, target.roots, manifests, modality="text")
-        report.removed = len(gone)
-        target.forget_pictures_of([uri for _, uri in gone])
-    if report.embedded or report.moved or report.copied or report.removed:
-        store.optimize(collection)
-        if target.images is not None:
-            store.optimize(target.images.collection)
-    report.seconds = time.perf_counter() - started
-    return report
+    into = Collection(store, collection)
 
-
-def write_documents(
-    target: DocumentTarget, items: Iterable[Item | Failure], report: IngestReport, *, workers: int | None = None
-) -> Iterator[IngestReport]:
-    """Plan, read, cut, encode and store; yields `report` after each batch."""
-    workers = workers or min(4, os.cpu_count() or 1)
-    seen_pictures: set[str] = set()
-    bare = documents_of_bare_pictures(target)
-
-    def wants_pictures(planned: Planned) -> bool:
-        return lacks_pictures(target, planned) or planned.item.uri in bare
-
-    def read(planned: Planned) -> Read:
-        if planned.item.path is None or (planned.action == "refresh" and not wants_pictures(planned)):
-            return Read(planned, None, [])
-        document = read_document(
-            planned.item.path,
-            uri=planned.item.uri,
-            pictures=target.pictures_into is not None,
-            linked=target.linked_pictures,
+    def begin(seen: Seen) -> DocumentWork:
+        target = DocumentTarget(
+            into,
+            encoder,
+            cross_encoder=cross_encoder,
+            sparse_encoder=sparse_encoder,
+            late_encoder=late_encoder,
+            images_into=pictures_into,
+            encoders=encoders,
+            options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas),
         )
-        return Read(planned, document, target.cut(document) if planned.action == "read" else [])
+        return DocumentWork(target)
 
-    def work() -> Iterator[Planned]:
-        required, roots = target.vectors, target.roots
-        for planned in plan(target.store, target.collection, items, modality="text", vectors=required, roots=roots):
-            if isinstance(planned, Failure):
-                report.failures.append(planned)
-            elif planned.action == "unchanged" and wants_pictures(planned):
-                finish_move(target, planned)
-                yield replace(planned, action="refresh")
-            elif planned.action == "unchanged":
-                report.unchanged += 1
-                finish_move(target, planned)
-                linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("pictures", ())]
-                write_pictures_of(target, linked, seen_pictures, report)
-            else:
-                yield planned
-
-    pending: list[Read] = []
-    for planned, loaded in load_in_order(work(), read, workers=workers, ahead=2 * workers):
-        if isinstance(loaded, InputError):
-            report.failures.append(Failure(planned.item.uri, str(loaded)))
-            continue
-        pending.append(loaded)
-        if sum(len(ready.passages) for ready in pending) >= _PASSAGES_A_BATCH or len(pending) >= _PASSAGES_A_BATCH:
-            _store_batch(target, pending, seen_pictures, report)
-            pending = []
-            yield report
-    if pending:
-        _store_batch(target, pending, seen_pictures, report)
-    yield report
+    entries = Entries("text", DOCUMENT_SUFFIXES, exclude)
+    report = IngestReport(pictures=IngestReport() if pictures_into else None)
+    return index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
 
 
-def _store_batch(target: DocumentTarget, batch: Sequence[Read], seen: set[str], report: IngestReport) -> None:
-    """Store pictures, then passages, the first passage of each document last: it says that all are there."""
-    # 1. pictures, before the passages that say that they are done
-    for ready in batch:
-        if ready.document is not None:
-            report.failures.extend(ready.document.problems)
-            write_pictures_of(target, picture_items(ready.planned, ready.document), seen, report)
-    # 2. documents whose passages need no encoding
-    fresh: list[Read] = []
-    for ready in batch:
+class DocumentWork:
+    """An index run of documents; see `mmembed.ingest.run.Work`."""
+
+    modality: Modality = "text"
+    batch_size = _PASSAGES_A_BATCH
+
+    def __init__(self, target: DocumentTarget) -> None:
+        self.target = target
+        self.collection, self.options = target.collection, target.options
+        self.workers = target.options.workers or min(_READERS, os.cpu_count() or 1)
+        self.ahead = 2 * self.workers
+        self._seen_images: set[str] = set()  # uris: where two documents show one, the first captions it
+        self._bare = documents_of_bare_images(target)
+
+    @property
+    def required(self) -> Sequence[str]:
+        return self.target.vectors
+
+    def settle(self, planned: Planned) -> Planned | BatchReport:
+        if planned.action != "unchanged":
+            return planned
+        finish_move(self.target, planned)
+        if self._wants_images(planned):
+            return replace(planned, action="refresh")
+        linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("pictures", ())]
+        return BatchReport(unchanged=1, images=self._index_images(linked))
+
+    def _wants_images(self, planned: Planned) -> bool:
+        return lacks_images(self.target, planned) or planned.item.uri in self._bare
+
+    def _index_images(self, items: Sequence[Item]) -> IngestReport:
+        return index_images_of(self.target, items, self._seen_images)
+
+    def read(self, planned: Planned) -> Read:
+        if planned.action == "refresh" and not self._wants_images(planned):
+            return Read(planned.without_content(), None, [])
+        document = self._open(planned.item)
+        passages = self.target.cut(document) if planned.action == "read" else []
+        return Read(planned.without_content(), document, passages)
+
+    def _open(self, item: Item) -> Document:
+        if item.text is not None:
+            return text_document(item.text, uri=item.uri)
+        source = item.path if item.path is not None else item.content
+        assert isinstance(source, Path | bytes)  # the entries of a run are checked
+        wanted, linked = self.target.wants_images, self.options.linked_images
+        return read_document(source, uri=item.uri, pictures=wanted, linked=linked)
+
+    def size(self, ready: Read) -> int:
+        return max(1, len(ready.passages))
+
+    def write(self, batch: Sequence[Read]) -> BatchReport:
+        """Store images, then passages, the first passage of each document last: it says that all are there."""
+        images = IngestReport()
+        problems: list[Failure] = []
+        for ready in batch:
+            if ready.document is not None:
+                problems += ready.document.problems
+                images.add(self._index_images(image_items(ready.planned, ready.document)))
+        fresh: list[Read] = []
+        outcomes: list[Outcome] = []
+        for ready in batch:
+            outcome = self._settled_unread(ready)
+            if outcome is None:
+                fresh.append(self._cut_after_all(ready))
+            outcomes.append(outcome or "embedded")
+        self._encode(_latest(fresh))
+        return BatchReport.of(outcomes, problems, images)
+
+    def _settled_unread(self, ready: Read) -> Outcome | None:
+        """What came of a document whose passages need no encoding; None: they do."""
         if ready.planned.action == "refresh":
-            refresh(target, ready)
-            report.unchanged += 1
-        elif ready.planned.action == "reuse":
-            again = reuse(target, ready, report)
-            fresh.extend(again)
-        else:
-            fresh.append(ready)
-    # 3. the others
-    points: list[Point] = []
-    target.indexes.cover(ready.planned.item.payload for ready in fresh)
-    for ready in fresh:
-        drop_passages_from(target, ready.planned, len(ready.passages))
-        points.extend(reversed(points_of(target, ready)))
-    for some in batched(points, _PASSAGES_AN_UPSERT if "late" not in target.vectors else _WITH_LATE_AN_UPSERT):
-        vectors = target.encode([str(point.payload.pop("embedded_text")) for point in some])
-        target.store.upsert(target.collection, [replace(p, vectors=v) for p, v in zip(some, vectors, strict=True)])
-    for ready in fresh:
-        forget_donor(target, ready.planned)
-    report.embedded += len(fresh)
+            refresh(self.target, ready)
+            return "unchanged"
+        return reuse(self.target, ready) if ready.planned.action == "reuse" else None
+
+    def _cut_after_all(self, ready: Read) -> Read:
+        """One that was to take over the passages of another, which has none to give."""
+        if ready.planned.action != "reuse":
+            return ready
+        assert ready.document is not None
+        return replace(ready, passages=self.target.cut(ready.document))
+
+    def _encode(self, fresh: Sequence[Read]) -> None:
+        target, store = self.target, self.collection.store
+        points: list[Point] = []
+        target.indexes.cover(ready.planned.item.payload for ready in fresh)
+        drop_other_documents(target, fresh)
+        for ready in fresh:
+            drop_passages_from(target, ready.planned, len(ready.passages))
+            points.extend(reversed(points_of(target, ready)))
+        for some in batched(points, _PASSAGES_AN_UPSERT if "late" not in target.vectors else _WITH_LATE_AN_UPSERT):
+            vectors = target.encode([str(point.payload.pop("embedded_text")) for point in some])
+            written = [replace(point, vectors=of_one) for point, of_one in zip(some, vectors, strict=True)]
+            store.upsert(self.collection.name, written)
+        for ready in fresh:
+            forget_donor(target, ready.planned)
+
+    def finish(self) -> None:
+        for target in (self.target, self.target.images):
+            if target is not None:
+                target.collection.store.optimize(target.collection.name)
+
+
+def _latest(fresh: Sequence[Read]) -> list[Read]:
+    """Of documents with one id or one uri the later one, in the order given."""
+    kept: list[Read] = []
+    taken: set[str] = set()
+    for ready in reversed(fresh):
+        names = {f"id {ready.planned.id}", f"uri {ready.planned.item.uri}"}
+        if not names & taken:
+            kept.append(ready)
+        taken |= names
+    return kept[::-1]

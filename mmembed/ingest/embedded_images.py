@@ -8,16 +8,17 @@ from qdrant_client import models
 
 from mmembed.documents import Document, EmbeddedPicture
 from mmembed.images import IMAGE_SUFFIXES
-from mmembed.ingest.images import write_pictures
+from mmembed.ingest.images import ImageWork
 from mmembed.ingest.plan import Planned
 from mmembed.ingest.report import IngestReport
+from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.types import Item, Payload
 
-__all__ = ["documents_of_bare_pictures", "lacks_pictures", "linked_pictures", "picture_items", "write_pictures_of"]
+__all__ = ["documents_of_bare_images", "image_items", "index_images_of", "lacks_images", "linked_images"]
 
 
-def picture_items(planned: Planned, document: Document) -> list[Item]:
+def image_items(planned: Planned, document: Document) -> list[Item]:
     inside: Payload = {"document": planned.item.uri}
     return [
         Item(
@@ -32,25 +33,26 @@ def picture_items(planned: Planned, document: Document) -> list[Item]:
     ]
 
 
-def lacks_pictures(target: DocumentTarget, planned: Planned) -> bool:
+def lacks_images(target: DocumentTarget, planned: Planned) -> bool:
     """Whether a stored document's pictures are asked for and were left out, or not all there, when it was stored."""
-    return target.pictures_into is not None and "pictures" not in (planned.stored or {})
+    return target.wants_images and "pictures" not in (planned.stored or {})
 
 
-def documents_of_bare_pictures(target: DocumentTarget) -> set[str]:
+def documents_of_bare_images(target: DocumentTarget) -> set[str]:
     """Documents with a picture that was indexed before its collection had all the vectors that it has now."""
     if target.images is None or target.images.late is None:
         return set()
     late = models.HasVectorCondition(has_vector="late")
     inside = models.IsEmptyCondition(is_empty=models.PayloadField(key="document"))
     bare = models.Filter(must_not=[late, inside])
-    found = target.store.scroll(target.images.collection, filter=bare, payload=["document"])
+    images = target.images.collection
+    found = images.store.scroll(images.name, filter=bare, payload=["document"])
     return {str(point.payload["document"]) for point in found}
 
 
-def linked_pictures(target: DocumentTarget, document: Document) -> Payload:
+def linked_images(target: DocumentTarget, document: Document) -> Payload:
     """What the first passage says once every picture was there: the files that it links to."""
-    if target.pictures_into is None or document.problems:
+    if not target.wants_images or document.problems:
         return {}
     return {"pictures": [p.uri for p in _readable(document) if p.path is not None]}
 
@@ -64,13 +66,11 @@ def _readable(document: Document) -> list[EmbeddedPicture]:
     ]
 
 
-def write_pictures_of(target: DocumentTarget, items: Sequence[Item], seen: set[str], report: IngestReport) -> None:
-    """Index pictures that were not met before in this run: where two documents show one, the first captions it."""
-    if target.pictures_into is None or report.pictures is None:
-        return
+def index_images_of(target: DocumentTarget, items: Sequence[Item], seen: set[str]) -> IngestReport:
+    """Index images that were not met before in this run: where two documents show one, the first captions it."""
+    report = IngestReport()
     new = [item for item in {item.uri: item for item in reversed(items)}.values() if item.uri not in seen]
-    seen.update(item.uri for item in new)
-    if new:
-        images = target.image_target(target.pictures_into)
-        for _ in write_pictures(images, reversed(new), report.pictures, max_pixels=target.max_pixels):
-            pass
+    if new and target.wants_images:
+        seen.update(item.uri for item in new)
+        drive(ImageWork(target.image_target()), reversed(new), report)
+    return report

@@ -1,50 +1,35 @@
-"""Pictures in: scan, skip unchanged, load (threads, bounded, in order), batch, encode, upsert."""
+"""Images in: what an index run does with each, from a file or memory to a point with its vectors."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
+from mmembed.collection import Collection
 from mmembed.collection.payload import tags_in
-from mmembed.collection.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
+from mmembed.collection.removal import remove_ids
+from mmembed.collection.thumbnails import thumbnail_path, write_thumbnail
+from mmembed.encoders.encoding import FACTS, LoadedImage, decoders, encode_loaded, images_ahead, load_for
 from mmembed.errors import InputError
-from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, read_picture, thumbnail_webp
-from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, roots_of, until_first_item
-from mmembed.ingest.report import IngestReport
-from mmembed.ingest.targets import ImageTarget
-from mmembed.sources import scan
-from mmembed.streams import load_in_order
-from mmembed.types import (
-    DenseArray,
-    Embeddings,
-    Encoder,
-    Failure,
-    Item,
-    Payload,
-    PixelEncoder,
-    Pixels,
-    Point,
-    Store,
-    Vector,
-)
-from mmembed.vectors import check_embeddings
+from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
+from mmembed.ingest.entries import Entries, Seen, Source
+from mmembed.ingest.plan import Planned
+from mmembed.ingest.report import BatchReport, IngestReport, Outcome
+from mmembed.ingest.run import OnProgress, index
+from mmembed.ingest.targets import ImageTarget, RunOptions
+from mmembed.types import Encoder, Failure, Modality, Payload, Point, Store, Vector
 
-__all__ = ["ingest_images", "write_pictures"]
-
-_FROM_PICTURE = ("width", "height", "format", "taken_at")
+__all__ = ["ImageWork", "ingest_images"]
 
 
 def ingest_images(
     store: Store,
     collection: str,
-    sources: Sequence[str | Path],
+    sources: Iterable[Source],
     *,
     encoder: Encoder,
     caption_encoder: Encoder | None = None,
@@ -56,246 +41,233 @@ def ingest_images(
     shards: int | None = None,
     replicas: int | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: Callable[[IngestReport], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> IngestReport:
-    """Index the pictures of folders, files, globs and manifests into `collection`.
+    """Index images, in folders, files, globs and manifests or in memory, into `collection`.
 
     Doing it twice changes nothing; killed at any moment and run again, it ends in the same state.
 
+    >>> mmembed.ingest_images(store, "images", ["~/Pictures"], encoder=encoder)
+    >>> frames = (mmembed.Item(f"film#{n}", "image", content=array) for n, array in enumerate(film))  # (h, w, 3) uint8
+    >>> mmembed.ingest_images(store, "frames", frames, encoder=encoder).embedded
+    250
+
     Args:
+        sources: paths, and Items, whose content may be a path, bytes, a PIL.Image or an array of uint8. An iterator
+            is consumed lazily. Items in memory are told apart by a hash of their content, so that one which is
+            stored already is not encoded again. Of two with one id the later one wins. An item that has a caption
+            or payload has the last word on both; one that has neither leaves what was said before.
         encoder: makes the vector `image`; must be the one that the collection remembers.
         caption_encoder: makes the vector `caption` where an item has one; None: the one that the
             collection remembers, else minilm, loaded when the first caption appears.
         late_encoder: makes the vector `late`, one for each patch of a page (ColPali), which orders the best
-            candidates of a text anew; None: the one that the collection remembers, if any. Pictures that
+            candidates of a text anew; None: the one that the collection remembers, if any. Images that
             were indexed without it are read and encoded again.
-        sync: also remove the points of files that are gone from the disk or from their manifest.
+        sync: also remove the points of files that are gone from the disk or from their manifest; only files under
+            the folders and in the manifests of `sources`, so nothing that came from memory.
         workers: decoding threads; None: one a core, at most 8.
-        max_pixels: larger pictures become failures.
+        max_pixels: larger images become failures.
         shards, replicas: of the collection, where it is created in a cluster.
-        run: device and dtype of a caption encoder that is loaded here.
+        encoders: where those come from that are not given, as for `search`.
         on_progress: called with the growing report after each batch.
 
     Raises:
-        CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad picture is no
+        CollectionMismatch, CollectionNotOurs, StoreError, UnreadableSource. A bad image is no
         exception but a Failure in the report.
     """
-    started = time.perf_counter()
-    report = IngestReport()
-    manifests: dict[str, set[str]] = {}
-    items = note_manifests(scan(sources, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude), manifests)
-    first = until_first_item(items)
-    if not any(isinstance(entry, Item) for entry in first) and collection not in store.collections():
-        report.failures.extend(entry for entry in first if isinstance(entry, Failure))
-        return report  # a collection without a picture would only bind its name to this encoder
-    target = ImageTarget(
-        store,
-        collection,
-        encoder,
-        caption_encoder,
-        roots=roots_of(sources),
-        shards=shards,
-        replicas=replicas,
-        encoders=encoders,
-        late_encoder=late_encoder,
-    )
-    for _ in write_pictures(target, chain(first, items), report, workers=workers, max_pixels=max_pixels):
-        report.seconds = time.perf_counter() - started
-        if on_progress is not None:
-            on_progress(report)
-    if sync:
-        gone = remove_gone(store, collection, target.roots, manifests, modality="image")
-        remove_thumbnails(store, collection, [id for id, _ in gone])
-        report.removed = len(gone)
-    if report.embedded or report.moved or report.copied or report.removed:
-        store.optimize(collection)
-    report.seconds = time.perf_counter() - started
-    return report
+    into = Collection(store, collection)
+
+    def begin(seen: Seen) -> ImageWork:
+        target = ImageTarget(
+            into,
+            encoder,
+            caption_encoder=caption_encoder,
+            late_encoder=late_encoder,
+            encoders=encoders,
+            options=RunOptions(seen.roots, workers, max_pixels, shards=shards, replicas=replicas),
+        )
+        return ImageWork(target)
+
+    entries = Entries("image", IMAGE_SUFFIXES, exclude)
+    return index(into, sources, begin, entries=entries, report=IngestReport(), sync=sync, on_progress=on_progress)
 
 
-@dataclass(eq=False)
-class _Read:
-    """One file after its turn in the pool."""
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """One image after its turn in the pool."""
 
     planned: Planned
-    pixels: Pixels | Image.Image | None = None  # None where nothing had to be decoded
-    page: Image.Image | None = None  # the picture itself, where `late` is made of it
-    thumbnail: bytes | None = None
-    facts: Payload = field(default_factory=dict)  # width, height, format, taken_at
+    loaded: LoadedImage | None = None  # None where nothing had to be decoded
 
 
-def write_pictures(
-    target: ImageTarget,
-    items: Iterable[Item | Failure],
-    report: IngestReport,
-    *,
-    workers: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Iterator[IngestReport]:
-    """Plan, load, encode and store; yields `report` after each batch."""
-    workers = workers or min(8, os.cpu_count() or 1)
-    ahead = max(2 * workers, target.batch_size if isinstance(target.encoder, PixelEncoder) else 0)
-
-    def read(planned: Planned | Failure) -> _Read:
-        assert isinstance(planned, Planned)
-        return _read(target, planned, max_pixels) if planned.action == "read" else _Read(planned)
-
-    def work() -> Iterator[Planned]:
-        required = target.vectors if target.late is not None else []  # there is no picture without `image`
-        roots = target.roots
-        for planned in plan(target.store, target.collection, items, modality="image", vectors=required, roots=roots):
-            if isinstance(planned, Failure):
-                report.failures.append(planned)
-            elif planned.action == "unchanged":
-                report.unchanged += 1
-                _finish_move(target, planned)
-            else:
-                yield planned
-
-    pending: list[_Read] = []
-    for planned, loaded in load_in_order(work(), read, workers=workers, ahead=ahead):
-        if isinstance(loaded, InputError):
-            report.failures.append(Failure(planned.item.uri, str(loaded)))
-            continue
-        pending.append(loaded)
-        if len(pending) >= target.batch_size:
-            _store_batch(target, pending, report, max_pixels)
-            pending = []
-            yield report
-    if pending:
-        _store_batch(target, pending, report, max_pixels)
-    yield report
+_Key: TypeAlias = tuple[str, str]  # the id of a point, and the hash of the contents that it has
 
 
-def _read(target: ImageTarget, planned: Planned, max_pixels: int) -> _Read:
-    """Decode one picture, in a thread of the pool."""
-    item = planned.item
-    source = item.path if item.path is not None else item.content or b""
-    picture = read_picture(source, uri=item.uri, max_pixels=max_pixels)
-    encoder = target.encoder
-    pixels = encoder.preprocess_image(picture.image) if isinstance(encoder, PixelEncoder) else picture.image
-    facts = {key: getattr(picture, key) for key in _FROM_PICTURE if getattr(picture, key) is not None}
-    thumbnail = thumbnail_webp(picture.image) if target.store.folder is not None else None
-    return _Read(planned, pixels, picture.image if target.late is not None else None, thumbnail, facts)
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What the contents of an image become, whichever point they are for."""
+
+    vectors: Mapping[str, Vector]
+    facts: Payload
 
 
-def _store_batch(target: ImageTarget, batch: list[_Read], report: IngestReport, max_pixels: int) -> None:
-    """Encode what was read, take over what is reused, and write the points; only then forget what moved."""
-    store, collection = target.store, target.collection
-    donors = _stored_points(target, batch)
-    # 1. a donor that went away since the plan was made is no donor: read the file after all
-    for ready in [r for r in batch if r.pixels is None and not _has_donor(r, batch, donors)]:
-        batch.remove(ready)
-        try:
-            batch.append(_read(target, ready.planned, max_pixels))
-        except InputError as exc:
-            report.failures.append(Failure(ready.planned.item.uri, str(exc)))
-    # 2. encode
-    fresh = [r for r in batch if r.pixels is not None]
-    vectors = dict(zip((r.planned.id for r in fresh), _encode(target, fresh), strict=True))
-    facts = {r.planned.id: r.facts for r in fresh}
-    for ready in batch:
-        planned = ready.planned
-        if ready.pixels is None:
-            donor = _donor_id(planned)
-            if donor not in vectors:  # one that is read in this batch is stored as it was before
-                vectors[planned.id] = {name: donors[donor].vectors[name] for name in target.vectors}
-                facts[planned.id] = _of_contents(donors[donor].payload)
-            else:
-                vectors[planned.id], facts[planned.id] = vectors[donor], facts[donor]
-    # 3. points
-    payloads = {r.planned.id: {**r.planned.payload(), **facts[r.planned.id]} for r in batch}
-    for ready in batch:
-        if ready.planned.moved:
-            payloads[ready.planned.id]["moved_from"] = ready.planned.donor
-    captioned = [id for id, payload in payloads.items() if payload.get("caption")]
-    captions = dict(zip(captioned, target.caption_vectors([payloads[id]["caption"] for id in captioned]), strict=True))
-    target.indexes.cover(r.planned.item.payload for r in batch)
-    for ready in batch:
-        _keep_thumbnail(target, ready)
-    points = [Point(id, {**vectors[id], **captions.get(id, {})}, payload) for id, payload in payloads.items()]
-    store.upsert(collection, points)
-    # 4. only now is what was moved forgotten at its old place
-    moved = {r.planned.id: r.planned.donor for r in batch if r.planned.moved and r.planned.donor}
-    if moved:
-        store.delete(collection, list(moved.values()))
-        store.set_payload(collection, list(moved), {"moved_from": None})
-        remove_thumbnails(store, collection, moved.values())
-    _count(batch, report)
+class ImageWork:
+    """An index run of images; see `mmembed.ingest.run.Work`."""
+
+    modality: Modality = "image"
+
+    def __init__(self, target: ImageTarget) -> None:
+        self.target = target
+        self.collection, self.options = target.collection, target.options
+        self.workers = decoders(target.options.workers)
+        self.ahead = images_ahead(target.encoder, self.workers, batch_size=target.batch_size)
+        self.batch_size = target.batch_size
+
+    @property
+    def required(self) -> Sequence[str]:
+        return self.target.vectors if self.target.late is not None else ()  # there is no image without `image`
+
+    def settle(self, planned: Planned) -> Planned | BatchReport:
+        if planned.action != "unchanged":
+            return planned
+        _finish_move(self.collection, planned)
+        return _UNCHANGED
+
+    def read(self, planned: Planned) -> ReadImage:
+        return self._load(planned) if planned.action == "read" else ReadImage(planned)
+
+    def _load(self, planned: Planned) -> ReadImage:
+        loaded = load_for(
+            self.target.encoder,
+            planned.item,
+            max_pixels=self.options.max_pixels,
+            whole=self.target.late is not None,
+            thumbnail=self.collection.store.folder is not None,
+        )
+        return ReadImage(planned.without_content(), loaded)
+
+    def size(self, ready: ReadImage) -> int:  # noqa: ARG002  # images are alike
+        return 1
+
+    def write(self, batch: Sequence[ReadImage]) -> BatchReport:
+        """Encode what was read, take over what is reused, and write the points; only then forget what moved."""
+        store, name = self.collection.store, self.collection.name
+        donated = _donated(self.target, batch)
+        batch, failures = self._with_lost_read(batch, donated)
+        made = {**donated, **_encoded(self.target, batch)}
+        latest = {ready.planned.id: ready for ready in batch}  # of two with one id the later one
+        points = _points(self.target, latest.values(), made)
+        self.target.indexes.cover(ready.planned.item.payload for ready in latest.values())
+        for ready in latest.values():
+            _keep_thumbnail(self.collection, ready)
+        store.upsert(name, points)
+        moved = {r.planned.id: r.planned.donor for r in batch if r.planned.moved and r.planned.donor}
+        if moved:
+            remove_ids(self.collection, list(moved.values()))
+            store.set_payload(name, list(moved), {"moved_from": None})
+        return BatchReport.of([_outcome(ready) for ready in batch], failures)
+
+    def _with_lost_read(
+        self, batch: Sequence[ReadImage], donated: Mapping[_Key, _Made]
+    ) -> tuple[list[ReadImage], list[Failure]]:
+        """A donor that went away since the plan was made is no donor: the image is read after all."""
+        here = {_key(ready) for ready in batch if ready.loaded is not None}
+        found: list[ReadImage] = []
+        failures: list[Failure] = []
+        for ready in batch:
+            if ready.loaded is not None or _key(ready) in here or _key(ready) in donated:
+                found.append(ready)
+                continue
+            try:
+                found.append(self._load(ready.planned))
+            except InputError as exc:
+                failures.append(Failure(ready.planned.item.uri, str(exc)))
+        return found, failures
+
+    def finish(self) -> None:
+        self.collection.store.optimize(self.collection.name)
 
 
-def _encode(target: ImageTarget, fresh: Sequence[_Read]) -> list[dict[str, Vector]]:
-    """n pictures -> their `image` vectors, and `late` where there is an encoder for it."""
-    made: list[dict[str, Vector]] = [{"image": row} for row in _encode_whole(target.encoder, fresh)]
-    if target.late is not None and fresh:
-        pages = target.late.encode_image([r.page for r in fresh if r.page is not None])
+_UNCHANGED = BatchReport(unchanged=1)
+
+
+def _key(ready: ReadImage) -> _Key:
+    """Whose vectors these are: its own where it was read, else those of the donor that the plan names."""
+    planned = ready.planned
+    read = ready.loaded is not None
+    return (planned.id if read or planned.donor is None else planned.donor, planned.content_hash)
+
+
+def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Made]:
+    """What stored points have of vectors for images that were not read."""
+    wanted = sorted({_key(ready)[0] for ready in batch if ready.loaded is None})
+    if not wanted:
+        return {}
+    stored = target.collection.store.retrieve(target.collection.name, wanted, vectors=target.vectors)
+    return {
+        (point.id, str(point.payload.get("content_hash"))): _Made(
+            {name: point.vectors[name] for name in target.vectors}, _of_contents(point.payload)
+        )
+        for point in stored
+        if set(target.vectors) <= point.vectors.keys()
+    }
+
+
+def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Made]:
+    """The images that were read -> their `image` vectors, and `late` where there is an encoder for it."""
+    loaded = {_key(ready): ready.loaded for ready in batch if ready.loaded is not None}
+    if not loaded:
+        return {}
+    images = list(loaded.values())
+    rows = encode_loaded(target.encoder, images)
+    assert isinstance(rows, np.ndarray)  # ImageTarget takes dense encoders only
+    made: list[dict[str, Vector]] = [{"image": row} for row in rows]
+    if target.late is not None:
+        pages = target.late.encode_image([i.whole for i in images if isinstance(i.whole, Image.Image)])
         for vectors, page in zip(made, pages, strict=True):
             vectors["late"] = page
-    return made
+    return {key: _Made(vectors, loaded[key].facts) for key, vectors in zip(loaded, made, strict=True)}
 
 
-def _encode_whole(encoder: Encoder, fresh: Sequence[_Read]) -> DenseArray:
-    pixels = [r.pixels for r in fresh]
-    vectors: Embeddings
-    if isinstance(encoder, PixelEncoder):
-        vectors = encoder.encode_pixels([p for p in pixels if isinstance(p, np.ndarray)])
-    else:
-        vectors = encoder.encode_image([p for p in pixels if isinstance(p, Image.Image)])
-    assert isinstance(vectors, np.ndarray)  # ImageTarget takes dense encoders only
-    return check_embeddings(vectors, n=len(fresh), dim=encoder.spec.dim, encoder=encoder.spec.name)
+def _points(target: ImageTarget, batch: Iterable[ReadImage], made: Mapping[_Key, _Made]) -> list[Point]:
+    points = []
+    for ready in batch:
+        planned, its = ready.planned, made[_key(ready)]
+        moved_from = {"moved_from": planned.donor} if planned.moved else {}
+        points.append(Point(planned.id, its.vectors, {**planned.payload(), **its.facts, **moved_from}))
+    captioned = [point for point in points if point.payload.get("caption")]
+    made_of = target.caption_vectors([str(point.payload["caption"]) for point in captioned])
+    captions = {point.id: vectors for point, vectors in zip(captioned, made_of, strict=True)}
+    return [replace(point, vectors={**point.vectors, **captions.get(point.id, {})}) for point in points]
 
 
 def _of_contents(payload: Payload) -> Payload:
-    """What is true of every file with these contents: facts of the picture, and its tags."""
-    return {key: payload[key] for key in _FROM_PICTURE if key in payload} | tags_in(payload)
+    """What is true of every file with these contents: facts of the image, and its tags."""
+    return {key: payload[key] for key in FACTS if key in payload} | tags_in(payload)
 
 
-def _donor_id(planned: Planned) -> str:
-    return planned.donor or planned.id
-
-
-def _stored_points(target: ImageTarget, batch: Sequence[_Read]) -> dict[str, Point]:
-    wanted = sorted({_donor_id(r.planned) for r in batch if r.pixels is None})
-    if not wanted:
-        return {}
-    found = target.store.retrieve(target.collection, wanted, vectors=target.vectors)
-    return {point.id: point for point in found if set(target.vectors) <= point.vectors.keys()}
-
-
-def _has_donor(ready: _Read, batch: Sequence[_Read], donors: dict[str, Point]) -> bool:
-    donor = _donor_id(ready.planned)
-    return donor in donors or any(r.planned.id == donor and r.pixels is not None for r in batch)
-
-
-def _keep_thumbnail(target: ImageTarget, ready: _Read) -> None:
-    path = thumbnail_path(target.store, target.collection, ready.planned.id)
+def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:
+    path = thumbnail_path(collection.store, collection.name, ready.planned.id)
     if path is None:
         return
-    if ready.thumbnail is not None:
-        write_thumbnail(path, ready.thumbnail)
+    if ready.loaded is not None and ready.loaded.thumbnail is not None:
+        write_thumbnail(path, ready.loaded.thumbnail)
     elif ready.planned.donor is not None:
-        donated = thumbnail_path(target.store, target.collection, ready.planned.donor)
+        donated = thumbnail_path(collection.store, collection.name, ready.planned.donor)
         if donated is not None and donated.exists() and donated != path:
             write_thumbnail(path, donated.read_bytes())
 
 
-def _finish_move(target: ImageTarget, planned: Planned) -> None:
+def _finish_move(collection: Collection, planned: Planned) -> None:
     """Forget the old place of a move that was cut short after its new place was stored."""
-    old = (planned.stored or {}).get("moved_from")
-    if old:
-        target.store.delete(target.collection, [old])
-        target.store.set_payload(target.collection, [planned.id], {"moved_from": None})
-        remove_thumbnails(target.store, target.collection, [old])
+    if old := (planned.stored or {}).get("moved_from"):
+        remove_ids(collection, [old])
+        collection.store.set_payload(collection.name, [planned.id], {"moved_from": None})
 
 
-def _count(batch: Sequence[_Read], report: IngestReport) -> None:
-    for ready in batch:
-        planned = ready.planned
-        if ready.pixels is not None:
-            report.embedded += 1
-        elif planned.moved:
-            report.moved += 1
-        elif planned.action == "reuse":
-            report.copied += 1
-        else:
-            report.unchanged += 1
+def _outcome(ready: ReadImage) -> Outcome:
+    if ready.loaded is not None:
+        return "embedded"
+    if ready.planned.moved:
+        return "moved"
+    return "copied" if ready.planned.action == "reuse" else "unchanged"

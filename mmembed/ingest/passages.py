@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from qdrant_client import models
 
-from mmembed.collection.payload import OURS, item_id
-from mmembed.documents import Document, Passage
-from mmembed.ingest.embedded_images import linked_pictures
+from mmembed.collection.payload import OURS, id_of, of_uris
+from mmembed.collection.removal import remove_where
+from mmembed.documents import DOCUMENT_SUFFIXES, Document, Passage
+from mmembed.ingest.embedded_images import linked_images
 from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import IngestReport
+from mmembed.ingest.report import Outcome
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
-__all__ = ["Read", "drop_passages_from", "finish_move", "forget_donor", "points_of", "refresh", "reuse"]
+__all__ = [
+    "Read",
+    "drop_other_documents",
+    "drop_passages_from",
+    "finish_move",
+    "forget_donor",
+    "points_of",
+    "refresh",
+    "reuse",
+]
 
 _PASSAGES_AN_UPSERT = 256
 
@@ -45,8 +57,8 @@ def points_of(target: DocumentTarget, ready: Read) -> list[Point]:
         if passage.page is not None:
             own["page"] = passage.page
         if passage.number == 0:
-            own |= linked_pictures(target, document)
-        id = item_id("text", planned.item.uri, passage.number)
+            own |= linked_images(target, document)
+        id = id_of(planned.item, passage.number)
         points.append(Point(id, {}, {**shared, **own, "embedded_text": passage.text}))
     return points
 
@@ -56,7 +68,22 @@ def drop_passages_from(target: DocumentTarget, planned: Planned, number: int) ->
     if planned.stored is None:
         return
     beyond = models.FieldCondition(key="passage", range=models.Range(gte=number))
-    target.store.delete_where(target.collection, models.Filter(must=[_uri_is(planned.item.uri), beyond]))
+    target.collection.store.delete_where(
+        target.collection.name, models.Filter(must=[_uri_is(planned.item.uri), beyond])
+    )
+
+
+def drop_other_documents(target: DocumentTarget, ready: Sequence[Read]) -> None:
+    """Remove what is stored of these uris under other ids, and under these ids of other uris, to be written anew."""
+    store, name = target.collection.store, target.collection.name
+    uris = {each.planned.id: each.planned.item.uri for each in ready}
+    own = [each.planned.id for each in ready if each.planned.item.id is not None]
+    for head in store.retrieve(name, own) if own else ():
+        if head.payload["uri"] != uris[head.id]:
+            remove_where(target.collection, of_uris([str(head.payload["uri"])]))
+    new = [each.planned.item.uri for each in ready if each.planned.stored is None]
+    if new:
+        store.delete_where(name, of_uris(new))
 
 
 def refresh(target: DocumentTarget, ready: Read) -> None:
@@ -68,48 +95,50 @@ def refresh(target: DocumentTarget, ready: Read) -> None:
     payload |= {key: None for key in planned.stored or {} if key not in payload and key not in OURS["text"]}
     ids = [
         point.id
-        for point in target.store.scroll(
-            target.collection, filter=models.Filter(must=[_uri_is(planned.item.uri)]), payload=False
+        for point in target.collection.store.scroll(
+            target.collection.name, filter=models.Filter(must=[_uri_is(planned.item.uri)]), payload=False
         )
     ]
-    head = item_id("text", planned.item.uri, 0)
-    target.store.set_payload(target.collection, [id for id in ids if id != head], payload)
-    linked = linked_pictures(target, ready.document) if ready.document is not None else {}
-    target.store.set_payload(target.collection, [head], {**payload, **linked})
+    head = id_of(planned.item, 0)
+    target.collection.store.set_payload(target.collection.name, [id for id in ids if id != head], payload)
+    linked = linked_images(target, ready.document) if ready.document is not None else {}
+    target.collection.store.set_payload(target.collection.name, [head], {**payload, **linked})
 
 
-def reuse(target: DocumentTarget, ready: Read, report: IngestReport) -> list[Read]:
-    """Take over the passages of a document with the same contents; gives what must be encoded after all."""
-    planned, store = ready.planned, target.store
-    heads = store.retrieve(target.collection, [planned.donor] if planned.donor else [])
-    assert ready.document is not None
+def reuse(target: DocumentTarget, ready: Read) -> Outcome | None:
+    """Take over the passages of a document with the same contents; None where they must be encoded after all."""
+    planned, store, name = ready.planned, target.collection.store, target.collection.name
+    heads = store.retrieve(name, [planned.donor] if planned.donor else [])
     if not heads or not _is_donor(target, planned, heads[0]):
-        return [replace(ready, passages=target.cut(ready.document))]
+        return None
     old_uri = str(heads[0].payload["uri"])
     count = int(heads[0].payload["passages"])
-    donated = store.scroll(target.collection, filter=models.Filter(must=[_uri_is(old_uri)]), vectors=True)
-    own = planned.payload()
-    title = _title(planned, ready.document)
-    moved_from = {"moved_from": old_uri} if planned.moved else {}
-    points = {}
-    for point in donated:
-        number = int(point.payload["passage"])
-        kept = {key: point.payload[key] for key in ("passage", "passages", "text", "headings", "vectors")}
-        page = {"page": point.payload["page"]} if "page" in point.payload else {}
-        linked = linked_pictures(target, ready.document) if number == 0 else {}
-        payload = {**own, **kept, **page, **linked, "title": title, **moved_from}
-        points[number] = Point(item_id("text", planned.item.uri, number), point.vectors, payload)
+    donated = store.scroll(name, filter=of_uris([old_uri]), vectors=True)
+    points = {int(point.payload["passage"]): _taken_over(target, ready, point) for point in donated}
     if sorted(points) != list(range(count)):  # the donor was being written when something stopped it
-        return [replace(ready, passages=target.cut(ready.document))]
+        return None
+    drop_other_documents(target, [ready])
     drop_passages_from(target, planned, count)
     for some in batched([points[number] for number in range(count - 1, -1, -1)], _PASSAGES_AN_UPSERT):
-        store.upsert(target.collection, some)
-    if planned.moved:
-        forget_old_place(target, planned.item.uri, old_uri)
-        report.moved += 1
-    else:
-        report.copied += 1
-    return []
+        store.upsert(name, some)
+    if not planned.moved:
+        return "copied"
+    forget_old_place(target, planned, old_uri)
+    return "moved"
+
+
+def _taken_over(target: DocumentTarget, ready: Read, donated: Point) -> Point:
+    """A passage of the donor as one of this document."""
+    planned, document, its = ready.planned, ready.document, donated.payload
+    assert document is not None
+    number = int(its["passage"])
+    kept: Payload = {
+        key: its[key] for key in ("passage", "passages", "text", "headings", "vectors", "page") if key in its
+    }
+    linked = linked_images(target, document) if number == 0 else {}
+    moved_from: Payload = {"moved_from": its["uri"]} if planned.moved else {}
+    payload = {**planned.payload(), **kept, **linked, "title": _title(planned, document), **moved_from}
+    return Point(id_of(planned.item, number), donated.vectors, payload)
 
 
 def _is_donor(target: DocumentTarget, planned: Planned, head: Point) -> bool:
@@ -120,29 +149,28 @@ def _is_donor(target: DocumentTarget, planned: Planned, head: Point) -> bool:
 
 def finish_move(target: DocumentTarget, planned: Planned) -> None:
     """Forget the old place of a move that was cut short after its new place was stored."""
-    old = (planned.stored or {}).get("moved_from")
-    if old:
-        forget_old_place(target, planned.item.uri, str(old))
+    if old := (planned.stored or {}).get("moved_from"):
+        forget_old_place(target, planned, str(old))
 
 
-def forget_old_place(target: DocumentTarget, uri: str, old_uri: str) -> None:
-    target.store.delete_where(target.collection, models.Filter(must=[_uri_is(old_uri)]))
-    target.forget_pictures_of([old_uri])
-    target.store.set_payload(target.collection, [item_id("text", uri, 0)], {"moved_from": None})
+def forget_old_place(target: DocumentTarget, planned: Planned, old_uri: str) -> None:
+    remove_where(target.collection, of_uris([old_uri]))
+    target.collection.store.set_payload(target.collection.name, [id_of(planned.item, 0)], {"moved_from": None})
 
 
 def forget_donor(target: DocumentTarget, planned: Planned) -> None:
     """Forget the old place of a document that moved and was encoded anew, because it lacked a vector there."""
-    heads = target.store.retrieve(target.collection, [planned.donor] if planned.moved and planned.donor else [])
-    if heads:
-        forget_old_place(target, planned.item.uri, str(heads[0].payload["uri"]))
+    donors = [planned.donor] if planned.moved and planned.donor else []
+    for head in target.collection.store.retrieve(target.collection.name, donors):
+        forget_old_place(target, planned, str(head.payload["uri"]))
 
 
-def _title(planned: Planned, document: Document) -> str | None:
-    """What the manifest calls it, else what it calls itself, else its file's name."""
-    stem = planned.item.path.stem if planned.item.path else None
+def _title(planned: Planned, document: Document) -> str:
+    """What the manifest calls it, else what it calls itself, else its file's name or the end of its uri."""
+    name = planned.item.path.name if planned.item.path else planned.item.uri.rstrip("/").rpartition("/")[2]
+    stem, suffix = os.path.splitext(name)
     said = planned.item.payload.get("title")
-    return str(said) if said else document.title or stem
+    return str(said) if said else document.title or (stem if suffix.lower() in DOCUMENT_SUFFIXES else name)
 
 
 def _uri_is(uri: str) -> models.FieldCondition:

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from qdrant_client import models
 
-from mmembed.collection.payload import OURS, RESERVED, item_id, path_of, tags_in
+from mmembed.collection import Collection
+from mmembed.collection.payload import OURS, RESERVED, first_passages, id_of, tags_in
 from mmembed.errors import InputError
-from mmembed.sources import FileState, content_hash, file_state
-from mmembed.streams import batched
-from mmembed.types import Failure, Item, Modality, Payload, Store
+from mmembed.ingest.gone import file_of, has_left
+from mmembed.sources.files import FileState, file_state
+from mmembed.sources.items import bytes_held, item_hash
+from mmembed.types import Failure, Item, Modality, Payload
 
-__all__ = [
-    "FROM_READING",
-    "Action",
-    "Planned",
-    "is_gone",
-    "note_manifests",
-    "plan",
-    "remove_gone",
-    "roots_of",
-    "until_first_item",
-]
+__all__ = ["FROM_READING", "Action", "Planned", "plan"]
 
 _BATCH = 256
+_BATCH_BYTES = 64 * 2**20  # of content in memory
 _RECENT = 4096
 
 
@@ -59,6 +49,11 @@ class Planned:
     donor: str | None = None  # id of the point with the same contents
     moved: bool = False  # the donor's own file is gone
 
+    def without_content(self) -> Planned:
+        """The same once it was read: what it held in memory is let go."""
+        held = self.item.content is not None or self.item.text is not None
+        return replace(self, item=replace(self.item, content=None, text=None)) if held else self
+
     def payload(self) -> Payload:
         """What every point of a file carries, beside what reading it adds."""
         item, state = self.item, self.state
@@ -81,8 +76,7 @@ class Planned:
 
 
 def plan(
-    store: Store,
-    collection: str,
+    collection: Collection,
     items: Iterable[Item | Failure],
     *,
     modality: Modality,
@@ -93,20 +87,13 @@ def plan(
 
     A stored file that lacks one of `vectors` is read again, and gives no other file its own. `roots` are
     the folders of this run: a file that vanished from there has moved. Reads the store a batch at a
-    time, so memory does not grow with the number of files.
+    time, so memory does not grow with the number of files. Of two items with one id the later one wins.
     """
-    items = (_without_reserved(item, modality) if isinstance(item, Item) else item for item in items)
-    number = 0 if modality == "text" else None  # a document is known by its first passage
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
-    for batch in batched(items, _BATCH):
-        ids = [item_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
-        stored = {point.id: point.payload for point in store.retrieve(collection, ids)}
-        lacking = _lacking(store, collection, stored, modality, vectors)
-        looked = [
-            _look(i, item_id(modality, i.uri, number), stored, lacking) if isinstance(i, Item) else i for i in batch
-        ]
+    for batch in _batches(items):
+        looked = _looked_at(collection, batch, modality, vectors)
         fresh = [p.content_hash for p in looked if isinstance(p, Planned) and p.action == "read"]
-        donors = _donors(store, collection, fresh, modality, vectors)
+        donors = _donors(collection, fresh, modality, vectors)
         for entry in looked:
             if isinstance(entry, Failure) or entry.action != "read":
                 yield entry
@@ -121,8 +108,37 @@ def plan(
             yield planned
 
 
+def _batches(items: Iterable[Item | Failure]) -> Iterator[list[Item | Failure]]:
+    """Of 256, or of fewer where they hold much memory themselves."""
+    batch: list[Item | Failure] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += bytes_held(item) if isinstance(item, Item) else 0
+        if len(batch) == _BATCH or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _looked_at(
+    collection: Collection, batch: Sequence[Item | Failure], modality: Modality, vectors: Sequence[str]
+) -> list[Planned | Failure]:
+    """Each item beside its own point."""
+    number = 0 if modality == "text" else None  # a document is known by its first passage
+    ids = [id_of(item, number) if isinstance(item, Item) else "" for item in batch]
+    points = collection.store.retrieve(collection.name, [id for id in ids if id])
+    stored = {point.id: point.payload for point in points}
+    lacking = _lacking(collection, stored, modality, vectors)
+    return [
+        _look(_without_reserved(item, modality), id, stored, lacking) if isinstance(item, Item) else item
+        for item, id in zip(batch, ids, strict=True)
+    ]
+
+
 def _lacking(
-    store: Store, collection: str, stored: Mapping[str, Payload], modality: Modality, vectors: Sequence[str]
+    collection: Collection, stored: Mapping[str, Payload], modality: Modality, vectors: Sequence[str]
 ) -> set[str]:
     """Ids of the stored points that lack one of `vectors`; the first passage of a document says which it has."""
     if not vectors or not stored:
@@ -131,7 +147,7 @@ def _lacking(
         return {id for id, payload in stored.items() if not set(vectors) <= set(payload.get("vectors", []))}
     having = [models.HasVectorCondition(has_vector=name) for name in vectors]
     whole = models.Filter(must=[models.HasIdCondition(has_id=list(stored)), *having])
-    return set(stored) - {point.id for point in store.scroll(collection, filter=whole, payload=False)}
+    return set(stored) - {point.id for point in collection.store.scroll(collection.name, filter=whole, payload=False)}
 
 
 def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str]) -> Planned | Failure:
@@ -143,10 +159,11 @@ def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str])
         state = file_state(item.path) if item.path is not None else None
         if old is not None and state is not None and whole and same_words and _same_state(state, old):
             return Planned(item, id, "unchanged", old["content_hash"], state, old)
-        digest = _digest(item)
+        digest = item_hash(item)
     except (InputError, OSError) as exc:
         return Failure(item.uri, _reason(exc))
-    if old is None or not whole or old.get("content_hash") != digest:
+    renamed = old is not None and item.modality == "text" and old.get("uri") != item.uri  # passages go by their uri
+    if old is None or not whole or renamed or old.get("content_hash") != digest:
         return Planned(item, id, "read", digest, state, old)
     return Planned(item, id, "unchanged" if same_words and state is None else "refresh", digest, state, old)
 
@@ -157,7 +174,7 @@ def _same_state(state: FileState, old: Payload) -> bool:
 
 def _same_words(item: Item, old: Payload) -> bool:
     """Whether a manifest or document says of the file what the point says; a bare folder says nothing."""
-    said = {**item.payload, **({"caption": item.caption} if item.caption else {})}
+    said = {**item.payload, "uri": item.uri, **({"caption": item.caption} if item.caption else {})}
     if item.source is not None:
         said["source"] = item.source
         if any(key not in said for key in old.keys() - tags_in(old).keys() - OURS[item.modality]):
@@ -169,41 +186,36 @@ def _is_bare(item: Item) -> bool:
     return item.source is None and not item.caption and not item.payload
 
 
-def _digest(item: Item) -> str:
-    if item.path is not None:
-        return content_hash(item.path)
-    return hashlib.blake2b(item.content or b"", digest_size=16).hexdigest()
-
-
 @dataclass(frozen=True)
 class _Donor:
     """A stored point with the contents of a file that is to be read."""
 
     id: str
-    path: str
+    path: str | None  # of its file; None: it came from memory
     whole: bool  # has every vector that this run makes
 
 
 def _donors(
-    store: Store, collection: str, hashes: Sequence[str], modality: Modality, vectors: Sequence[str]
+    collection: Collection, hashes: Sequence[str], modality: Modality, vectors: Sequence[str]
 ) -> dict[str, list[_Donor]]:
     """content hash -> the stored points that have it."""
     if not hashes:
         return {}
     found: dict[str, list[_Donor]] = {}
     wanted = models.FieldCondition(key="content_hash", match=models.MatchAny(any=sorted(set(hashes))))
-    head = [models.FieldCondition(key="passage", match=models.MatchValue(value=0))] if modality == "text" else []
-    keys = ["uri", "content_hash", "document", "vectors"]
-    same = {p.id: p.payload for p in store.scroll(collection, filter=models.Filter(must=[wanted, *head]), payload=keys)}
-    lacking = _lacking(store, collection, same, modality, vectors)
+    filter = models.Filter(must=[wanted, first_passages()] if modality == "text" else [wanted])
+    keys = ["uri", "content_hash", "document", "vectors", "mtime_ns"]
+    same = {p.id: p.payload for p in collection.store.scroll(collection.name, filter=filter, payload=keys)}
+    lacking = _lacking(collection, same, modality, vectors)
     for id, payload in same.items():
-        found.setdefault(payload["content_hash"], []).append(_Donor(id, path_of(payload), id not in lacking))
+        found.setdefault(payload["content_hash"], []).append(_Donor(id, file_of(payload), id not in lacking))
     return found
 
 
 def _with_donor(planned: Planned, same: Sequence[_Donor], recent: str | None, roots: Sequence[Path]) -> Planned:
     others = sorted((donor for donor in same if donor.id != planned.id), key=lambda donor: not donor.whole)
-    gone = [donor for donor in others if _has_left(donor.path, roots)]
+    is_file = planned.item.path is not None or "document" in planned.item.payload  # what is in memory never moved
+    gone = [donor for donor in others if is_file and has_left(donor.path, roots)]
     if gone and planned.stored is None:
         return replace(planned, action="reuse" if gone[0].whole else "read", donor=gone[0].id, moved=True)
     if others and others[0].whole:
@@ -215,92 +227,11 @@ def _with_donor(planned: Planned, same: Sequence[_Donor], recent: str | None, ro
     return replace(planned, action="reuse", donor=donor, moved=moved)
 
 
-def _has_left(path: str, roots: Sequence[Path]) -> bool:
-    """Whether a file was moved away, and is not on a disk or machine that is out of sight.
-
-    Its folder is still there, or it was under a folder of this run.
-    """
-    return is_gone(path) and (Path(path).parent.is_dir() or _under(path, [str(root) for root in roots]))
-
-
 def _without_reserved(item: Item, modality: Modality) -> Item:
     """A manifest's column called `width`, say, gives way to what is read from the file."""
     if not RESERVED[modality] & item.payload.keys():
         return item
     return replace(item, payload={k: v for k, v in item.payload.items() if k not in RESERVED[modality]})
-
-
-def is_gone(path: str) -> bool:
-    """True only if the file is certainly not there; a folder that cannot be looked into proves nothing."""
-    try:
-        Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def remove_gone(
-    store: Store, collection: str, roots: Sequence[Path], manifests: Mapping[str, set[str]], *, modality: Modality
-) -> list[tuple[str, str]]:
-    """Delete the points of files that are gone: under `roots`, or no longer in a manifest; gives (id, uri).
-
-    `manifests` maps each manifest that was read to the uris it names. One with a line that could not be
-    read has dropped nothing: the line may name any file.
-    """
-    torn = {name for name, uris in manifests.items() if any(uri.startswith(f"{name}: line ") for uri in uris)}
-    prefixes = tuple(str(root) for root in roots)
-    heads = None
-    if modality == "text":
-        heads = models.Filter(must=[models.FieldCondition(key="passage", match=models.MatchValue(value=0))])
-    gone = []
-    for point in store.scroll(collection, filter=heads, payload=["uri", "document", "source"]):
-        uri, source = str(point.payload["uri"]), str(point.payload.get("source"))
-        dropped = source in manifests and source not in torn and uri not in manifests[source]
-        looked_for = _under(uri, prefixes) or source in manifests
-        if dropped or (looked_for and is_gone(path_of(point.payload))):
-            gone.append((point.id, uri))
-    for some in batched(gone, _BATCH):
-        if modality == "image":
-            store.delete(collection, [id for id, _ in some])
-        else:  # each uri is that of many passages
-            condition = models.FieldCondition(key="uri", match=models.MatchAny(any=[uri for _, uri in some]))
-            store.delete_where(collection, models.Filter(must=[condition]))
-    return gone
-
-
-def _under(uri: str, prefixes: Sequence[str]) -> bool:
-    return any(uri == prefix or uri.startswith((prefix.rstrip("/") + "/", prefix + "#")) for prefix in prefixes)
-
-
-def note_manifests(items: Iterable[Item | Failure], manifests: dict[str, set[str]]) -> Iterator[Item | Failure]:
-    """Pass items on, writing down which uris each manifest names, those of failures included."""
-    for item in items:
-        if item.source is not None:
-            manifests.setdefault(item.source, set()).add(item.uri)
-        yield item
-
-
-def until_first_item(items: Iterator[Item | Failure]) -> list[Item | Failure]:
-    """Take entries up to the first that is not a Failure: no Item in the list means that there is none at all."""
-    taken: list[Item | Failure] = []
-    for entry in items:
-        taken.append(entry)
-        if isinstance(entry, Item):
-            break
-    return taken
-
-
-def roots_of(sources: Sequence[str | Path]) -> list[Path]:
-    """The absolute folders and files of a run; of a pattern, the folder before its first wildcard."""
-    roots = []
-    for source in sources:
-        parts = Path(os.path.abspath(Path(source).expanduser())).parts
-        fixed = list(takewhile(lambda part: not set(part) & set("*?["), parts))
-        path = Path(*parts)
-        roots.append(path if path.exists() else Path(*fixed))
-    return roots
 
 
 def _reason(exc: Exception) -> str:

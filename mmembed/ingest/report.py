@@ -1,13 +1,42 @@
-"""What an index run found, counted while it runs."""
+"""What an index run found: what came of one batch, and all of them added up."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mmembed.types import Failure
 
-__all__ = ["IngestReport"]
+__all__ = ["BatchReport", "IngestReport", "Outcome"]
+
+Outcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What came of some of the things of an index run; counts as in IngestReport."""
+
+    embedded: int = 0
+    unchanged: int = 0
+    moved: int = 0
+    copied: int = 0
+    failures: Sequence[Failure] = ()
+    images: IngestReport | None = None  # of the images inside documents
+
+    @classmethod
+    def of(
+        cls, outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), images: IngestReport | None = None
+    ) -> BatchReport:
+        """Outcomes, one a thing, counted."""
+        return cls(
+            embedded=outcomes.count("embedded"),
+            unchanged=outcomes.count("unchanged"),
+            moved=outcomes.count("moved"),
+            copied=outcomes.count("copied"),
+            failures=failures,
+            images=images,
+        )
 
 
 @dataclass
@@ -22,6 +51,17 @@ class IngestReport:
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
     pictures: IngestReport | None = None  # of the pictures inside documents
+
+    def add(self, batch: BatchReport | IngestReport) -> None:
+        """Count what came of a batch."""
+        self.embedded += batch.embedded
+        self.unchanged += batch.unchanged
+        self.moved += batch.moved
+        self.copied += batch.copied
+        self.failures += batch.failures
+        images = batch.images if isinstance(batch, BatchReport) else batch.pictures
+        if self.pictures is not None and images is not None:
+            self.pictures.add(images)
 
     @property
     def done(self) -> int:

@@ -3,66 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.prepare import PayloadIndexes, prepare_collection, vector_contract
-from mmembed.collection.thumbnails import remove_thumbnails
 from mmembed.documents import Document, Passage, cut_passages, windows
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import StoreError, UnsupportedModality
 from mmembed.images import MAX_PIXELS
-from mmembed.streams import batched
-from mmembed.types import Embeddings, Encoder, Kind, Modality, Store, Vector
+from mmembed.types import Embeddings, Encoder, Kind, Modality, Vector
 from mmembed.vectors import check_embeddings
 
-__all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget"]
+__all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget", "RunOptions"]
 
 MAX_TOKENS = 256
 OVERLAP_TOKENS = 32
-_URIS_A_FILTER = 128
 _KINDS: Mapping[Kind, str] = {"dense": "dense vectors", "sparse": "sparse vectors", "multi": "multivectors"}
 _INPUTS: Mapping[Modality, str] = {"image": "pictures", "text": "text"}
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run reads and writes, as opposed to what and by which encoders."""
+
+    roots: Sequence[Path] = ()  # its folders: a file that vanished from there has moved; grows as sources are met
+    workers: int | None = None  # threads that read; None: one a core, within reason
+    max_pixels: int = MAX_PIXELS  # larger images become failures
+    linked_images: bool = True  # read the image files that a document names, beside those that it holds
+    shards: int | None = None  # of a collection that is made in a cluster
+    replicas: int | None = None
+
+
 class ImageTarget:
-    """A collection of pictures and the encoders that write to it."""
+    """A collection of images and the encoders that write to it."""
 
     def __init__(
         self,
-        store: Store,
-        collection: str,
+        collection: Collection,
         encoder: Encoder,
-        caption_encoder: Encoder | None = None,
         *,
-        roots: Sequence[Path],
-        shards: int | None = None,
-        replicas: int | None = None,
-        default_caption_encoder: Encoder | None = None,
+        caption_encoder: Encoder | None = None,
         late_encoder: Encoder | None = None,
+        default_caption_encoder: Encoder | None = None,
         encoders: Mapping[str, Encoder] | None = None,
+        options: RunOptions = RunOptions(),  # frozen
     ) -> None:
         """`encoders`: where those come from that are not given, by the name that a collection remembers."""
-        _require(encoder, "image", "dense", "image")
-        self.late = late_encoder or Collection(store, collection).remembered(
-            "late", SHARED if encoders is None else encoders
-        )
-        if self.late is not None:
-            _require(self.late, "late", "multi", "image")
-        self.store = store
         self.collection = collection
         self.encoder = encoder
-        self.roots = roots
+        self.options = options
+        self._encoders = SHARED if encoders is None else encoders
+        _require(encoder, "image", "dense", "image")
+        self.late = late_encoder or collection.remembered("late", self._encoders)
+        if self.late is not None:
+            _require(self.late, "late", "multi", "image")
         self._caption_encoder = caption_encoder
         self._default_caption_encoder = default_caption_encoder
         self._bm25: Encoder | None = None
-        self._encoders = SHARED if encoders is None else encoders
-        self.indexes = PayloadIndexes(store, collection)
+        self.indexes = PayloadIndexes(collection)
         makers = {"image": (encoder, vector_contract(encoder, "image"))}
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
             self._bm25 = load_encoder("bm25")
@@ -70,16 +73,16 @@ class ImageTarget:
             makers["caption_bm25"] = (self._bm25, vector_contract(self._bm25, "text"))
         if self.late is not None:
             makers["late"] = (self.late, vector_contract(self.late, "image"))
-        prepare_collection(store, collection, "images", makers, shards=shards, replicas=replicas)
+        prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
 
     @property
     def vectors(self) -> list[str]:
-        """Those that every picture gets, with or without a caption."""
+        """Those that every image gets, with or without a caption."""
         return ["image"] if self.late is None else ["image", "late"]
 
     @property
     def batch_size(self) -> int:
-        """Pictures encoded at a time; for `late` each is held at its full size until then."""
+        """Images encoded at a time; for `late` each is held at its full size until then."""
         return min(encoder.batch_size for encoder in (self.encoder, self.late) if encoder is not None)
 
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
@@ -93,9 +96,7 @@ class ImageTarget:
 
     def _caption_encoders(self) -> tuple[Encoder, Encoder]:
         if self._bm25 is None or self._caption_encoder is None:
-            dense = self._caption_encoder or Collection(self.store, self.collection).remembered(
-                "caption", self._encoders
-            )
+            dense = self._caption_encoder or self.collection.remembered("caption", self._encoders)
             dense = dense or self._default_caption_encoder
             dense = dense or self._encoders["minilm"]
             bm25 = load_encoder("bm25")
@@ -104,86 +105,76 @@ class ImageTarget:
                 "caption": (dense, vector_contract(dense, "text")),
                 "caption_bm25": (bm25, vector_contract(bm25, "text")),
             }
-            prepare_collection(self.store, self.collection, "images", encoders)
+            prepare_collection(self.collection, "images", encoders)
             self._caption_encoder, self._bm25 = dense, bm25
         return self._caption_encoder, self._bm25
 
 
 class DocumentTarget:
-    """A collection of passages, the encoders that write to it, and where the pictures go."""
+    """A collection of passages, the encoders that write to it, and where the images in documents go."""
 
     def __init__(
         self,
-        store: Store,
-        collection: str,
+        collection: Collection,
         encoder: Encoder,
-        cross_encoder: Encoder | None,
-        pictures_into: str | None,
         *,
-        roots: Sequence[Path],
-        shards: int | None,
-        replicas: int | None,
+        cross_encoder: Encoder | None = None,
         sparse_encoder: Encoder | None = None,
         late_encoder: Encoder | None = None,
+        images_into: str | None = None,
         encoders: Mapping[str, Encoder] | None = None,
-        max_pixels: int = MAX_PIXELS,
-        linked_pictures: bool = True,
+        options: RunOptions = RunOptions(),  # frozen
     ) -> None:
-        """See `ingest_documents`. `encoders`: as of an ImageTarget; `max_pixels`: of a picture in a document;
-        `linked_pictures`: read the picture files that a document names, beside those that it holds.
-        """
-        _require(encoder, "text", "dense", "text")
-        encoders = SHARED if encoders is None else encoders
-        self.store = store
+        """See `ingest_documents`. `encoders`: as of an ImageTarget; `images_into`: None leaves them out."""
         self.collection = collection
-        self.roots = roots
         self.encoder = encoder
-        self.by_passage = {"text": encoder, "bm25": load_encoder("bm25")}  # those that read a passage as a whole
-        optional: dict[str, tuple[Encoder | None, Kind]] = {
-            "sparse": (sparse_encoder, "sparse"),
-            "late": (late_encoder, "multi"),
+        self.options = options
+        self.images: ImageTarget | None = None  # until there is an image, or the collection is there
+        self._encoders = SHARED if encoders is None else encoders
+        _require(encoder, "text", "dense", "text")
+        self.by_passage = {  # those that read a passage as a whole
+            "text": encoder,
+            "bm25": load_encoder("bm25"),
+            **self._optional("sparse", sparse_encoder, "sparse"),
+            **self._optional("late", late_encoder, "multi"),
         }
-        for name, (given, kind) in optional.items():
-            made_by = given or Collection(store, collection).remembered(name, encoders)
-            if made_by is not None:
-                _require(made_by, name, kind, "text")
-                made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
-                self.by_passage[name] = made_by
-        picture_encoder = Collection(store, pictures_into or "images").remembered("image", encoders)
-        self.cross = cross_encoder or picture_encoder or load_encoder("tiny")
-        self.pictures_into = pictures_into
-        self.images: ImageTarget | None = None  # until there is a picture, or the collection is there
-        self._picture_encoder = picture_encoder or self.cross
-        self._encoders = encoders
-        self.max_pixels = max_pixels
-        self.linked_pictures = linked_pictures
-        if pictures_into is not None:
-            _require(self._picture_encoder, "image", "dense", "image")
-        if pictures_into is not None and pictures_into in store.collections():
-            self.images = self.image_target(pictures_into)
-        self.indexes = PayloadIndexes(store, collection)
-        prepare_collection(
-            store,
-            collection,
-            "documents",
-            {
-                "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
-                **{name: (each, vector_contract(each, "text")) for name, each in self.by_passage.items()},
-            },
-            shards=shards,
-            replicas=replicas,
-        )
+        image_encoder = Collection(collection.store, images_into or "images").remembered("image", self._encoders)
+        self.cross = cross_encoder or image_encoder or load_encoder("tiny")
+        self._image_encoder = image_encoder or self.cross
+        self._images_into = None if images_into is None else Collection(collection.store, images_into)
+        if self._images_into is not None:
+            _require(self._image_encoder, "image", "dense", "image")
+            if self._images_into.exists:
+                self.image_target()
+        self.indexes = PayloadIndexes(collection)
+        makers = {
+            "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
+            **{name: (each, vector_contract(each, "text")) for name, each in self.by_passage.items()},
+        }
+        prepare_collection(collection, "documents", makers, shards=options.shards, replicas=options.replicas)
 
-    def image_target(self, collection: str) -> ImageTarget:
-        """Where pictures go; the first call makes their collection."""
+    def _optional(self, vector: str, given: Encoder | None, kind: Kind) -> dict[str, Encoder]:
+        made_by = given or self.collection.remembered(vector, self._encoders)
+        if made_by is None:
+            return {}
+        _require(made_by, vector, kind, "text")
+        made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
+        return {vector: made_by}
+
+    @property
+    def wants_images(self) -> bool:
+        return self._images_into is not None
+
+    def image_target(self) -> ImageTarget:
+        """Where images go; the first call makes their collection. Only where they are wanted."""
         if self.images is None:
+            assert self._images_into is not None
             self.images = ImageTarget(
-                self.store,
-                collection,
-                self._picture_encoder,
-                roots=self.roots,
+                self._images_into,
+                self._image_encoder,
                 default_caption_encoder=self.encoder,
                 encoders=self._encoders,
+                options=RunOptions(roots=self.options.roots, max_pixels=self.options.max_pixels),
             )
         return self.images
 
@@ -211,22 +202,6 @@ class DocumentTarget:
         made["cross"] = np.split(np.asarray(flat), ends[:-1])
         vectors = [dict(zip(made, of_one, strict=True)) for of_one in zip(*made.values(), strict=True)]
         return [{name: v for name, v in of_one.items() if not _is_rowless(v)} for of_one in vectors]
-
-    def forget_pictures_of(self, uris: Sequence[str]) -> None:
-        """Remove the pictures that only stood inside these documents."""
-        if self.images is None:
-            return
-        for some in batched(uris, _URIS_A_FILTER):
-            condition = models.FieldCondition(key="document", match=models.MatchAny(any=list(some)))
-            inside = [
-                point.id
-                for point in self.store.scroll(
-                    self.images.collection, filter=models.Filter(must=[condition]), payload=["uri", "document"]
-                )
-                if str(point.payload["uri"]).startswith(f"{point.payload['document']}#")
-            ]
-            self.store.delete(self.images.collection, inside)
-            remove_thumbnails(self.store, self.images.collection, inside)
 
 
 def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from mmembed.batching.memory import give_back_soon
+from mmembed.collection import Collection
 from mmembed.collection.payload import RESERVED, item_id
 from mmembed.documents import DOCUMENT_SUFFIXES
 from mmembed.errors import CollectionNotOurs, InputError, UnknownEncoder
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest import IngestReport
-from mmembed.ingest.documents import write_documents
-from mmembed.ingest.images import write_pictures
-from mmembed.ingest.targets import DocumentTarget, ImageTarget
+from mmembed.ingest.documents import DocumentWork
+from mmembed.ingest.images import ImageWork
+from mmembed.ingest.run import drive
+from mmembed.ingest.targets import DocumentTarget, ImageTarget, RunOptions
 from mmembed.service.state import Service
 from mmembed.service.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
@@ -93,7 +95,7 @@ def index_sent(
     else:
         target = _document_target(service, collection, contract, made_by, pictures_into)
     try:
-        _write(service, target, folder, sent, contents, run)
+        _write(target, folder, sent, contents, run)
     finally:
         if not there and store.count(collection) == 0:
             store.drop(collection)  # it would only bind its name to this encoder
@@ -131,12 +133,11 @@ def _default_text_encoder(service: Service) -> Encoder:
 
 def _image_target(service: Service, collection: str, encoder: Encoder, *, captioned: bool) -> ImageTarget:
     return ImageTarget(
-        service.store,
-        collection,
+        Collection(service.store, collection),
         encoder,
-        roots=(),
         default_caption_encoder=_caption_encoder(service.engine.encoders(), encoder) if captioned else None,
         encoders=service.engine.encoders(),
+        options=RunOptions(max_pixels=service.settings.max_pixels),
     )
 
 
@@ -156,27 +157,18 @@ def _document_target(
     remembered = [(contract, "cross"), (images, "image")]
     cross = next((c.vectors[name].encoder for c, name in remembered if c is not None and name in c.vectors), "tiny")
     return DocumentTarget(
-        store,
-        collection,
+        Collection(store, collection),
         encoder,
-        encoders[cross],
-        pictures_into,
-        roots=(),
-        shards=None,
-        replicas=None,
+        cross_encoder=encoders[cross],
+        images_into=pictures_into,
         encoders=encoders,
-        max_pixels=service.settings.max_pixels,
-        linked_pictures=False,  # what a stranger's document names on this machine is not his to see
+        # what a stranger's document names on this machine is not his to see
+        options=RunOptions(max_pixels=service.settings.max_pixels, linked_images=False),
     )
 
 
 def _write(
-    service: Service,
-    target: ImageTarget | DocumentTarget,
-    folder: Path,
-    sent: Sequence[Sent],
-    contents: Contents,
-    run: _Run,
+    target: ImageTarget | DocumentTarget, folder: Path, sent: Sequence[Sent], contents: Contents, run: _Run
 ) -> None:
     """Keep every file, then read, encode and store them."""
     sweep_partial(folder)
@@ -188,12 +180,10 @@ def _write(
             items[path] = _item(path, one, _MODALITY[contents])
         run.kept.append(path)
     if isinstance(target, ImageTarget):
-        written = write_pictures(target, items.values(), run.report, max_pixels=service.settings.max_pixels)
+        drive(ImageWork(target), items.values(), run.report)
     else:
-        run.report.pictures = IngestReport() if target.pictures_into else None
-        written = write_documents(target, items.values(), run.report)
-    for _ in written:
-        pass
+        run.report.pictures = IngestReport() if target.wants_images else None
+        drive(DocumentWork(target), items.values(), run.report)
     give_back_soon()
 
 

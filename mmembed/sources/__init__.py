@@ -6,44 +6,17 @@ read at all raises. The order is that of sorted names, the same on every run.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmembed.errors import UnreadableSource
+from mmembed.sources.files import FileState, content_hash, file_state
 from mmembed.sources.folders import Wanted, is_remote, match, not_local, printable, walk
 from mmembed.sources.manifests import MANIFEST_SUFFIXES, read_manifest
 from mmembed.types import Failure, Item, Modality
 
 __all__ = ["MANIFEST_SUFFIXES", "FileState", "content_hash", "file_state", "scan"]
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What tells an unchanged file at no cost: where both are as they were, its content is taken to be."""
-
-    size: int  # bytes
-    mtime_ns: int
-
-
-def file_state(path: Path) -> FileState:
-    """Size and time of the last change. Raises UnreadableSource where there is no such file."""
-    try:
-        stat = path.stat()
-    except OSError as exc:
-        raise UnreadableSource(f"{printable(str(path))}: cannot be read ({exc.strerror})") from exc
-    return FileState(stat.st_size, stat.st_mtime_ns)
-
-
-def content_hash(path: Path) -> str:
-    """BLAKE2b of the content, 32 hexadecimal digits; the file is streamed. Raises UnreadableSource."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as exc:
-        raise UnreadableSource(f"{printable(str(path))}: cannot be read ({exc.strerror})") from exc
 
 
 def scan(

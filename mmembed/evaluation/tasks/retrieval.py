@@ -9,11 +9,10 @@ import numpy as np
 from mmembed.collection import Collection
 from mmembed.errors import SettingsError
 from mmembed.evaluation.compare import Found, facts_of, measure_search
-from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_corpus, load_pictures
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, encode_files, index_corpus
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query, TestSet
-from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder, Failure, Leg, Store, StoreQuery, Vector
 from mmembed.vectors import l2_normalize
 
@@ -99,9 +98,7 @@ def encode_queries(
     made: dict[str, Vector] = {}
     if texts:
         made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="query", task=task), strict=True))
-    pictures: dict[str, Vector] = {}
-    for some in batched(load_pictures(files, failures), encoder.batch_size):
-        pictures |= dict(zip((id for id, _ in some), encoder.encode_image([p for _, p in some]), strict=True))
+    pictures = encode_files(files, encoder, failures)
     both = {id: _sum(made[id], row) if id in made else row for id, row in pictures.items()}
     unread = files.keys() - pictures.keys()
     return {id: row for id, row in {**made, **both}.items() if id not in unread}

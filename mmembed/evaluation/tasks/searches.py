@@ -12,13 +12,14 @@ from qdrant_client.models import Filter
 from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
-from mmembed.errors import InvalidTestSet
+from mmembed.errors import InputError, InvalidTestSet
 from mmembed.evaluation.compare import Found, facts_of, measure_search
-from mmembed.evaluation.corpus_index import OnProgress, load_pictures
+from mmembed.evaluation.corpus_index import OnProgress
 from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES, Qrels, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query
+from mmembed.images import load_image
 from mmembed.retrieval.api import search as search_collection
 from mmembed.types import Encoder, Failure, Hit, Store
 
@@ -154,7 +155,11 @@ def measure_collection(
 
 def _picture(id: str, query: Query, failures: list[Failure]) -> Image | None:
     """Of a query that has one; None, and a failure, where it cannot be read."""
-    return dict(load_pictures({id: query.image}, failures)).get(id) if query.image is not None else None
+    try:
+        return None if query.image is None else load_image(query.image, uri=query.image.name)
+    except InputError as exc:
+        failures.append(Failure(id, str(exc)))
+        return None
 
 
 def _remembered(collection: Collection, encoders: Mapping[str, Encoder]) -> Encoder:

@@ -17,6 +17,7 @@ from files import encoded, huge_png, pdf, photo, word
 from qdrant_client import models
 from service_app import running
 
+from mmembed.collection import Collection
 from mmembed.collection.prepare import PayloadIndexes
 from mmembed.demo import DOCUMENTS
 from mmembed.errors import StoreFull
@@ -514,7 +515,7 @@ def test_payload_indexes_are_bounded_over_all_requests() -> None:
     vector = VectorContract("tiny", "ff", "image", "dense", 4)
     store.create("keys", Contract("images", {"image": vector}), indexes={})
     for n in range(3):
-        PayloadIndexes(store, "keys").cover([{f"key{n}-{m}": m for m in range(40)}, {"no path [": 1}])
+        PayloadIndexes(Collection(store, "keys")).cover([{f"key{n}-{m}": m for m in range(40)}, {"no path [": 1}])
     assert 40 < len(store.indexes("keys")) <= 64
     assert "no path [" not in store.indexes("keys")
     store.close()

@@ -1,0 +1,150 @@
+"""The one driver of an index run: scan -> plan -> read -> batch -> write -> report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
+from typing import Protocol, TypeVar
+
+from mmembed.collection import Collection
+from mmembed.errors import InputError
+from mmembed.ingest.entries import Entries, Seen, Source, until_first_item
+from mmembed.ingest.gone import remove_gone
+from mmembed.ingest.plan import Planned, plan
+from mmembed.ingest.report import BatchReport, IngestReport
+from mmembed.ingest.targets import RunOptions
+from mmembed.streams import load_in_order
+from mmembed.types import Failure, Item, Modality
+
+__all__ = ["OnProgress", "Work", "drive", "index"]
+
+OnProgress = Callable[[IngestReport], None]
+
+R = TypeVar("R")
+
+
+class Work(Protocol[R]):
+    """What an index run does with each of its things: `ImageWork` and `DocumentWork`. Only `read` runs in threads."""
+
+    @property
+    def collection(self) -> Collection: ...
+
+    @property
+    def modality(self) -> Modality: ...
+
+    @property
+    def required(self) -> Sequence[str]:
+        """Vectors without which what is stored is read again."""
+        ...
+
+    @property
+    def options(self) -> RunOptions: ...
+
+    @property
+    def workers(self) -> int:
+        """Threads that read."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """How many things are read ahead of the one that is written."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """A batch is written once the sizes of what is in it come to this."""
+        ...
+
+    def settle(self, planned: Planned) -> Planned | BatchReport:
+        """What is to be done, or what came of it where it was done at once: the unchanged."""
+        ...
+
+    def read(self, planned: Planned) -> R:
+        """Open and decode one thing. Raises InputError where it cannot be read."""
+        ...
+
+    def size(self, ready: R) -> int: ...
+
+    def write(self, batch: Sequence[R]) -> BatchReport:
+        """Encode and store. On return all of it is stored."""
+        ...
+
+    def finish(self) -> None:
+        """Once at the end of a run that wrote or removed something."""
+        ...
+
+
+def index(
+    collection: Collection,
+    sources: Iterable[Source],
+    begin: Callable[[Seen], Work[R]],
+    *,
+    entries: Entries,
+    report: IngestReport,
+    sync: bool,
+    on_progress: OnProgress | None,
+) -> IngestReport:
+    """A whole run over `sources`; `begin` makes or checks the collection once there is something to put into it.
+
+    Raises what `begin`, `Entries.of` and the store raise.
+    """
+    started = time.perf_counter()
+
+    def tell(report: IngestReport) -> None:
+        report.seconds = time.perf_counter() - started
+        if on_progress is not None:
+            on_progress(report)
+
+    seen = Seen()
+    found = entries.of(sources, seen)
+    first = until_first_item(found)
+    if not any(isinstance(entry, Item) for entry in first) and not collection.exists:
+        report.failures.extend(entry for entry in first if isinstance(entry, Failure))
+        return report  # a collection without a thing in it would only bind its name to this encoder
+    work = begin(seen)
+    drive(work, chain(first, found), report, on_progress=tell)
+    if sync:
+        report.removed = remove_gone(collection, seen)
+    if report.embedded or report.moved or report.copied or report.removed:
+        work.finish()
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def drive(
+    work: Work[R], entries: Iterable[Item | Failure], report: IngestReport, *, on_progress: OnProgress | None = None
+) -> None:
+    """Plan, read, batch and write, adding to `report`; tells of its progress after each batch and at the end."""
+
+    def to_do() -> Iterator[Planned]:
+        roots = work.options.roots
+        for planned in plan(work.collection, entries, modality=work.modality, vectors=work.required, roots=roots):
+            if isinstance(planned, Failure):
+                report.failures.append(planned)
+                continue
+            settled = work.settle(planned)
+            if isinstance(settled, Planned):
+                yield settled
+            else:
+                report.add(settled)
+
+    pending: list[R] = []
+    size = 0
+    with closing(load_in_order(to_do(), work.read, workers=work.workers, ahead=work.ahead)) as reading:
+        for planned, ready in reading:
+            if isinstance(ready, InputError):
+                report.failures.append(Failure(planned.item.uri, str(ready)))
+                continue
+            pending.append(ready)
+            size += work.size(ready)
+            if size >= work.batch_size:
+                report.add(work.write(pending))
+                pending, size = [], 0
+                if on_progress is not None:
+                    on_progress(report)
+    if pending:
+        report.add(work.write(pending))
+    if on_progress is not None:
+        on_progress(report)
