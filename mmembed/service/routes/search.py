@@ -1,55 +1,55 @@
 """Search over HTTP: in one collection, or in several at once.
 
-request -> schemas (what is asked) -> pictures (fetched or decoded) -> a thread: search -> hits as JSON
+request -> schemas (what is asked) -> images (fetched) -> a thread: images decoded, search -> hits as JSON
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
+from PIL.Image import Image
 
 from mmembed.collection.thumbnails import thumbnail_path
-from mmembed.errors import CollectionNotFound, InvalidRequest, StoreError, StoreUnavailable
+from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError, StoreError, StoreUnavailable
 from mmembed.images import load_image, picture_size
 from mmembed.retrieval.api import search, search_several
-from mmembed.retrieval.query import ImageQuery
 from mmembed.service.error_responses import without_places
+from mmembed.service.images import fetch_images
 from mmembed.service.middleware.auth import needs
-from mmembed.service.pictures import picture_bytes
 from mmembed.service.schemas.forms import JsonOrForm, Uploads, form_of, uploads_of
-from mmembed.service.schemas.search import FoundHit, SearchAnswer, SearchRequest, SeveralAnswer, SeveralRequest
+from mmembed.service.schemas.openapi import our_errors
+from mmembed.service.schemas.search import (
+    FoundHit,
+    QueryImages,
+    SearchAnswer,
+    SearchFields,
+    SearchRequest,
+    SeveralAnswer,
+    SeveralRequest,
+)
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import Contract, Hit, Store
+from mmembed.types import Contract, Encoder, Hit, Store
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))])
+router = APIRouter(
+    tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))], responses=our_errors()
+)
 
 _SEARCHED, _SUBTRACTED = "the picture to search with", "a picture to subtract"
 _KINDS = {"images": "image", "documents": "text"}
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The bytes of the pictures of one query; of what is subtracted, texts stay texts."""
-
-    image: bytes | None
-    minus: tuple[str | bytes, ...]
 
 
 @router.post("/v1/search/{collection}", response_model=SearchAnswer, openapi_extra=form_of("SearchRequest"))
 async def search_collection(collection: str, asked: SearchRequest, request: Request, service: ServiceOf) -> Response:
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
-    pictures = await _pictures(asked, uploads_of(request), service)
-    body = await service.run(_search_one, service, collection, asked, pictures, started)
+    images = await _images(asked, uploads_of(request), service)
+    body = await service.run(_search_one, service, collection, asked, images, started)
     return Response(body, media_type="application/json")
 
 
@@ -57,57 +57,65 @@ async def search_collection(collection: str, asked: SearchRequest, request: Requ
 async def search_collections(asked: SeveralRequest, request: Request, service: ServiceOf) -> Response:
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
-    pictures = await _pictures(asked, uploads_of(request), service)
-    hidden: Sequence[str] = request.app.state.hidden
-    body = await service.run(_search_several, service, asked, pictures, hidden, started)
+    images = await _images(asked, uploads_of(request), service)
+    body = await service.run(_search_several, service, asked, images, started)
     return Response(body, media_type="application/json")
 
 
-async def _pictures(asked: SearchRequest, uploads: Uploads, service: Service) -> Pictures:
-    """The pictures of the query and of what is subtracted, those that are addresses fetched side by side."""
+async def _images(asked: SearchFields, uploads: Uploads, service: Service) -> QueryImages[bytes]:
+    """The files of the query's image and of what is subtracted, those that are addresses fetched side by side."""
     if asked.image is not None and uploads.image is not None:
         raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
-    sources = [asked.image, *(part.image for part in asked.minus)]
-    max_bytes = int(service.settings.max_body_mb * 2**20)
+    sources = [source for source in (asked.image, *(part.image for part in asked.minus)) if source is not None]
+    most = int(service.settings.max_body_mb * 2**20)
+    files = iter(await fetch_images(sources, fetcher=service.fetcher, max_bytes=most, max_bytes_together=most))
 
-    async def read(source: str | dict[str, str] | None) -> bytes | None:
-        if source is None:
-            return None
-        return await picture_bytes(source, fetcher=service.fetcher, max_bytes=max_bytes)
+    def following() -> bytes:
+        file = next(files)
+        if isinstance(file, MmembedError):
+            raise file
+        return file
 
-    image, *subtracted = await asyncio.gather(*map(read, sources))
-    minus = [part.text if picture is None else picture for part, picture in zip(asked.minus, subtracted, strict=True)]
-    return Pictures(
-        image if uploads.image is None else uploads.image,
-        (*(part for part in minus if part is not None), *uploads.minus),
-    )
+    image = uploads.image if asked.image is None else following()
+    minus = [part.text if part.text is not None else following() for part in asked.minus]
+    return QueryImages(image, (*minus, *uploads.minus))
 
 
 # --- in a thread ----------------------------------------------------------------------------------
 
 
-def _search_one(service: Service, collection: str, asked: SearchRequest, pictures: Pictures, started: float) -> bytes:
-    with service.engine.room.of(_pixels(service, pictures)):
-        hits = search(service.store, collection, **_arguments(service, asked, pictures))
+def _search_one(
+    service: Service, collection: str, asked: SearchRequest, images: QueryImages[bytes], started: float
+) -> bytes:
+    reranker = None if asked.rerank is None else service.rerankers[asked.rerank]
+    with service.engine.pixels.hold(_pixels(service, images)):
+        query = asked.to_search(_decoded(service, images), _encoder(service, asked))
+        hits = search(
+            service.store,
+            collection,
+            rerank=reranker,
+            candidates=asked.candidates,
+            encoders=service.engine.encoders(),
+            **query,
+        )
     found = _found(service, hits, {collection: _contract(service.store, collection)}, asked)
     return _json(SearchAnswer(hits=found, seconds=_seconds(started)), asked)
 
 
-def _search_several(
-    service: Service, asked: SeveralRequest, pictures: Pictures, hidden: Sequence[str], started: float
-) -> bytes:
+def _search_several(service: Service, asked: SeveralRequest, images: QueryImages[bytes], started: float) -> bytes:
     store = service.store
-    with service.engine.room.of(_pixels(service, pictures)):
+    with service.engine.pixels.hold(_pixels(service, images)):
         several = search_several(
             store,
             asked.collections or _ours(store),
             collection_weights=asked.collection_weights,
             missing_ok=asked.collections is None,  # one may have been removed since they were listed
-            **_arguments(service, asked, pictures),
+            encoders=service.engine.encoders(),
+            **asked.to_search(_decoded(service, images), _encoder(service, asked)),
         )
     contracts = {name: _contract(store, name) for name in {hit.collection for hit in several.hits}}
     found = _found(service, several.hits, contracts, asked)
-    skipped = {name: without_places(sentence, hidden) for name, sentence in several.skipped.items()}
+    skipped = {name: without_places(sentence, service.hidden) for name, sentence in several.skipped.items()}
     return _json(SeveralAnswer(hits=found, skipped=skipped, seconds=_seconds(started)), asked)
 
 
@@ -135,11 +143,11 @@ def _contract(store: Store, collection: str) -> Contract | None:
         return None
 
 
-def _pixels(service: Service, pictures: Pictures) -> int:
-    """What the pictures come to once they are decoded. Raises InvalidRequest for more than one picture may have."""
+def _pixels(service: Service, images: QueryImages[bytes]) -> int:
+    """What the images come to once they are decoded. Raises InvalidRequest for more than one image may have."""
     most = service.settings.max_pixels
-    files = [] if pictures.image is None else [(pictures.image, _SEARCHED)]
-    files += [(picture, _SUBTRACTED) for picture in pictures.minus if isinstance(picture, bytes)]
+    files = [] if images.image is None else [(images.image, _SEARCHED)]
+    files += [(image, _SUBTRACTED) for image in images.minus if isinstance(image, bytes)]
     sizes = [picture_size(file, uri=what, max_pixels=most) for file, what in files]
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:
@@ -149,35 +157,22 @@ def _pixels(service: Service, pictures: Pictures) -> int:
     return pixels
 
 
-def _arguments(service: Service, asked: SearchRequest, pictures: Pictures) -> dict[str, Any]:
-    """The arguments of `search` and `search_several`, pictures decoded."""
-    encoders = service.engine.encoders()
+def _decoded(service: Service, images: QueryImages[bytes]) -> QueryImages[Image]:
+    most = service.settings.max_pixels
+    image = None if images.image is None else load_image(images.image, uri=_SEARCHED, max_pixels=most)
+    minus = [
+        part if isinstance(part, str) else load_image(part, uri=_SUBTRACTED, max_pixels=most) for part in images.minus
+    ]
+    return QueryImages(image, tuple(minus))
 
-    def decoded(picture: bytes, what: str) -> ImageQuery:
-        return load_image(picture, uri=what, max_pixels=service.settings.max_pixels)
 
-    return {
-        "text": asked.text,
-        "image": None if pictures.image is None else decoded(pictures.image, _SEARCHED),
-        "vector": asked.vector,
-        "id": asked.id,
-        "weights": asked.weights,
-        "minus": [p if isinstance(p, str) else decoded(p, _SUBTRACTED) for p in pictures.minus],
-        "vector_name": asked.vector_name,
-        "encoder": None if asked.encoder is None else encoders[service.served.resolve(asked.encoder)],
-        "encoders": encoders,
-        "task": asked.task,
-        "filter": asked.filter,
-        "limit": asked.limit,
-        "offset": asked.offset,
-        "score_threshold": asked.score_threshold,
-        "all_passages": asked.all_passages,
-        "exact": asked.exact,
-    }
+def _encoder(service: Service, asked: SearchFields) -> Encoder | None:
+    """The one that the query names, for a collection that is not ours."""
+    return None if asked.encoder is None else service.engine.encoders()[service.served.resolve(asked.encoder)]
 
 
 def _found(
-    service: Service, hits: Sequence[Hit], contracts: Mapping[str, Contract | None], asked: SearchRequest
+    service: Service, hits: Sequence[Hit], contracts: Mapping[str, Contract | None], asked: SearchFields
 ) -> list[FoundHit]:
     return [_found_hit(service, hit, contracts[hit.collection], with_payload=asked.with_payload) for hit in hits]
 
@@ -216,7 +211,7 @@ def _seconds(started: float) -> float:
     return round(time.perf_counter() - started, 6)
 
 
-def _json(answer: SearchAnswer, asked: SearchRequest) -> bytes:
+def _json(answer: SearchAnswer, asked: SearchFields) -> bytes:
     """The answer without what was not asked for. NaN, which a stranger's payload may hold, becomes null."""
     wanted = {"probability": asked.with_probability, "payload": asked.with_payload}
     without = {name for name, with_it in wanted.items() if not with_it}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, TypedDict, TypeVar
 
+from PIL.Image import Image
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -12,10 +15,22 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from qdrant_client import models
 
+from mmembed.retrieval.hits import MAX_CANDIDATES
 from mmembed.service.schemas.common import Picture, QdrantFilter
+from mmembed.types import Encoder
 
-__all__ = ["FoundHit", "Minus", "SearchAnswer", "SearchRequest", "SeveralAnswer", "SeveralRequest"]
+__all__ = [
+    "FoundHit",
+    "Minus",
+    "QueryImages",
+    "SearchAnswer",
+    "SearchFields",
+    "SearchRequest",
+    "SeveralAnswer",
+    "SeveralRequest",
+]
 
 _MAX_LIMIT = 1000
 _MAX_OFFSET = 10_000
@@ -26,6 +41,38 @@ _MAX_MINUS = 32
 Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
+
+
+ImageT = TypeVar("ImageT", bytes, Image)
+
+
+@dataclass(frozen=True)
+class QueryImages(Generic[ImageT]):
+    """The images of one query, fetched (bytes) or decoded; of what is subtracted, texts stay texts."""
+
+    image: ImageT | None
+    minus: tuple[str | ImageT, ...]
+
+
+class QueryArguments(TypedDict):
+    """Of `search` and of `search_several`."""
+
+    text: str | None
+    image: Image | None
+    vector: Sequence[float] | None
+    id: str | None
+    weights: Mapping[str, float] | None
+    minus: Sequence[str | Image]
+    vector_name: str | None
+    encoder: Encoder | None
+    task: str | None
+    filter: models.Filter | None
+    limit: int
+    offset: int
+    score_threshold: float | None
+    all_passages: bool
+    exact: bool
+    late: bool
 
 
 class _Strict(BaseModel):
@@ -47,21 +94,8 @@ class Minus(_Strict):
         return self
 
 
-class SearchRequest(_Strict):
-    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "two parrots on a branch", "limit": 5},
-                {
-                    "text": "parrots",
-                    "minus": [{"text": "a cage"}],
-                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
-                },
-            ]
-        }
-    )
+class SearchFields(_Strict):
+    """What may be asked of one collection and of several alike."""
 
     text: Text | None = Field(None, description="Words to search with.", examples=["two parrots"])
     image: Picture | None = Field(
@@ -98,11 +132,61 @@ class SearchRequest(_Strict):
     task: str | None = Field(None, max_length=4096, description="Task or instruction, for encoders that take one.")
     all_passages: bool = Field(False, description="Every passage of a document, not only its best.")
     exact: bool = Field(False, description="Compare with every vector instead of walking the search graph.")
+    late: bool = Field(
+        True, description="Let the vector `late` of a collection, where it has one, order the candidates of a text."
+    )
     with_probability: bool = Field(True, description="Give each hit its probability, where the encoder has a scale.")
     with_payload: bool = Field(True, description="Give each hit its payload.")
 
+    def to_search(self, images: QueryImages[Image], encoder: Encoder | None) -> QueryArguments:
+        """What is asked, its images decoded and its encoder loaded. The only place where fields become a search."""
+        return {
+            "text": self.text,
+            "image": images.image,
+            "vector": self.vector,  # type: ignore[typeddict-item]  # or the rows of a multivector, which are taken too
+            "id": self.id,
+            "weights": self.weights,  # type: ignore[typeddict-item]  # a dict of literals
+            "minus": images.minus,
+            "vector_name": self.vector_name,
+            "encoder": encoder,
+            "task": self.task,
+            "filter": self.filter,
+            "limit": self.limit,
+            "offset": self.offset,
+            "score_threshold": self.score_threshold,
+            "all_passages": self.all_passages,
+            "exact": self.exact,
+            "late": self.late,
+        }
 
-class SeveralRequest(SearchRequest):
+
+class SearchRequest(SearchFields):
+    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "two parrots on a branch", "limit": 5},
+                {
+                    "text": "parrots",
+                    "minus": [{"text": "a cage"}],
+                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
+                },
+            ]
+        }
+    )
+
+    rerank: str | None = Field(
+        None,
+        max_length=1024,
+        description="A reranker that is served, which reads the words beside each of the best candidates.",
+    )
+    candidates: int = Field(
+        100, ge=1, le=MAX_CANDIDATES, description="How many of the best hits `rerank` reads, and `late` orders."
+    )
+
+
+class SeveralRequest(SearchFields):
     """The same query to several collections, whose hits are fused by rank."""
 
     model_config = ConfigDict(

@@ -18,8 +18,8 @@ from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import write_documents
 from mmembed.ingest.images import write_pictures
 from mmembed.ingest.targets import DocumentTarget, ImageTarget
+from mmembed.service.indexing.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.service.state import Service
-from mmembed.service.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
 
 __all__ = ["Contents", "Sent", "contents_of", "index_sent"]
