@@ -1,9 +1,9 @@
 """Micro-batching: inputs of one encoder that wait at the same time share a forward pass.
 
-submit -> a queue a line (modality, role, task), served in turn -> a worker thread: count tokens, take, encode, settle
-                └ bytes of pictures -> decoded by shared threads, just ahead of their pass
+submit -> a queue for each (modality, role, task), served in turn -> a worker thread: count tokens, take, encode, settle
+                └ bytes of images -> decoded by shared threads, just ahead of their forward pass
 
-An idle lane starts at once. Only where requests are on the way that are not here yet, it waits for them: at most
+An idle batcher starts at once. Only where requests are on the way that are not here yet, it waits for them: at most
 `max_wait_ms`, and no longer than a fifth of it after the last that came.
 """
 
@@ -13,65 +13,28 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 from typing import cast
 
-from PIL import Image
-
-from mmembed.batching.cache import Content, Input, Kept, Key, Line, VectorCache
-from mmembed.batching.forward import count_tokens, encode, prepare
+from mmembed.batching.cache import BatchKey, CacheKey, Content, Result, VectorCache
+from mmembed.batching.forward import count_tokens, decode, encode
 from mmembed.batching.options import BatchingOptions, Observer
-from mmembed.batching.waiting import Order, Outcome, deliver
+from mmembed.batching.queue import Entry, Queue
+from mmembed.batching.submission import Submission, deliver
 from mmembed.errors import MmembedError, Overloaded
-from mmembed.types import Encoder, Modality
+from mmembed.types import Encoder, Modality, Vector
 
-__all__ = ["STOPPING", "Lane"]
+__all__ = ["STOPPING", "Batcher"]
 
-_REMOTE_WORKERS = 4  # passes at once where the work is done by somebody else's machine
-_BATCHES_AHEAD = 2  # of pictures, decoded and waiting
-_QUIET = 0.2  # of max_wait: when nothing has come for so long, nothing is on the way to this lane
+_REMOTE_WORKERS = 4  # forward passes at once where the work is done by somebody else's machine
+_BATCHES_AHEAD = 2  # of images, decoded and waiting
+_QUIET = 0.2  # of max_wait: when nothing has come for so long, nothing is on the way to this batcher
 STOPPING = "the service is stopping and takes nothing new: try again in a few seconds"
 
 
-class _Job:
-    """One input that somebody waits for, or several do."""
-
-    __slots__ = ("content", "fault", "key", "orders", "since", "tokens")
-
-    def __init__(self, item: Input) -> None:
-        self.key = item.key
-        self.content: Content = item.content
-        self.orders: list[Order] = []
-        self.since = 0.0  # when it was ready for its pass
-        self.tokens: int | None = None if item.key.line.modality == "text" else 0  # None: not counted yet
-        self.fault: MmembedError | None = None
-
-    @property
-    def pixels(self) -> int:
-        """Of a picture that can only be preprocessed in its pass, and waits as large as it is."""
-        return self.content.width * self.content.height if isinstance(self.content, Image.Image) else 0
-
-
-class _Queue:
-    """What waits of one line, in order of arrival."""
-
-    def __init__(self, line: Line) -> None:
-        self.line = line
-        self.coming: dict[Key, _Job] = {}  # bytes of pictures
-        self.decoding: dict[Key, _Job] = {}
-        self.ready: dict[Key, _Job] = {}
-
-    def __len__(self) -> int:
-        return len(self.coming) + len(self.decoding) + len(self.ready)
-
-    def add_ready(self, job: _Job) -> None:
-        job.since = time.monotonic()
-        self.ready[job.key] = job
-
-
-class Lane:
+class Batcher:
     """One encoder, its queues, and the thread that works for it."""
 
     def __init__(
@@ -85,11 +48,11 @@ class Lane:
         most_decoding: int,
         on_the_way: Callable[[], int],
     ) -> None:
-        """`decoders` are shared with other lanes; `on_the_way` tells how many requests are in no lane, but may be."""
+        """`decoders` are shared with other batchers; `on_the_way` tells how many requests may still come to one."""
         self.encoder = encoder
         self.batch_size = options.batch_size or encoder.batch_size
         self.max_queue = options.max_queue
-        self.open = 0  # orders that are not complete
+        self.open = 0  # submissions that are not complete
         self._options = options
         self._max_wait = options.max_wait_ms / 1000
         self._cache = cache
@@ -98,9 +61,9 @@ class Lane:
         self._most_decoding = most_decoding
         self._on_the_way = on_the_way
         self._changed = threading.Condition(threading.Lock())  # guards all that follows
-        self._jobs: dict[Key, _Job] = {}  # all that are not settled
+        self._entries: dict[CacheKey, Entry] = {}  # all that are not settled
         self._begun = 0  # of them
-        self._queues: dict[Line, _Queue] = {}  # none of them empty; the next to be served first
+        self._queues: dict[BatchKey, Queue] = {}  # none of them empty; the next to be served first
         self._last_move = -math.inf
         self._wake_at = math.inf
         self._pace: float | None = None  # seconds an input
@@ -115,60 +78,58 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """Inputs whose pass has not begun."""
-        return len(self._jobs) - self._begun
+        """Inputs whose forward pass has not begun."""
+        return len(self._entries) - self._begun
 
     # --- what callers do ----------------------------------------------------------------------------
 
-    def submit(self, inputs: Collection[Input], loop: asyncio.AbstractEventLoop | None = None) -> Order:
-        """Inputs of different keys, all of them or none. Those that came before, or wait already, cost nothing.
+    def submit(self, contents: Mapping[CacheKey, Content], loop: asyncio.AbstractEventLoop | None = None) -> Submission:
+        """Take all of these inputs or none. Those that came before, or wait already, cost nothing.
 
-        Raises Overloaded if more would wait than may, or the lane is closing. More than may wait are taken where
+        Raises Overloaded if more would wait than may, or the batcher is closing. More than may wait are taken where
         nothing does: texts that are read as one cannot be divided, and would be too many however often they came.
         """
         with self._changed:
             if self._closing:
                 raise Overloaded(STOPPING, retry_after_seconds=5)
-            order = Order(self.drop, loop)
-            fresh: list[Input] = []
-            for item in inputs:
-                kept = None if item.key in self._jobs else self._cache.get(item.key)
-                if kept is not None:
-                    order.outcomes[item.key] = kept
+            submission = Submission(self.drop, loop)
+            fresh: list[Entry] = []
+            for key, content in contents.items():
+                cached = None if key in self._entries else self._cache.get(key)
+                if cached is not None:
+                    submission.results[key] = cached
                     continue
-                order.missing.add(item.key)
-                if item.key not in self._jobs:
-                    fresh.append(item)
+                submission.missing.add(key)
+                if key not in self._entries:
+                    fresh.append(Entry(key, content))
             if self.waiting and self.waiting + len(fresh) > self.max_queue:
                 raise self._overloaded(len(fresh))
-            if order.missing:
+            if submission.missing:
                 self.open += 1
-                self._enqueue(order, fresh)
-        self._observer.cache(len(inputs) - len(fresh), len(fresh))
-        return order
+                self._enqueue(submission, fresh)
+        self._observer.cache(len(contents) - len(fresh), len(fresh))
+        return submission
 
-    def drop(self, order: Order) -> None:
-        """Nobody waits for this order any more: what only it wanted is not computed, unless that has begun."""
+    def drop(self, submission: Submission) -> None:
+        """Nobody waits for this submission any more: what only it wanted is not computed, unless that has begun."""
         with self._changed:
-            if not order.missing:
+            if not submission.missing:
                 return
             self.open -= 1
-            touched: set[_Queue] = set()
-            for key in order.missing:
-                job = self._jobs[key]
-                job.orders.remove(order)
-                queue = self._queues.get(key.line)
-                if not job.orders and queue is not None:
-                    found = queue.coming.pop(key, None) or queue.ready.pop(key, None)
-                    if found is not None:  # else it has begun, or is being decoded
-                        del self._jobs[key]
-                        touched.add(queue)
-            order.missing = set()
+            touched: set[Queue] = set()
+            for key in submission.missing:
+                entry = self._entries[key]
+                entry.submissions.remove(submission)
+                queue = self._queues.get(key.batch)
+                if not entry.submissions and queue is not None and queue.remove(key):
+                    del self._entries[key]
+                    touched.add(queue)
+            submission.missing = set()
             for queue in touched:
                 self._decode_ahead(queue)
                 self._forget_if_empty(queue)
-                self._report(queue.line.modality)
-            self._changed.notify_all()  # a lane that is closing may have come to its end
+                self._report(queue.batch.modality)
+            self._changed.notify_all()  # a batcher that is closing may have come to its end
 
     def close(self) -> None:
         """Finish what was accepted; blocks."""
@@ -178,23 +139,21 @@ class Lane:
         for worker in self._workers:
             worker.join()
 
-    def _enqueue(self, order: Order, fresh: Sequence[Input]) -> None:
+    def _enqueue(self, submission: Submission, fresh: Sequence[Entry]) -> None:
         """Under the lock."""
         self._last_move = time.monotonic()
-        touched: dict[Line, _Queue] = {}
-        for item in fresh:
-            job = self._jobs[item.key] = _Job(item)
-            queue = touched[item.key.line] = self._queues.setdefault(item.key.line, _Queue(item.key.line))
-            if isinstance(item.content, bytes):
-                queue.coming[item.key] = job
-            else:
-                queue.add_ready(job)
-        for key in order.missing:
-            self._jobs[key].orders.append(order)
+        touched: dict[BatchKey, Queue] = {}
+        for entry in fresh:
+            self._entries[entry.key] = entry
+            batch = entry.key.batch
+            queue = touched[batch] = self._queues.setdefault(batch, Queue(batch))
+            queue.add(entry)
+        for key in submission.missing:
+            self._entries[key].submissions.append(submission)
         for queue in touched.values():
             self._decode_ahead(queue)
             self._alert(queue)
-            self._report(queue.line.modality)
+            self._report(queue.batch.modality)
 
     def _overloaded(self, more: int) -> Overloaded:
         seconds = max(1, min(60, math.ceil(self.waiting * (self._pace or 0))))
@@ -206,44 +165,45 @@ class Lane:
 
     # --- decoding, in the shared threads --------------------------------------------------------------
 
-    def _decode_ahead(self, queue: _Queue) -> None:
-        """Under the lock: as many pictures as two passes take, and no more pixels than two of the largest have."""
+    def _decode_ahead(self, queue: Queue) -> None:
+        """Under the lock: as many images as two batches take, and no more pixels than two of the largest have."""
         most = _BATCHES_AHEAD * self.batch_size
-        while queue.coming and len(queue.decoding) < self._most_decoding:
-            pixels = sum(job.pixels for job in queue.ready.values())
+        while queue.undecoded and len(queue.decoding) < self._most_decoding:
+            pixels = sum(entry.pixels for entry in queue.ready.values())
             if len(queue.decoding) + len(queue.ready) >= most or pixels >= 2 * self._options.max_pixels:
                 return
-            job = queue.coming.pop(next(iter(queue.coming)))
-            queue.decoding[job.key] = job
-            self._decoders.submit(self._decode, queue, job)
+            self._decoders.submit(self._decode, queue, queue.next_undecoded())
 
-    def _decode(self, queue: _Queue, job: _Job) -> None:
-        content = cast(bytes, job.content)
-        prepared = prepare(self.encoder, content, max_pixels=self._options.max_pixels)
-        finished: list[Order] = []
+    def _decode(self, queue: Queue, entry: Entry) -> None:
+        content = cast(bytes, entry.content)
+        prepared = decode(self.encoder, content, max_pixels=self._options.max_pixels)
+        finished: list[Submission] = []
         with self._changed:
-            del queue.decoding[job.key]
+            del queue.decoding[entry.key]
             if isinstance(prepared, MmembedError):
-                finished = self._settle([job], [prepared])
-            elif not job.orders:
-                del self._jobs[job.key]
+                finished = self._settle([entry], [prepared])
+            elif not entry.submissions:
+                del self._entries[entry.key]
             else:
-                job.content = prepared
-                queue.add_ready(job)
+                entry.content = prepared
+                queue.add_ready(entry)
             self._decode_ahead(queue)
             self._alert(queue)
             self._forget_if_empty(queue)
         deliver(finished)
 
-    # --- passes, in the lane's own thread -------------------------------------------------------------
+    # --- forward passes, in the batcher's own thread ---------------------------------------------------
 
     def _work(self) -> None:
         while (queue := self._next()) is not None:
-            if jobs := self._take(queue):
-                self._pass(queue.line, jobs)
+            if entries := self._take(queue):
+                started = time.monotonic()
+                sound = [entry for entry in entries if entry.fault is None]
+                vectors = encode(self.encoder, queue.batch, [entry.content for entry in sound]) if sound else []
+                self._finish(queue.batch, entries, vectors, time.monotonic() - started)
 
-    def _next(self) -> _Queue | None:
-        """Wait for a queue whose pass may begin; None at the end."""
+    def _next(self) -> Queue | None:
+        """Wait for a queue whose forward pass may begin; None at the end."""
         with self._changed:
             while True:
                 now, soonest = time.monotonic(), math.inf
@@ -252,19 +212,19 @@ class Lane:
                     if patience <= 0:
                         return queue
                     soonest = min(soonest, patience)
-                if self._closing and not self._jobs:
+                if self._closing and not self._entries:
                     self._changed.notify_all()
                     return None
                 self._wake_at = now + soonest
                 self._changed.wait(None if math.isinf(soonest) else soonest)
                 self._wake_at = math.inf  # whoever else sleeps, sleeps until it is woken
 
-    def _patience(self, queue: _Queue, now: float) -> float:
-        """Seconds for which it is worth waiting for more of this queue before its pass."""
+    def _patience(self, queue: Queue, now: float) -> float:
+        """Seconds for which it is worth waiting for more of this queue before its forward pass."""
         if not queue.ready:
             return math.inf
         left = next(iter(queue.ready.values())).since + self._max_wait - now
-        if queue.line.alone or left <= 0 or len(queue.ready) >= self.batch_size:
+        if queue.batch.alone or left <= 0 or len(queue.ready) >= self.batch_size:
             return 0.0
         if queue.decoding:
             return left
@@ -272,82 +232,81 @@ class Lane:
             return 0.0
         return min(left, self._last_move + _QUIET * self._max_wait - now)
 
-    def _alert(self, queue: _Queue) -> None:
+    def _alert(self, queue: Queue) -> None:
         """Wake a worker if there is something for it before it would wake by itself."""
         now = time.monotonic()
-        if now + self._patience(queue, now) < self._wake_at or (self._closing and not self._jobs):
+        if now + self._patience(queue, now) < self._wake_at or (self._closing and not self._entries):
             self._changed.notify()
 
-    def _take(self, queue: _Queue) -> list[_Job]:
-        """The inputs of the next pass, from the front; none if they were dropped meanwhile."""
-        most = len(queue.ready) if queue.line.alone else self.batch_size
+    def _take(self, queue: Queue) -> list[Entry]:
+        """The inputs of the next forward pass, from the front; none if they were dropped meanwhile."""
+        most = len(queue.ready) if queue.batch.alone else self.batch_size
         with self._changed:
             front = list(islice(queue.ready.values(), most))
-        for job in front:  # without the lock: long texts take their time
-            if job.tokens is None:
-                counted = count_tokens(self.encoder, cast(str, job.content))
-                job.tokens, job.fault = (0, counted) if isinstance(counted, MmembedError) else (counted, None)
-        taken: list[_Job] = []
-        room = math.inf if queue.line.alone else self._options.max_batch_tokens
+        for entry in front:  # without the lock: long texts take their time
+            if entry.tokens is None:
+                counted = count_tokens(self.encoder, cast(str, entry.content))
+                entry.tokens, entry.fault = (0, counted) if isinstance(counted, MmembedError) else (counted, None)
+        taken: list[Entry] = []
+        left = math.inf if queue.batch.alone else self._options.max_batch_tokens
         with self._changed:
-            for job in islice(queue.ready.values(), most):
-                room -= job.tokens or 0
-                if job.tokens is None or (taken and room < 0):
+            for entry in islice(queue.ready.values(), most):
+                left -= entry.tokens or 0
+                if entry.tokens is None or (taken and left < 0):
                     break
-                taken.append(job)
-            for job in taken:
-                del queue.ready[job.key]
+                taken.append(entry)
+            for entry in taken:
+                del queue.ready[entry.key]
             self._begun += len(taken)
-            if self._queues.get(queue.line) is queue:
-                self._queues[queue.line] = self._queues.pop(queue.line)  # the others first, next time
+            if self._queues.get(queue.batch) is queue:
+                self._queues[queue.batch] = self._queues.pop(queue.batch)  # the others first, next time
             self._decode_ahead(queue)
             self._forget_if_empty(queue)
-            self._report(queue.line.modality)
+            self._report(queue.batch.modality)
             if self._queues:
                 self._changed.notify()  # another worker, where there are several
         return taken
 
-    def _pass(self, line: Line, jobs: list[_Job]) -> None:
-        started = time.monotonic()
-        sound = [job for job in jobs if job.fault is None]
-        vectors = encode(self.encoder, line, [job.content for job in sound]) if sound else []
-        seconds = time.monotonic() - started
-        outcomes: list[Outcome] = []
-        found = dict(zip((job.key for job in sound), vectors, strict=True))
-        for job in jobs:
-            made = found.get(job.key, job.fault)
-            assert made is not None  # a job without a fault was in the pass
-            outcomes.append(made if isinstance(made, MmembedError) else Kept(made, job.tokens or 0))
-        self._observer.batch(self.encoder.spec.name, line.modality, len(jobs), seconds)
+    def _finish(
+        self, batch: BatchKey, entries: Sequence[Entry], vectors: Sequence[Vector | MmembedError], seconds: float
+    ) -> None:
+        """Hand on what came of a forward pass: `vectors` are those of the entries without a fault, in order."""
+        made = iter(vectors)
+        outcomes = [next(made) if entry.fault is None else entry.fault for entry in entries]
+        results = [
+            outcome if isinstance(outcome, MmembedError) else Result(outcome, entry.tokens or 0)
+            for entry, outcome in zip(entries, outcomes, strict=True)
+        ]
+        self._observer.batch(self.encoder.spec.name, batch.modality, len(entries), seconds)
         with self._changed:
-            self._begun -= len(jobs)
+            self._begun -= len(entries)
             self._last_move = time.monotonic()
-            pace = seconds / len(jobs) / len(self._workers)
+            pace = seconds / len(entries) / len(self._workers)
             self._pace = pace if self._pace is None else 0.8 * self._pace + 0.2 * pace
-            finished = self._settle(jobs, outcomes)
+            finished = self._settle(entries, results)
         deliver(finished)
 
-    def _settle(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> list[Order]:
-        """Under the lock: keep what was made, hand it to those who wait -> the orders that are complete now."""
-        finished: list[Order] = []
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            del self._jobs[job.key]
-            if isinstance(outcome, MmembedError):
-                self._observer.failure(type(outcome).__name__)
-            elif not job.key.line.alone:
-                self._cache.put(job.key, outcome)
-            for order in job.orders:
-                order.outcomes[job.key] = outcome
-                order.missing.discard(job.key)
-                if not order.missing:
-                    finished.append(order)
+    def _settle(self, entries: Sequence[Entry], results: Sequence[Result | MmembedError]) -> list[Submission]:
+        """Under the lock: keep what was made, hand it to those who wait -> the submissions that are complete now."""
+        finished: list[Submission] = []
+        for entry, result in zip(entries, results, strict=True):
+            del self._entries[entry.key]
+            if isinstance(result, MmembedError):
+                self._observer.failure(type(result).__name__)
+            elif not entry.key.batch.alone:
+                self._cache.put(entry.key, result)
+            for submission in entry.submissions:
+                submission.results[entry.key] = result
+                submission.missing.discard(entry.key)
+                if not submission.missing:
+                    finished.append(submission)
         self.open -= len(finished)
         return finished
 
-    def _forget_if_empty(self, queue: _Queue) -> None:
-        if not queue and self._queues.get(queue.line) is queue:
-            del self._queues[queue.line]
+    def _forget_if_empty(self, queue: Queue) -> None:
+        if not queue and self._queues.get(queue.batch) is queue:
+            del self._queues[queue.batch]
 
     def _report(self, modality: Modality) -> None:
-        waiting = sum(len(queue) for queue in self._queues.values() if queue.line.modality == modality)
+        waiting = sum(len(queue) for queue in self._queues.values() if queue.batch.modality == modality)
         self._observer.queued(self.encoder.spec.name, modality, waiting)

@@ -6,7 +6,6 @@ import hashlib
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple, TypeAlias
@@ -17,26 +16,26 @@ from PIL import Image
 from mmembed.types import Encoder, Modality, PixelEncoder, Pixels, Role, SparseVector, Vector
 
 __all__ = [
+    "BatchKey",
+    "CacheKey",
     "Content",
-    "Input",
-    "Kept",
-    "Key",
-    "Line",
     "Prepared",
+    "Result",
     "VectorCache",
-    "picture_input",
-    "prepared_input",
+    "image_key",
+    "keys_as_one",
+    "prepare_image",
+    "prepared_key",
     "reads_as_one",
     "size_of",
-    "text_input",
-    "texts_as_one",
+    "text_key",
 ]
 
 _OVERHEAD = 600  # bytes of an entry beside its numbers: measured with dense float32 of 256 dimensions
 
 
-class Line(NamedTuple):
-    """What inputs have in common that may share a forward pass. Pictures have no role: theirs is always "document"."""
+class BatchKey(NamedTuple):
+    """What inputs have in common that may share a forward pass. Images have no role: theirs is always "document"."""
 
     modality: Modality
     role: Role
@@ -44,18 +43,20 @@ class Line(NamedTuple):
     alone: int = 0  # not 0: the texts of one call, which the encoder reads as one document, apart from all others
 
 
-class Key(NamedTuple):
+class CacheKey(NamedTuple):
     """Equal if and only if the vectors are."""
 
     fingerprint: str  # of the encoder
-    line: Line
+    batch: BatchKey
     digest: bytes  # of the content
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    vector: Vector  # whole; read-only
-    tokens: int  # of a text, cut to the context length; 0 for a picture
+class Result:
+    """What became of one input."""
+
+    vector: Vector  # (dim,), sparse, or (rows, dim); read-only
+    tokens: int  # of a text, cut to the context length; 0 for an image
 
 
 class VectorCache:
@@ -65,59 +66,52 @@ class VectorCache:
         self.max_bytes = max_bytes
         self.bytes = 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Key, Kept] = OrderedDict()
+        self._entries: OrderedDict[CacheKey, Result] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: Key) -> Kept | None:
+    def get(self, key: CacheKey) -> Result | None:
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
                 self._entries.move_to_end(key)
             return found
 
-    def put(self, key: Key, kept: Kept) -> None:
+    def put(self, key: CacheKey, result: Result) -> None:
         """Keep it, at the cost of those used least recently; what is larger than the whole cache is not kept."""
-        size = size_of(key, kept)
+        size = size_of(key, result)
         if size > self.max_bytes:
             return
         with self._lock:
             old = self._entries.pop(key, None)
             self.bytes += size - (size_of(key, old) if old is not None else 0)
-            self._entries[key] = kept
+            self._entries[key] = result
             while self.bytes > self.max_bytes:
                 self.bytes -= size_of(*self._entries.popitem(last=False))
 
 
-def size_of(key: Key, kept: Kept) -> int:
+def size_of(key: CacheKey, result: Result) -> int:
     """Bytes of an entry, with its key: a task may be a long instruction."""
-    vector = kept.vector
+    vector = result.vector
     numbers = vector.indices.nbytes + vector.values.nbytes if isinstance(vector, SparseVector) else vector.nbytes
-    return numbers + sys.getsizeof(key.line.task) + _OVERHEAD
+    return numbers + sys.getsizeof(key.batch.task) + _OVERHEAD
 
 
-# --- What goes into a lane: one text or picture each, under a key that is equal where the vector will be ---
+# --- Keys of what is encoded: one text or image each, equal where the vector will be ---
 
 Prepared: TypeAlias = Image.Image | Pixels
-"""A picture as its encoder takes it: preprocessed where that can be done beside the forward pass."""
+"""An image as its encoder takes it: preprocessed where that can be done beside the forward pass."""
 
 Content: TypeAlias = str | bytes | Image.Image | Pixels
-"""A text, the bytes of a picture file, or a picture that is prepared already."""
+"""A text, the bytes of an image file, or an image that is prepared already."""
 
 _calls = count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    encoder: Encoder
-    key: Key
-    content: Content
-
-
-def text_input(encoder: Encoder, text: str, *, role: Role, task: str | None) -> Input:
+def text_key(encoder: Encoder, text: str, *, role: Role, task: str | None) -> CacheKey:
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return Input(encoder, Key(encoder.spec.fingerprint, Line("text", role, task), digest), text)
+    return CacheKey(encoder.spec.fingerprint, BatchKey("text", role, task), digest)
 
 
 def reads_as_one(encoder: Encoder, role: Role) -> bool:
@@ -125,29 +119,29 @@ def reads_as_one(encoder: Encoder, role: Role) -> bool:
     return role in encoder.spec.whole_call
 
 
-def texts_as_one(encoder: Encoder, texts: Sequence[str], *, role: Role, task: str | None) -> list[Input]:
-    """The texts of one call for such an encoder; equal ones have different vectors."""
-    line = Line("text", role, task, alone=next(_calls))
-    return [
-        Input(encoder, Key(encoder.spec.fingerprint, line, place.to_bytes(8)), text) for place, text in enumerate(texts)
-    ]
+def keys_as_one(encoder: Encoder, n: int, *, role: Role, task: str | None) -> list[CacheKey]:
+    """Keys of the n texts of one call for such an encoder; equal ones have different vectors."""
+    batch = BatchKey("text", role, task, alone=next(_calls))
+    return [CacheKey(encoder.spec.fingerprint, batch, place.to_bytes(8)) for place in range(n)]
 
 
-def picture_input(encoder: Encoder, content: bytes) -> Input:
-    """The bytes of a picture file. Equal bytes are equal pictures; the same picture in other bytes is another."""
+def image_key(encoder: Encoder, content: bytes) -> CacheKey:
+    """Of the bytes of an image file. Equal bytes are equal images; the same image in other bytes is another."""
     digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Input(encoder, Key(encoder.spec.fingerprint, Line("image", "document", None), digest), content)
+    return CacheKey(encoder.spec.fingerprint, BatchKey("image", "document", None), digest)
 
 
-def prepared_input(encoder: Encoder, picture: Prepared) -> Input:
-    """An upright RGB picture, which is preprocessed here and now, or one that was already."""
-    if isinstance(picture, Image.Image):
-        picture = encoder.preprocess_image(picture) if isinstance(encoder, PixelEncoder) else picture
+def prepare_image(encoder: Encoder, image: Image.Image) -> Prepared:
+    """An upright RGB image, preprocessed here and now where the encoder allows it."""
+    return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image
+
+
+def prepared_key(encoder: Encoder, image: Prepared) -> CacheKey:
     digest = hashlib.blake2b(digest_size=16, person=b"prepared")
-    if isinstance(picture, Image.Image):
-        digest.update(f"{picture.mode} {picture.size}".encode())
-        digest.update(picture.tobytes())
+    if isinstance(image, Image.Image):
+        digest.update(f"{image.mode} {image.size}".encode())
+        digest.update(image.tobytes())
     else:
-        digest.update(f"{picture.shape}".encode())
-        digest.update(np.ascontiguousarray(picture).data)
-    return Input(encoder, Key(encoder.spec.fingerprint, Line("image", "document", None), digest.digest()), picture)
+        digest.update(f"{image.shape}".encode())
+        digest.update(np.ascontiguousarray(image).data)
+    return CacheKey(encoder.spec.fingerprint, BatchKey("image", "document", None), digest.digest())

@@ -1,7 +1,7 @@
-"""Texts and pictures to vectors, whoever asks: one outcome an input, from the cache or a shared forward pass.
+"""Texts and images to vectors, whoever asks: one result an input, from the cache or a shared forward pass.
 
-embed (event loop), encoders() (threads) -> inputs.py: a key for each -> batching.py: a lane for each encoder
-    -> passes.py: the encoder itself -> cache.py; orders.py: back to whoever waits
+embed (event loop), encoders() (threads) -> cache.py: a key for each -> batcher.py: one for each encoder
+    -> forward.py: the encoder itself -> cache.py; submission.py: back to whoever waits
 """
 
 from __future__ import annotations
@@ -12,20 +12,29 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
-from mmembed.batching.batcher import STOPPING, Lane
-from mmembed.batching.cache import Input, Key, VectorCache, picture_input, reads_as_one, text_input, texts_as_one
-from mmembed.batching.encoder import ServedEncoders
-from mmembed.batching.memory import Room
+from mmembed.batching.batcher import STOPPING, Batcher
+from mmembed.batching.cache import (
+    CacheKey,
+    Content,
+    Result,
+    VectorCache,
+    image_key,
+    keys_as_one,
+    reads_as_one,
+    text_key,
+)
+from mmembed.batching.encoder import BatchedEncoders
+from mmembed.batching.memory import PixelBudget
 from mmembed.batching.options import BatchingOptions, EncoderSource, Observer
-from mmembed.batching.waiting import Order, Outcome
+from mmembed.batching.submission import Submission
 from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooLarge, SettingsError, UnsupportedModality
-from mmembed.types import DenseArray, Encoder, Role, Vector
+from mmembed.types import DenseArray, Encoder, Role
 from mmembed.vectors import truncate
 
-__all__ = ["Engine", "Made", "Wanted"]
+__all__ = ["Engine", "Request"]
 
 _DIGEST_HERE = 256 * 1024  # bytes of content that are digested in the event loop: 0.3 ms
 _LONGEST_TEXT = 1_000_000  # characters: a long book; a second of some tokenizers
@@ -33,93 +42,80 @@ _SPELLINGS = 1000  # of names that are kept: clients may write a name in any mix
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One vector that a request wants."""
+class Request:
+    """One vector that a client asks for."""
 
     encoder: str  # any spelling of a served name
-    content: str | bytes  # str: a text; bytes: the bytes of a picture file, never a text
+    content: str | bytes  # str: a text; bytes: the bytes of an image file, never a text
     role: Role = "document"
     task: str | None = None
     dim: int | None = None  # Matryoshka size, one of spec.matryoshka_dims or spec.dim; None: full
 
 
-@dataclass(frozen=True)
-class Made:
-    vector: Vector  # (dim,), sparse, or (rows, dim); read-only
-    tokens: int  # of a text, cut to the context length; 0 for a picture
-    encoder: Encoder
-
-
 class Engine:
-    """Every encoder's lane, and the cache they share."""
+    """A batcher for every encoder, and the cache that they share."""
 
     def __init__(self, encoders: EncoderSource, options: BatchingOptions, observer: Observer) -> None:
         self._source = encoders
         self._options = options
         self._observer = observer
         self._cache = VectorCache(int(options.cache_mb * 2**20))
-        self._lanes: dict[int, Lane] = {}  # by the id of an encoder, which its lane keeps alive
+        self._batchers: dict[int, Batcher] = {}  # by the id of an encoder, which its batcher keeps alive
         self._opening = threading.Lock()
         self._closed = False
         self._decoding = min(8, os.cpu_count() or 1)
-        self.room = Room(2 * options.max_pixels)  # of pictures that are decoded outside the lanes
+        self.pixels = PixelBudget(2 * options.max_pixels)  # of images that are decoded outside the batchers
         self._decoders = ThreadPoolExecutor(self._decoding, thread_name_prefix="mmembed-decode")
         self._loaders = ThreadPoolExecutor(4, thread_name_prefix="mmembed-load")
         self._resolvers = ThreadPoolExecutor(4, thread_name_prefix="mmembed-resolve")
         self._known: dict[str, Encoder] = {}  # spelling -> encoder
         self._loading: dict[str, asyncio.Future[Encoder]] = {}  # served name -> one that is being loaded
 
-    async def embed(self, wanted: Sequence[Wanted]) -> list[Made | MmembedError]:
-        """One outcome an input, in order: a bad one is its error and the others are unharmed.
+    async def embed(self, requests: Sequence[Request]) -> list[Result | MmembedError]:
+        """One result a request, in order: a bad one is its error and the others are unharmed.
 
         Raises:
-            RequestTooLarge: more inputs than `max_inputs`.
+            RequestTooLarge: more requests than `max_inputs`.
             Overloaded: too much waits already, or the service is stopping; nothing of the call is kept waiting.
             asyncio.CancelledError: the call was cancelled.
         """
         most = self._options.max_inputs
-        if len(wanted) > most:
-            raise RequestTooLarge(f"the request has {len(wanted)} inputs and at most {most} may be: divide it")
-        names = dict.fromkeys(one.encoder for one in wanted)
-        found = {name: await self._encoder(name) for name in names}
-        if sum(len(one.content) for one in wanted) > _DIGEST_HERE:
-            asked = await asyncio.to_thread(_inputs, wanted, found)
+        if len(requests) > most:
+            raise RequestTooLarge(f"the request has {len(requests)} inputs and at most {most} may be: divide it")
+        names = dict.fromkeys(one.encoder for one in requests)
+        encoders = {name: await self._encoder(name) for name in names}
+        if sum(len(one.content) for one in requests) > _DIGEST_HERE:
+            keys = await asyncio.to_thread(_keys, requests, encoders)
         else:
-            asked = _inputs(wanted, found)
-        outcomes = await self._outcomes([item for item in asked if isinstance(item, Input)])
-        return [_made(one, item, outcomes) for one, item in zip(wanted, asked, strict=True)]
+            keys = _keys(requests, encoders)
+        submissions: list[Submission] = []
+        results: dict[CacheKey, Result | MmembedError] = {}
+        try:
+            for encoder, contents in _by_encoder(requests, keys, encoders):
+                submissions.append(self._batcher(encoder).submit(contents, asyncio.get_running_loop()))
+            for submission in submissions:
+                results |= await submission.arrived()
+        finally:
+            for submission in submissions:
+                submission.drop()
+        return [
+            key if isinstance(key, MmembedError) else _in_size(results[key], one.dim)
+            for one, key in zip(requests, keys, strict=True)
+        ]
 
     def encoders(self) -> Mapping[str, Encoder]:
-        """For code in threads: any spelling of a served name -> its encoder, by way of the lanes and the cache."""
-        return ServedEncoders(self._source, self._lane)
+        """For code in threads: any spelling of a served name -> its encoder, by way of the batchers and the cache."""
+        return BatchedEncoders(self._source, self._batcher)
 
     async def close(self) -> None:
         """Finish what was accepted, and take nothing new."""
         with self._opening:
             self._closed = True
-            lanes = list(self._lanes.values())
-        await asyncio.gather(*(asyncio.to_thread(lane.close) for lane in lanes))
+            batchers = list(self._batchers.values())
+        await asyncio.gather(*(asyncio.to_thread(batcher.close) for batcher in batchers))
         self._decoders.shutdown()
         self._resolvers.shutdown(wait=False, cancel_futures=True)
         self._loaders.shutdown(wait=False, cancel_futures=True)
-
-    async def _outcomes(self, inputs: Sequence[Input]) -> dict[Key, Outcome]:
-        """Hand each lane its inputs, equal ones once, and wait for all."""
-        by_lane: defaultdict[Lane, dict[Key, Input]] = defaultdict(dict)
-        for item in inputs:
-            by_lane[self._lane(item.encoder)][item.key] = item
-        loop = asyncio.get_running_loop()
-        orders: list[Order] = []
-        outcomes: dict[Key, Outcome] = {}
-        try:
-            for lane, some in by_lane.items():
-                orders.append(lane.submit(some.values(), loop))
-            for order in orders:
-                outcomes |= await order.arrived()
-        finally:
-            for order in orders:
-                order.drop()
-        return outcomes
 
     async def _encoder(self, name: str) -> Encoder | MmembedError:
         """One that is loaded already, mostly; all who ask for one that is not wait for the same."""
@@ -138,22 +134,22 @@ class Engine:
         return encoder
 
     async def _loaded(self, served: str) -> Encoder:
-        search = self._loading.get(served)
-        if search is None:
+        loading = self._loading.get(served)
+        if loading is None:
             loop = asyncio.get_running_loop()
-            search = self._loading[served] = loop.run_in_executor(self._loaders, self._source.encoder, served)
-            search.add_done_callback(lambda _: self._loading.pop(served))
-        return await asyncio.shield(search)
+            loading = self._loading[served] = loop.run_in_executor(self._loaders, self._source.encoder, served)
+            loading.add_done_callback(lambda _: self._loading.pop(served))
+        return await asyncio.shield(loading)
 
-    def _lane(self, encoder: Encoder) -> Lane:
-        lane = self._lanes.get(id(encoder))
-        if lane is not None:
-            return lane
+    def _batcher(self, encoder: Encoder) -> Batcher:
+        batcher = self._batchers.get(id(encoder))
+        if batcher is not None:
+            return batcher
         with self._opening:
             if self._closed:
                 raise Overloaded(STOPPING, retry_after_seconds=5)
-            if id(encoder) not in self._lanes:
-                self._lanes[id(encoder)] = Lane(
+            if id(encoder) not in self._batchers:
+                self._batchers[id(encoder)] = Batcher(
                     encoder,
                     self._options,
                     cache=self._cache,
@@ -162,32 +158,39 @@ class Engine:
                     most_decoding=self._decoding,
                     on_the_way=self._on_the_way,
                 )
-            return self._lanes[id(encoder)]
+            return self._batchers[id(encoder)]
 
     def _on_the_way(self) -> int:
-        """Requests that have been admitted and wait in no lane: they may come to one."""
-        return self._observer.in_flight - sum(lane.open for lane in list(self._lanes.values()))
+        """Requests that have been admitted and wait at no batcher: they may come to one."""
+        return self._observer.in_flight - sum(batcher.open for batcher in list(self._batchers.values()))
 
 
-def _inputs(wanted: Sequence[Wanted], encoders: Mapping[str, Encoder | MmembedError]) -> list[Input | MmembedError]:
-    """What a lane is handed for each input, or why it cannot be encoded."""
-    asked: list[Input | MmembedError] = []
+Encoders = Mapping[str, Encoder | MmembedError]
+Keys = list[CacheKey | MmembedError]
+
+
+def _keys(requests: Sequence[Request], encoders: Encoders) -> Keys:
+    """The key of each request, or why it cannot be encoded."""
+    keys: Keys = []
     together: defaultdict[tuple[str, Role, str | None], list[int]] = defaultdict(list)
-    for place, one in enumerate(wanted):
+    for place, one in enumerate(requests):
         encoder = encoders[one.encoder]
-        item = encoder if isinstance(encoder, MmembedError) else _input(encoder, one)
-        asked.append(item)
-        if isinstance(item, Input) and isinstance(one.content, str) and reads_as_one(item.encoder, one.role):
+        key = encoder if isinstance(encoder, MmembedError) else _key(encoder, one)
+        keys.append(key)
+        if (
+            isinstance(key, CacheKey)
+            and isinstance(one.content, str)
+            and reads_as_one(cast(Encoder, encoder), one.role)
+        ):
             together[one.encoder, one.role, one.task].append(place)
     for (name, role, task), places in together.items():
-        texts = [cast(str, wanted[place].content) for place in places]
-        inputs = texts_as_one(cast(Encoder, encoders[name]), texts, role=role, task=task)
-        for place, whole in zip(places, inputs, strict=True):
-            asked[place] = whole
-    return asked
+        as_one = keys_as_one(cast(Encoder, encoders[name]), len(places), role=role, task=task)
+        for place, key in zip(places, as_one, strict=True):
+            keys[place] = key
+    return keys
 
 
-def _input(encoder: Encoder, one: Wanted) -> Input | MmembedError:
+def _key(encoder: Encoder, one: Request) -> CacheKey | MmembedError:
     spec = encoder.spec
     if ("text" if isinstance(one.content, str) else "image") not in spec.modalities:
         what = "texts" if isinstance(one.content, str) else "pictures"
@@ -204,17 +207,24 @@ def _input(encoder: Encoder, one: Wanted) -> Input | MmembedError:
             return InvalidRequest(
                 f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} may be: divide it"
             )
-        return text_input(encoder, one.content, role=one.role, task=one.task)
-    return picture_input(encoder, one.content)
+        return text_key(encoder, one.content, role=one.role, task=one.task)
+    return image_key(encoder, one.content)
 
 
-def _made(one: Wanted, item: Input | MmembedError, outcomes: Mapping[Key, Outcome]) -> Made | MmembedError:
-    if isinstance(item, MmembedError):
-        return item
-    outcome = outcomes[item.key]
-    if isinstance(outcome, MmembedError):
-        return outcome
-    vector = outcome.vector
-    if one.dim is not None and one.dim != item.encoder.spec.dim:
-        vector = truncate(cast(DenseArray, vector), one.dim)
-    return Made(vector, outcome.tokens, item.encoder)
+def _by_encoder(
+    requests: Sequence[Request], keys: Keys, encoders: Encoders
+) -> list[tuple[Encoder, dict[CacheKey, Content]]]:
+    """What each encoder is to encode, equal inputs once."""
+    found: dict[int, tuple[Encoder, dict[CacheKey, Content]]] = {}
+    for one, key in zip(requests, keys, strict=True):
+        if isinstance(key, CacheKey):
+            encoder = cast(Encoder, encoders[one.encoder])
+            found.setdefault(id(encoder), (encoder, {}))[1][key] = one.content
+    return list(found.values())
+
+
+def _in_size(result: Result | MmembedError, dim: int | None) -> Result | MmembedError:
+    """The same, its vector cut to `dim` dimensions."""
+    if isinstance(result, MmembedError) or dim is None or cast(DenseArray, result.vector).shape[-1] == dim:
+        return result
+    return replace(result, vector=truncate(cast(DenseArray, result.vector), dim))

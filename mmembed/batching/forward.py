@@ -1,15 +1,15 @@
-"""One forward pass: inputs of a line -> a vector or an error for each, where only the bad input fails."""
+"""One forward pass: inputs of a batch -> a vector or an error for each, where only the bad input fails."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image
 
-from mmembed.batching.cache import Content, Line, Prepared
+from mmembed.batching.cache import BatchKey, Content, Prepared, prepare_image
 from mmembed.batching.memory import LARGE_PIXELS, give_back_soon
 from mmembed.errors import (
     EncoderError,
@@ -24,7 +24,7 @@ from mmembed.images import load_image
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, SparseVector, Vector
 from mmembed.vectors import check_embeddings
 
-__all__ = ["count_tokens", "encode", "prepare"]
+__all__ = ["count_tokens", "decode", "encode"]
 
 _OF_ALL = (EncoderUnavailable, EncoderRefused, SettingsError, UnsupportedModality)
 """Not the fault of one input: an API that does not answer, a task or role that the encoder does not know."""
@@ -32,13 +32,13 @@ _OF_ALL = (EncoderUnavailable, EncoderRefused, SettingsError, UnsupportedModalit
 logger = logging.getLogger(__name__)
 
 
-def prepare(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | MmembedError:
-    """The bytes of a picture file -> decoded, and preprocessed where the encoder allows it; or what is wrong."""
+def decode(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | MmembedError:
+    """The bytes of an image file -> decoded, and preprocessed where the encoder allows it; or what is wrong."""
     try:
         image = load_image(content, uri="the picture", max_pixels=max_pixels)
         if image.width * image.height > LARGE_PIXELS:
             give_back_soon()
-        return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image
+        return prepare_image(encoder, image)
     except BaseException as exc:
         return _as_ours(encoder, exc)
 
@@ -53,20 +53,20 @@ def count_tokens(encoder: Encoder, text: str) -> int | MmembedError:
     return tokens if longest is None else min(tokens, longest)
 
 
-def encode(encoder: Encoder, line: Line, contents: Sequence[Content]) -> list[Vector | MmembedError]:
+def encode(encoder: Encoder, batch: BatchKey, contents: Sequence[Content]) -> list[Vector | MmembedError]:
     """n inputs -> n outcomes, in order. Raises nothing, whatever the encoder raises or returns.
 
     A batch that fails is halved until the inputs that spoil it are found, n log2 n passes at worst.
     """
     try:
-        return list(_rows(encoder, _embeddings(encoder, line, contents), len(contents)))
+        return [*_rows(encoder, _call_of(encoder, batch)(contents), len(contents))]
     except _OF_ALL as exc:
         return [exc] * len(contents)
     except BaseException as exc:  # Rust code under a tokenizer panics with one that is no Exception
-        if len(contents) == 1 or line.alone:
+        if len(contents) == 1 or batch.alone:
             return [_as_ours(encoder, exc)] * len(contents)
     middle = len(contents) // 2
-    return encode(encoder, line, contents[:middle]) + encode(encoder, line, contents[middle:])
+    return encode(encoder, batch, contents[:middle]) + encode(encoder, batch, contents[middle:])
 
 
 def _as_ours(encoder: Encoder, exc: BaseException) -> MmembedError:
@@ -78,12 +78,11 @@ def _as_ours(encoder: Encoder, exc: BaseException) -> MmembedError:
     return EncoderError(f"encoder {name} failed on this input ({type(exc).__name__}): the log of the service says why")
 
 
-def _embeddings(encoder: Encoder, line: Line, contents: Sequence[Content]) -> Embeddings:
-    if line.modality == "text":
-        return encoder.encode_text(cast(Sequence[str], contents), role=line.role, task=line.task)
-    if isinstance(encoder, PixelEncoder):
-        return encoder.encode_pixels(cast(Sequence[DenseArray], contents))
-    return encoder.encode_image(cast(Sequence[Image.Image], contents))
+def _call_of(encoder: Encoder, batch: BatchKey) -> Callable[[Any], Embeddings]:
+    """The encoder's method for inputs of this batch: it is called by `encode` itself."""
+    if batch.modality == "text":
+        return partial(encoder.encode_text, role=batch.role, task=batch.task)
+    return encoder.encode_pixels if isinstance(encoder, PixelEncoder) else encoder.encode_image
 
 
 def _rows(encoder: Encoder, made: Embeddings, n: int) -> list[Vector]:

@@ -1,4 +1,4 @@
-"""Memory goes back to the system once large pictures are done with."""
+"""Memory of large images: how much may be taken at a time, and how it goes back to the system."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LARGE_PIXELS", "Room", "give_back_soon"]
+__all__ = ["LARGE_PIXELS", "PixelBudget", "give_back_soon"]
 
 LARGE_PIXELS = 4_000_000
-_REST_SECONDS = 1.0  # a pass after every picture would take from the encoders what they use again at once
+_REST_SECONDS = 1.0  # a trim after every image would take from the encoders what they use again at once
 
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 _lock = threading.Lock()
@@ -32,7 +32,7 @@ def give_back_soon() -> None:
             return
         _coming = True
     timer = threading.Timer(_REST_SECONDS, _give_back)
-    timer.daemon = True
+    timer.name, timer.daemon = "mmembed-trim", True
     timer.start()
 
 
@@ -47,8 +47,8 @@ def _give_back() -> None:
 # --- How many pixels may lie decoded in memory at a time, over all searches: a small file may hold very many ---
 
 
-class Room:
-    """Room for `most` pixels; who wants more than is left waits, and who wants more than there is has it alone."""
+class PixelBudget:
+    """`most` pixels; whoever needs more than is left waits, and whoever needs more than `most` gets it alone."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -56,8 +56,8 @@ class Room:
         self._changed = threading.Condition()
 
     @contextmanager
-    def of(self, pixels: int) -> Iterator[None]:
-        """Take room for so many pixels; for threads, since it waits."""
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Take so many pixels, and give them back at the end; for threads, since it waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= self._most)
             self._taken += pixels

@@ -13,11 +13,11 @@ __all__ = ["BatchingOptions", "EncoderSource", "Observer"]
 
 @dataclass(frozen=True)
 class BatchingOptions:
-    """Limits of every lane, and of the cache that they share."""
+    """Limits of every batcher, and of the cache that they share."""
 
     batch_size: int | None = None  # inputs a forward pass; None: the encoder's own choice
     max_batch_tokens: int = 16_384  # tokens a forward pass
-    max_wait_ms: float = 5.0  # how long a busy lane waits for more inputs
+    max_wait_ms: float = 5.0  # how long a forward pass waits for more inputs
     max_queue: int = 2048  # inputs that may wait for one encoder
     max_inputs: int = 1024  # inputs of one call
     max_pixels: int = 50_000_000  # of one image

@@ -7,8 +7,7 @@ import contextlib
 import gc
 import logging
 import threading
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -22,45 +21,34 @@ from mmembed.classification.cache import ClassCache
 from mmembed.errors import SettingsError
 from mmembed.service.error_responses import add_error_answers
 from mmembed.service.fetching import Fetcher
+from mmembed.service.indexing.writes import Writes
 from mmembed.service.metrics import Metrics
-from mmembed.service.middleware.auth import Doors, Keys, read_keys
-from mmembed.service.middleware.body_limits import Bodies
-from mmembed.service.middleware.errors import Edges
-from mmembed.service.middleware.origin import Origins
-from mmembed.service.routes import classify as classifying
-from mmembed.service.routes import cohere as cohere_api
-from mmembed.service.routes import collections as listing
-from mmembed.service.routes import index as indexing
-from mmembed.service.routes import openai as openai_api
-from mmembed.service.routes import qdrant_inference, web_page
-from mmembed.service.routes import search as searching
-from mmembed.service.schemas.openapi import TAGS, cohere_errors, errors_of_ours, openai_errors
-from mmembed.service.served_encoders import Served
+from mmembed.service.middleware.auth import AuthMiddleware, Keys, read_keys
+from mmembed.service.middleware.body_limits import BodyLimitMiddleware
+from mmembed.service.middleware.errors import ErrorMiddleware
+from mmembed.service.middleware.origin import OriginMiddleware
+from mmembed.service.routes import classify, cohere, collections, index, openai, qdrant_inference, search, web_page
+from mmembed.service.schemas.openapi import TAGS
+from mmembed.service.served_encoders import ServedEncoders
+from mmembed.service.served_rerankers import ServedRerankers
 from mmembed.service.settings import Settings
-from mmembed.service.state import Service
+from mmembed.service.state import Service, StoreProbe
+from mmembed.service.threads import Threads
 from mmembed.stores import open_store
 from mmembed.types import Store
 
 __all__ = ["create_app"]
 
-_ROUTERS = (
-    (searching.router, errors_of_ours),
-    (classifying.router, errors_of_ours),
-    (indexing.router, errors_of_ours),
-    (listing.router, errors_of_ours),
-    (qdrant_inference.router, errors_of_ours),
-    (openai_api.router, openai_errors),
-    (cohere_api.router, cohere_errors),
-    (web_page.router, errors_of_ours),
-)
+_ROUTERS = (search, classify, index, collections, qdrant_inference, openai, cohere, web_page)
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, on_failure: Callable[[Exception], object] | None = None) -> FastAPI:
     """The whole service. Raises SettingsError for keys that cannot be read, or where no store is named.
 
-    What cannot be opened when it starts (StoreUnavailable) is raised by its lifespan and kept in `app.state.failure`.
+    What cannot be opened when it starts (StoreUnavailable) is raised by its lifespan, and `on_failure` is told: a
+    server of ASGI applications only logs it.
     """
     if settings.store is None:
         raise SettingsError("no store is named: give --store http://HOST:6333 or edge:FOLDER")
@@ -72,9 +60,9 @@ def create_app(settings: Settings) -> FastAPI:
             try:
                 app.state.service = await _open(stack, settings, keys, metrics)
             except Exception as exc:
-                app.state.failure = exc
+                if on_failure is not None:
+                    on_failure(exc)
                 raise
-            app.state.hidden = _hidden(app.state.service)
             yield
 
     app = FastAPI(
@@ -86,14 +74,13 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         openapi_tags=TAGS,
     )
-    app.state.keys, app.state.failure = keys, None
     add_error_answers(app)
-    for router, documented in _ROUTERS:
-        app.include_router(router, responses=documented())
-    app.add_middleware(Bodies, settings=settings, metrics=metrics)  # the last added is the first passed
-    app.add_middleware(Doors, keys=keys, settings=settings)
-    app.add_middleware(Origins, settings=settings)
-    app.add_middleware(Edges, metrics=metrics, same_origin=not settings.allow_origin)
+    for dialect in _ROUTERS:
+        app.router.routes += dialect.router.routes  # as they are: the middleware looks for what each declares
+    app.add_middleware(BodyLimitMiddleware, settings=settings, metrics=metrics)  # the last added is the first passed
+    app.add_middleware(AuthMiddleware, keys=keys, settings=settings)
+    app.add_middleware(OriginMiddleware, settings=settings)
+    app.add_middleware(ErrorMiddleware, metrics=metrics, same_origin=not settings.allow_origin)
     if settings.allow_origin:
         app.add_middleware(
             CORSMiddleware,
@@ -111,29 +98,39 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
     opening = asyncio.to_thread(open_store, settings.store, api_key=settings.qdrant_api_key, prefer_grpc=settings.grpc)
     store = await opening
     stack.push_async_callback(asyncio.to_thread, store.close)
-    served = Served(store, settings)
-    loading = threading.Thread(target=served.load_all, name="mmembed-load", daemon=True)
+    served, rerankers = ServedEncoders(store, settings), ServedRerankers(settings)
+    loading = threading.Thread(target=_load, args=(served, rerankers), name="mmembed-load-all", daemon=True)
     stack.callback(gc.unfreeze)  # what `load_all` has frozen
     stack.push_async_callback(asyncio.to_thread, _join, loading, settings.shutdown_seconds)
-    threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="mmembed")
-    stack.push_async_callback(asyncio.to_thread, threads.shutdown, wait=True, cancel_futures=True)
+    threads = Threads(settings.threads)
+    stack.push_async_callback(asyncio.to_thread, threads.close)
     fetcher = Fetcher(settings)
     stack.push_async_callback(fetcher.close)
     engine = Engine(served, settings.batching, metrics)
     stack.push_async_callback(engine.close)
     loading.start()
+    folder = _folder(settings, store)
     return Service(
         settings=settings,
         store=store,
-        folder=_folder(settings, store),
+        folder=folder,
+        hidden=_hidden(store, folder),
         served=served,
+        rerankers=rerankers,
         engine=engine,
         fetcher=fetcher,
         metrics=metrics,
         threads=threads,
         keys=keys,
         classes=ClassCache(),
+        writes=Writes(store, threads),
+        probe=StoreProbe(store, threads),
     )
+
+
+def _load(served: ServedEncoders, rerankers: ServedRerankers) -> None:
+    rerankers.load_all()  # first, since `served.ready` then says that all are there
+    served.load_all()
 
 
 def _join(loading: threading.Thread, seconds: float) -> None:
@@ -148,8 +145,8 @@ def _folder(settings: Settings, store: Store) -> Path:
     return folder.expanduser().absolute()
 
 
-def _hidden(service: Service) -> tuple[str, ...]:
+def _hidden(store: Store, folder: Path) -> tuple[str, ...]:
     """Addresses that stand in errors' sentences and are nobody's business: the longest first."""
-    beside = service.store.folder or service.folder
-    places = {service.store.url, f"edge:{beside}", str(beside), str(service.folder)}
+    beside = store.folder or folder
+    places = {store.url, f"edge:{beside}", str(beside), str(folder)}
     return tuple(sorted(places - {":memory:"}, key=len, reverse=True))

@@ -1,4 +1,4 @@
-"""Every error becomes one answer here: its status from one table, one sentence, and the shape its client reads."""
+"""Every error becomes one answer: its status from one table, one sentence, in the shape that its route declares."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -17,17 +17,23 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from mmembed import errors as e
+from mmembed.service.routing import route_of
 
 __all__ = [
     "STATUS",
+    "ErrorShape",
     "add_error_answers",
     "error_response",
     "fault_response",
+    "hidden_of",
     "json_bytes",
     "json_response",
+    "our_shape",
     "sentence_of",
+    "shape_of",
     "status_of",
     "validation_sentence",
     "without_places",
@@ -62,9 +68,23 @@ _RETRY_SECONDS = 5  # where an error does not say when to try again
 _UNPARSED = "There was an error parsing the body"  # FastAPI's words for what its JSON parser gives up on
 _INTERNAL = "internal error: the log of the service says more"
 _PATHS = re.compile(r"(?:edge:|(?<![\w/.]))/(?!/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
-_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+ErrorShape: TypeAlias = Callable[[int, str, str], tuple[int, dict[str, Any]]]
+"""Status, sentence and name of an error -> the status and the JSON that are sent.
+
+The class of a router's routes has one as `error_shape`, where its clients read another than ours."""
 
 logger = logging.getLogger(__name__)
+
+
+def our_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:
+    return status, {"error": sentence, "type": kind}
+
+
+def shape_of(scope: Scope) -> ErrorShape:
+    """How errors of a request look: as the route that it is for declares it, else like ours."""
+    shape: ErrorShape = getattr(route_of(scope), "error_shape", our_shape)
+    return shape
 
 
 def status_of(error: e.MmembedError) -> int:
@@ -72,8 +92,8 @@ def status_of(error: e.MmembedError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def error_response(request_path: str, error: e.MmembedError, *, hidden: Sequence[str] = ()) -> Response:
-    """The answer to a request of this path; `hidden` are addresses of ours that no client is told."""
+def error_response(error: e.MmembedError, *, shape: ErrorShape = our_shape, hidden: Sequence[str] = ()) -> Response:
+    """The answer in this shape; `hidden` are addresses of ours that no client is told."""
     status = status_of(error)
     headers = {}
     if isinstance(error, e.Overloaded):
@@ -82,7 +102,7 @@ def error_response(request_path: str, error: e.MmembedError, *, hidden: Sequence
         headers["retry-after"] = str(_RETRY_SECONDS)
     elif status == 401:
         headers["www-authenticate"] = "Bearer"
-    return _answer(request_path, status, sentence_of(error, hidden), type(error).__name__, headers)
+    return _answer(shape, status, sentence_of(error, hidden), type(error).__name__, headers)
 
 
 def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
@@ -92,9 +112,9 @@ def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
     return str(error)
 
 
-def fault_response(request_path: str) -> Response:
+def fault_response(shape: ErrorShape) -> Response:
     """For what is our own mistake: nothing of it is told."""
-    return _answer(request_path, 500, _INTERNAL, "InternalError", {})
+    return _answer(shape, 500, _INTERNAL, "InternalError", {})
 
 
 def add_error_answers(app: FastAPI) -> None:
@@ -104,11 +124,11 @@ def add_error_answers(app: FastAPI) -> None:
         assert isinstance(exc, e.MmembedError)
         if status_of(exc) >= 500 and request.url.path != "/ready":  # which is asked until it is well
             logger.warning("%s %s: %s: %s", request.method, request.url.path, type(exc).__name__, exc)
-        return error_response(request.url.path, exc, hidden=getattr(request.app.state, "hidden", ()))
+        return error_response(exc, shape=shape_of(request.scope), hidden=hidden_of(request.scope))
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
-        return error_response(request.url.path, e.InvalidRequest(validation_sentence(exc.errors())))
+        return error_response(e.InvalidRequest(validation_sentence(exc.errors())), shape=shape_of(request.scope))
 
     async def of_starlette(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
@@ -145,22 +165,18 @@ def _http_response(request: Request, exc: HTTPException) -> Response:
     else:
         sentence = str(exc.detail)
     kind = "InvalidRequest" if exc.status_code == 400 else http.HTTPStatus(exc.status_code).phrase.title()
-    return _answer(path, exc.status_code, sentence, kind.replace(" ", ""), dict(exc.headers or {}))
+    return _answer(shape_of(request.scope), exc.status_code, sentence, kind.replace(" ", ""), dict(exc.headers or {}))
 
 
-def _answer(path: str, status: int, sentence: str, kind: str, headers: dict[str, str]) -> Response:
-    body: dict[str, Any] = {"error": sentence, "type": kind}
-    if path == "/qdrant/infer":
-        body = {"error": sentence}
-        # Qdrant passes on the sentence of 400 and 429 alone
-        status = 400 if 400 <= status < 500 and status != 429 else status
-    elif path == "/v1/embeddings" or path.startswith("/v1/models"):
-        fallback = "invalid_request_error" if status < 500 else "server_error"
-        told = _OPENAI_TYPES.get(status, fallback)
-        body = {"error": {"message": sentence, "type": told, "param": None, "code": kind}}
-    elif path.startswith("/v2/"):
-        body = {"message": sentence}
+def _answer(shape: ErrorShape, status: int, sentence: str, kind: str, headers: dict[str, str]) -> Response:
+    status, body = shape(status, sentence, kind)
     return json_response(body, status=status, headers=headers)
+
+
+def hidden_of(scope: Scope) -> Sequence[str]:
+    """Addresses that no client of this service is told."""
+    service = getattr(scope["app"].state, "service", None) if "app" in scope else None
+    return service.hidden if service is not None else ()
 
 
 def without_places(sentence: str, hidden: Sequence[str]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from asyncio import TimerHandle
 
+from fastapi import FastAPI
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mmembed.errors import InvalidRequest, MmembedError, RequestTimeout, RequestTooLarge
-from mmembed.service.error_responses import error_response
+from mmembed.service.error_responses import error_response, shape_of
 
 __all__ = ["PunctualProtocol"]
 
@@ -20,6 +22,7 @@ class PunctualProtocol(HttpToolsProtocol):
     """A connection. `head_seconds` bounds a head's arrival, and how long a client may leave its answer untaken."""
 
     head_seconds: float = 30
+    fastapi: FastAPI  # whose routes say how an error looks
 
     _clock: TimerHandle | None = None
     _write_clock: TimerHandle | None = None
@@ -113,7 +116,7 @@ class PunctualProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
-            self._answer(error, "")
+            self._answer(error_response(error))
         elif not self.cycle.more_body:
             self.cycle.keep_alive = False
             self.flow.pause_reading()
@@ -122,10 +125,9 @@ class PunctualProtocol(HttpToolsProtocol):
         else:  # the body that its route waits for will never end
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            self._answer(error, self.cycle.scope["path"])
+            self._answer(error_response(error, shape=shape_of({**self.cycle.scope, "app": self.fastapi})))
 
-    def _answer(self, error: MmembedError, path: str) -> None:
-        answer = error_response(path, error)
+    def _answer(self, answer: Response) -> None:
         head = [b"HTTP/1.1 %d \r\n" % answer.status_code]
         head += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
         self.transport.write(b"".join([*head, b"connection: close\r\n\r\n", bytes(answer.body)]))

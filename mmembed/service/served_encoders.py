@@ -25,7 +25,7 @@ from mmembed.errors import (
 from mmembed.service.settings import Settings
 from mmembed.types import Encoder, Store
 
-__all__ = ["Served"]
+__all__ = ["ServedEncoders"]
 
 _ALWAYS = ("tiny", "bm25")
 _LOOK_SECONDS = 2.0  # between two looks at the store's contracts
@@ -35,7 +35,7 @@ _RETRY_SECONDS = 30.0  # after an API behind an encoder did not answer while it 
 logger = logging.getLogger(__name__)
 
 
-class Served:
+class ServedEncoders:
     """Names to encoders, each loaded once, however many threads ask. `known` and `loaded` do not block."""
 
     def __init__(self, store: Store, settings: Settings) -> None:

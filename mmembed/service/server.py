@@ -10,15 +10,15 @@ import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
+import uvicorn
 from fastapi import FastAPI
-from uvicorn import Config, Server
 
 from mmembed.errors import SettingsError
 from mmembed.service.app import create_app
 from mmembed.service.http_protocol import PunctualProtocol
 from mmembed.service.settings import Settings
 
-__all__ = ["Serving", "log_to_stderr", "serve"]
+__all__ = ["Server", "log_to_stderr", "serve"]
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which proxies reuse a connection
@@ -26,19 +26,20 @@ _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which proxies reuse a con
 logger = logging.getLogger(__name__)
 
 
-class Serving:
+class Server:
     """A service that listens; requests are answered while `run` runs, in whatever thread."""
 
     def __init__(self, settings: Settings, *, say: Callable[[str], None] = logger.info) -> None:
         """Raises SettingsError where the address cannot be listened on, or for keys that cannot be read."""
-        self.app: FastAPI = create_app(settings)
+        self._failures: list[Exception] = []  # what kept it from starting
+        self.app: FastAPI = create_app(settings, on_failure=self._failures.append)
         self.settings = settings
         self._socket = listen(settings.host, settings.port)
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        config = Config(
+        config = uvicorn.Config(
             self.app,
-            http=type("Protocol", (PunctualProtocol,), {"head_seconds": settings.request_seconds}),
+            http=type("Protocol", (PunctualProtocol,), {"head_seconds": settings.request_seconds, "fastapi": self.app}),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -61,9 +62,8 @@ class Serving:
                 self._server.run(sockets=[self._socket])
         finally:
             self._socket.close()
-        failure: Exception | None = self.app.state.failure
-        if failure is not None:
-            raise failure
+        if self._failures:
+            raise self._failures[0]
 
     def stop(self) -> None:
         """Accept no more, finish what was accepted, close; `run` then returns. From any thread."""
@@ -82,7 +82,7 @@ def serve(settings: Settings, *, say: Callable[[str], None] = logger.info) -> No
         StoreUnavailable: nothing answers at the store's address, or another process holds its folder.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it says what we say, with tracebacks
-    Serving(settings, say=say).run()
+    Server(settings, say=say).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -100,10 +100,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingsError(f"{host}:{port} cannot be listened on, {reason}") from exc
 
 
-class _QuietServer(Server):
+class _QuietServer(uvicorn.Server):
     """uvicorn's server, which after a signal does not kill itself with that signal."""
 
-    def __init__(self, config: Config, listening: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
         self._listening = listening
 

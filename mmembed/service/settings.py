@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     folder: Path | None = Field(None, description="Where uploads and thumbnails lie; by default beside the store.")
 
     encoder: Words = Field((), description="Encoders to serve beside those of the collections, tiny and bm25.")
+    reranker: Words = Field((), description="Rerankers that a search may name.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; by default the best there is.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16.")
     batch_size: int | None = Field(None, ge=1, description="Inputs a forward pass; by default the encoder's own.")
@@ -68,7 +69,7 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(30, ge=0, description="How long accepted requests may take after a stop signal.")
     threads: int = Field(80, ge=1, description="Requests that may search or write at the same time.")
 
-    @field_validator("encoder", "key", "allow_origin", "allow_image_host", mode="before")
+    @field_validator("encoder", "reranker", "key", "allow_origin", "allow_image_host", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
@@ -15,16 +13,37 @@ from fastapi import Depends, Request
 from mmembed.batching.engine import Engine
 from mmembed.classification.cache import ClassCache
 from mmembed.service.fetching import Fetcher
+from mmembed.service.indexing.writes import Writes
 from mmembed.service.metrics import Metrics
 from mmembed.service.middleware.auth import Keys
-from mmembed.service.served_encoders import Served
+from mmembed.service.served_encoders import ServedEncoders
+from mmembed.service.served_rerankers import ServedRerankers
 from mmembed.service.settings import Settings
+from mmembed.service.threads import Threads
 from mmembed.types import Store
 
-__all__ = ["Service", "ServiceOf"]
+__all__ = ["Service", "ServiceOf", "StoreProbe"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class StoreProbe:
+    """Whether the store answers. The question that is still unanswered is not put again: many would fill the threads.
+
+    Used from the event loop alone.
+    """
+
+    def __init__(self, store: Store, threads: Threads) -> None:
+        self._store = store
+        self._threads = threads
+        self._asked: asyncio.Future[list[str]] | None = None
+
+    def ask(self) -> asyncio.Future[list[str]]:
+        """Not to be cancelled: others may wait for the same."""
+        if self._asked is None or self._asked.done():
+            self._asked = self._threads.run(self._store.collections)
+        return self._asked
 
 
 @dataclass(frozen=True)
@@ -32,20 +51,21 @@ class Service:
     settings: Settings
     store: Store
     folder: Path  # uploads, and thumbnails unless the store keeps them beside its vectors
-    served: Served
+    hidden: tuple[str, ...]  # addresses of ours that no client is told, the longest first
+    served: ServedEncoders
+    rerankers: ServedRerankers
     engine: Engine
     fetcher: Fetcher
     metrics: Metrics
-    threads: ThreadPoolExecutor
+    threads: Threads
     keys: Keys
     classes: ClassCache  # embeddings of labels, by whoever asked for them
+    writes: Writes
+    probe: StoreProbe
 
-    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run what blocks (a search, a write) in a thread, where the caller's context variables are set."""
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self.threads, lambda: context.run(call, *args, **kwargs)
-        )
+        return self.threads.run(call, *args, **kwargs)
 
 
 def _service_of(request: Request) -> Service:

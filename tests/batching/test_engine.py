@@ -15,9 +15,10 @@ import pytest
 from plugin_sites import install_plugin
 
 from mmembed import load_encoder
-from mmembed.batching.engine import Engine, Made, Wanted
+from mmembed.batching.cache import Result
+from mmembed.batching.engine import Engine, Request
 from mmembed.batching.options import BatchingOptions
-from mmembed.batching.waiting import Call, current_call
+from mmembed.batching.submission import Call, current_call
 from mmembed.demo import PICTOGRAMS
 from mmembed.errors import (
     EncoderError,
@@ -33,7 +34,7 @@ from mmembed.errors import (
 from mmembed.images import load_image
 from mmembed.ingest import ingest_images
 from mmembed.service.metrics import Metrics
-from mmembed.service.served_encoders import Served
+from mmembed.service.served_encoders import ServedEncoders
 from mmembed.service.settings import Settings
 from mmembed.stores import open_store
 from mmembed.types import Encoder, PixelEncoder, SparseVector, Store, Vector
@@ -62,8 +63,8 @@ def store() -> Store:
 
 
 @pytest.fixture(scope="module")
-def served(store: Store) -> Served:
-    served = Served(store, Settings(encoder=ENCODERS))
+def served(store: Store) -> ServedEncoders:
+    served = ServedEncoders(store, Settings(encoder=ENCODERS))
     served.load_all()
     assert served.ready
     assert not served.failures()
@@ -76,15 +77,15 @@ def pictures() -> list[bytes]:
 
 
 @asynccontextmanager
-async def opened(served: Served, **settings: Any) -> AsyncIterator[tuple[Engine, Metrics]]:
+async def opened(served: ServedEncoders, **settings: Any) -> AsyncIterator[tuple[Engine, Metrics]]:
     metrics = Metrics()
     engine = Engine(served, Settings(encoder=ENCODERS, **settings).batching, metrics)
     yield engine, metrics
     await engine.close()
-    assert [lane.waiting for lane in engine._lanes.values()] == [0] * len(engine._lanes)
+    assert [batcher.waiting for batcher in engine._batchers.values()] == [0] * len(engine._batchers)
 
 
-def with_engine(served: Served, work: Callable[[Engine], Awaitable[T]], **settings: Any) -> T:
+def with_engine(served: ServedEncoders, work: Callable[[Engine], Awaitable[T]], **settings: Any) -> T:
     async def run() -> T:
         async with opened(served, **settings) as (engine, _):
             return await work(engine)
@@ -92,8 +93,8 @@ def with_engine(served: Served, work: Callable[[Engine], Awaitable[T]], **settin
     return asyncio.run(run())
 
 
-def made(outcomes: list[Made | MmembedError]) -> list[Made]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Made)]
+def made(outcomes: list[Result | MmembedError]) -> list[Result]:
+    return [outcome for outcome in outcomes if isinstance(outcome, Result)]
 
 
 def apart(one: Vector, other: Vector) -> float:
@@ -104,14 +105,14 @@ def apart(one: Vector, other: Vector) -> float:
 
 
 @pytest.mark.parametrize("name", ["tiny", "minilm", "fake", "fake?kind=sparse", "fake?kind=multi", "bm25"])
-def test_vectors_are_those_of_the_encoder_itself(served: Served, pictures: list[bytes], name: str) -> None:
+def test_vectors_are_those_of_the_encoder_itself(served: ServedEncoders, pictures: list[bytes], name: str) -> None:
     """Texts in both roles, and pictures, are encoded as by the encoder called directly, to 1e-5; tokens are counted."""
     encoder = load_encoder(name)
     texts = ["a red apple", "two parrots on a branch", "", "Ünïcode 漢字 🙂", "long words " * 300]
-    wanted = [Wanted(name, text, role=role) for role in ("query", "document") for text in texts]
+    wanted = [Request(name, text, role=role) for role in ("query", "document") for text in texts]
     direct = [*encoder.encode_text(texts, role="query"), *encoder.encode_text(texts, role="document")]
     if "image" in encoder.spec.modalities:
-        wanted += [Wanted(name, picture) for picture in pictures[:6]]
+        wanted += [Request(name, picture) for picture in pictures[:6]]
         direct += [*encoder.encode_image([load_image(picture, uri="one") for picture in pictures[:6]])]
     outcomes = made(with_engine(served, lambda engine: engine.embed(wanted)))
     assert len(outcomes) == len(wanted)
@@ -122,33 +123,34 @@ def test_vectors_are_those_of_the_encoder_itself(served: Served, pictures: list[
     assert {one.tokens for one in outcomes[10:]} <= {0}
 
 
-def test_one_call_mixes_encoders_and_bad_inputs(served: Served, pictures: list[bytes]) -> None:
+def test_one_call_mixes_encoders_and_bad_inputs(served: ServedEncoders, pictures: list[bytes]) -> None:
     """Each input of a mixed call gets its own outcome, in order, and the bad ones are told apart."""
     wanted = [
-        Wanted("tiny", "a cat"),
-        Wanted("tiny", pictures[0]),
-        Wanted("tiny", b"no picture"),
-        Wanted("minilm", pictures[0]),
-        Wanted("BM25", "a cat", role="query"),
-        Wanted("gpt-9", "a cat"),
-        Wanted("tiny", "a cat", task="no such task"),
-        Wanted("tiny", "a cat", dim=100),
-        Wanted("bm25", "a cat", dim=100),
-        Wanted("sentence-transformers/ALL-minilm-l6-v2", "a cat"),
+        Request("tiny", "a cat"),
+        Request("tiny", pictures[0]),
+        Request("tiny", b"no picture"),
+        Request("minilm", pictures[0]),
+        Request("BM25", "a cat", role="query"),
+        Request("gpt-9", "a cat"),
+        Request("tiny", "a cat", task="no such task"),
+        Request("tiny", "a cat", dim=100),
+        Request("bm25", "a cat", dim=100),
+        Request("sentence-transformers/ALL-minilm-l6-v2", "a cat"),
     ]
     outcomes = with_engine(served, lambda engine: engine.embed(wanted))
     kinds = [type(outcome) for outcome in outcomes]
     assert kinds == [
-        *(Made, Made, UnreadableImage, UnsupportedModality, Made),
-        *(UnknownEncoder, SettingsError, SettingsError, SettingsError, Made),
+        *(Result, Result, UnreadableImage, UnsupportedModality, Result),
+        *(UnknownEncoder, SettingsError, SettingsError, SettingsError, Result),
     ]
-    assert [one.encoder.spec.name for one in made(outcomes)] == ["tiny", "tiny", "bm25", MINILM]
+    sizes = [len(one.vector) if not isinstance(one.vector, SparseVector) else None for one in made(outcomes)]
+    assert sizes == [256, 256, None, 384]
     assert "256" in str(outcomes[7])
     assert "sparse" in str(outcomes[8])
     assert "served are bm25, fake" in str(outcomes[5])
 
 
-def test_no_request_makes_it_load_anything_else(served: Served) -> None:
+def test_no_request_makes_it_load_anything_else(served: ServedEncoders) -> None:
     """What could be loaded, but is not served, is refused and not loaded."""
     before = set(served.loaded())
     for name in ("siglip2-b32", "fake?dim=16", "fake:other", "bge-small", "", "?", "tiny?x=1", "tiny:" + "y" * 100_000):
@@ -158,7 +160,7 @@ def test_no_request_makes_it_load_anything_else(served: Served) -> None:
     assert set(served.loaded()) == before
 
 
-def test_a_name_is_known_in_every_spelling(served: Served) -> None:
+def test_a_name_is_known_in_every_spelling(served: ServedEncoders) -> None:
     """A preset, a full name, and a bare model id in any case mean one encoder, which is loaded once."""
     spellings = ("minilm", "MiniLM", MINILM, "sentence-transformers/all-MiniLM-L6-v2", MINILM.lower())
     assert {served.resolve(name) for name in spellings} == {MINILM}
@@ -169,7 +171,7 @@ def test_a_name_is_known_in_every_spelling(served: Served) -> None:
 
 def test_an_encoder_is_loaded_once_by_many_threads(store: Store) -> None:
     """Threads that ask for an encoder at the same time get the same one."""
-    served = Served(store, Settings())
+    served = ServedEncoders(store, Settings())
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda _: id(served.encoder("tiny")), range(64)))
     assert len(set(found)) == 1
@@ -179,7 +181,7 @@ def test_an_encoder_is_loaded_once_by_many_threads(store: Store) -> None:
 def test_a_collection_made_since_the_start_is_served(tmp_path: Path) -> None:
     """The contracts are looked at again before a name is refused."""
     with_store = open_store(f"edge:{tmp_path / 'store.mm'}")
-    served = Served(with_store, Settings())
+    served = ServedEncoders(with_store, Settings())
     with pytest.raises(UnknownEncoder):
         served.resolve("fake")
     ingest_images(with_store, "images", [PICTOGRAMS / "1f004.png"], encoder=load_encoder("fake"))
@@ -191,15 +193,15 @@ def test_a_collection_made_since_the_start_is_served(tmp_path: Path) -> None:
 
 def test_an_encoder_that_cannot_be_loaded_harms_no_other(store: Store) -> None:
     """A failure is kept and told to who asks for that encoder; the rest is loaded and ready."""
-    served = Served(store, Settings(encoder=("tiny:none", "fake")))
+    served = ServedEncoders(store, Settings(encoder=("tiny:none", "fake")))
     served.load_all()
     assert served.ready
     assert set(served.loaded()) == {"tiny", "bm25", "fake"}
     assert isinstance(served.failures()["tiny:none"], EncoderLoadError)
-    wanted = [Wanted("tiny:none", "a"), Wanted("fake", "a"), Wanted("tiny:none", "b")]
+    wanted = [Request("tiny:none", "a"), Request("fake", "a"), Request("tiny:none", "b")]
     failed, fine, again = with_engine(served, lambda engine: engine.embed(wanted))
     assert isinstance(failed, EncoderLoadError)
-    assert isinstance(fine, Made)
+    assert isinstance(fine, Result)
     assert again is failed
 
 
@@ -207,7 +209,7 @@ def test_a_store_that_is_gone_is_told_from_an_unknown_name(tmp_path: Path) -> No
     """With a store that cannot be asked, what is always served works, and the rest is not called unknown."""
     gone = open_store(f"edge:{tmp_path / 'store.mm'}")
     gone.close()
-    served = Served(gone, Settings())
+    served = ServedEncoders(gone, Settings())
     assert served.resolve("tiny") == "tiny"
     for _ in range(2):
         with pytest.raises(MmembedError, match="was closed"):
@@ -220,12 +222,12 @@ def test_several_sizes_of_a_text_cost_one_pass(tmp_path: Path, monkeypatch: pyte
     install_plugin(tmp_path, "nested-dolls", "nested", NESTED)
     monkeypatch.syspath_prepend(tmp_path)
     name = "nested"
-    served = Served(open_store(":memory:"), Settings(encoder=(name,)))
+    served = ServedEncoders(open_store(":memory:"), Settings(encoder=(name,)))
     dims = (None, 8, 16, 32)
 
     async def work() -> None:
         async with opened(served) as (engine, metrics):
-            outcomes = made(await engine.embed([Wanted(name, "a cat", dim=dim) for dim in dims]))
+            outcomes = made(await engine.embed([Request(name, "a cat", dim=dim) for dim in dims]))
             full = np.asarray(outcomes[0].vector)
             assert len(outcomes) == 4
             for dim, one in zip(dims[1:], outcomes[1:], strict=True):
@@ -246,12 +248,12 @@ def passes(metrics: Metrics) -> tuple[float, float]:
     return counted[0], counted[1]
 
 
-def test_equal_inputs_of_calls_cost_one_pass(served: Served) -> None:
+def test_equal_inputs_of_calls_cost_one_pass(served: ServedEncoders) -> None:
     """Thirty calls that want the same two texts, one of them twice, are one pass of two inputs."""
 
     async def work() -> None:
         async with opened(served) as (engine, metrics):
-            calls = [[Wanted("tiny", "a"), Wanted("tiny", "b"), Wanted("tiny", "a")] for _ in range(30)]
+            calls = [[Request("tiny", "a"), Request("tiny", "b"), Request("tiny", "a")] for _ in range(30)]
             answers = await asyncio.gather(*(engine.embed(call) for call in calls))
             assert {len(made(answer)) for answer in answers} == {3}
             assert passes(metrics) == (1, 2)
@@ -259,34 +261,34 @@ def test_equal_inputs_of_calls_cost_one_pass(served: Served) -> None:
     asyncio.run(work())
 
 
-def test_too_many_inputs_are_refused(served: Served) -> None:
+def test_too_many_inputs_are_refused(served: ServedEncoders) -> None:
     """A call of more inputs than max_inputs is refused whole."""
     with pytest.raises(RequestTooLarge, match="has 3 inputs and at most 2"):
-        with_engine(served, lambda engine: engine.embed([Wanted("tiny", "a")] * 3), max_inputs=2)
+        with_engine(served, lambda engine: engine.embed([Request("tiny", "a")] * 3), max_inputs=2)
 
 
-def test_a_full_queue_refuses_the_call_and_forgets_it(served: Served, pictures: list[bytes]) -> None:
+def test_a_full_queue_refuses_the_call_and_forgets_it(served: ServedEncoders, pictures: list[bytes]) -> None:
     """Where one of a call's encoders has no room, nothing of the call waits for another, and later calls are served."""
 
     async def work(engine: Engine) -> None:
-        many = [Wanted("tiny", pictures[0] + bytes([number])) for number in range(64)]
+        many = [Request("tiny", pictures[0] + bytes([number])) for number in range(64)]
         asked = asyncio.ensure_future(engine.embed(many))
-        while not any(lane.waiting for lane in engine._lanes.values()):
+        while not any(batcher.waiting for batcher in engine._batchers.values()):
             await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
-            await engine.embed([Wanted("fake", "a"), *(Wanted("tiny", f"text {number}") for number in range(63))])
+            await engine.embed([Request("fake", "a"), *(Request("tiny", f"text {number}") for number in range(63))])
         assert refused.value.retry_after_seconds >= 1
         assert len(made(await asked)) == 64
-        assert len(made(await engine.embed([Wanted("tiny", "later")]))) == 1
+        assert len(made(await engine.embed([Request("tiny", "later")]))) == 1
 
     with_engine(served, work, max_queue=64, max_inputs=64, batch_size=1)
 
 
-def test_a_cancelled_call_leaves_nothing_behind(served: Served, pictures: list[bytes]) -> None:
+def test_a_cancelled_call_leaves_nothing_behind(served: ServedEncoders, pictures: list[bytes]) -> None:
     """A task that is cancelled, and a call whose client goes, end at once; what waited for them alone is dropped."""
 
     async def work(engine: Engine) -> None:
-        wanted = [Wanted("tiny", picture) for picture in pictures]
+        wanted = [Request("tiny", picture) for picture in pictures]
         task = asyncio.ensure_future(engine.embed(wanted))
         call = Call()
         current_call.set(call)
@@ -298,14 +300,14 @@ def test_a_cancelled_call_leaves_nothing_behind(served: Served, pictures: list[b
             with pytest.raises(asyncio.CancelledError):
                 await gone
         current_call.set(None)
-        assert sum(lane.open for lane in engine._lanes.values()) == 0
+        assert sum(batcher.open for batcher in engine._batchers.values()) == 0
         assert len(made(await engine.embed(wanted))) == len(wanted)
 
     with_engine(served, work)
 
 
-def test_encoders_for_threads_equal_the_encoders(served: Served, pictures: list[bytes]) -> None:
-    """Thirty-two threads encode texts and pictures through the lanes and get what the encoder itself gives."""
+def test_encoders_for_threads_equal_the_encoders(served: ServedEncoders, pictures: list[bytes]) -> None:
+    """Thirty-two threads encode texts and pictures through the batchers and get what the encoder itself gives."""
     images = [load_image(picture, uri="one") for picture in pictures[:8]]
 
     async def work(engine: Engine) -> None:
@@ -330,7 +332,7 @@ def test_encoders_for_threads_equal_the_encoders(served: Served, pictures: list[
     with_engine(served, work)
 
 
-def test_encoders_for_threads_behave_like_encoders(served: Served, pictures: list[bytes]) -> None:
+def test_encoders_for_threads_behave_like_encoders(served: ServedEncoders, pictures: list[bytes]) -> None:
     """Nothing gives nothing, more than a batch and more than the queue holds is taken, and errors are the encoder's."""
 
     def check(encoders: Mapping[str, Encoder]) -> None:
@@ -354,23 +356,23 @@ def test_encoders_for_threads_behave_like_encoders(served: Served, pictures: lis
     with_engine(served, lambda engine: asyncio.to_thread(check, engine.encoders()), max_queue=40, max_inputs=40)
 
 
-def test_closing_finishes_what_was_accepted(served: Served, pictures: list[bytes]) -> None:
+def test_closing_finishes_what_was_accepted(served: ServedEncoders, pictures: list[bytes]) -> None:
     """Calls that were accepted are answered while the engine closes; later ones are refused."""
 
     async def work() -> None:
         engine = Engine(served, BatchingOptions(), Metrics())
-        accepted = asyncio.ensure_future(engine.embed([Wanted("tiny", picture) for picture in pictures]))
+        accepted = asyncio.ensure_future(engine.embed([Request("tiny", picture) for picture in pictures]))
         await asyncio.sleep(0.002)
         await engine.close()
         assert len(made(await accepted)) == len(pictures)
         for name in ("tiny", "fake"):
             with pytest.raises(Overloaded, match="stopping"):
-                await engine.embed([Wanted(name, "late")])
+                await engine.embed([Request(name, "late")])
 
     asyncio.run(work())
 
 
-def test_many_clients_with_bad_luck(served: Served, pictures: list[bytes]) -> None:
+def test_many_clients_with_bad_luck(served: ServedEncoders, pictures: list[bytes]) -> None:
     """Of 64 clients with texts and pictures, some corrupt and some cancelled, every good one is answered rightly."""
     tiny = served.encoder("tiny")
     right = np.asarray(tiny.encode_image([load_image(picture, uri="one") for picture in pictures]))
@@ -382,7 +384,7 @@ def test_many_clients_with_bad_luck(served: Served, pictures: list[bytes]) -> No
             place = chance.randrange(len(pictures))
             corrupt = chance.random() < 0.05
             picture = pictures[place][: 60 if corrupt else None] + f"{number} {turn}".encode()  # none is in the cache
-            wanted = [Wanted("tiny", picture), Wanted("tiny", f"text {number} {turn}"), Wanted("bm25", "a cat")]
+            wanted = [Request("tiny", picture), Request("tiny", f"text {number} {turn}"), Request("bm25", "a cat")]
             call = asyncio.ensure_future(engine.embed(wanted))
             if chance.random() < 0.1:
                 await asyncio.sleep(chance.random() / 50)
@@ -392,13 +394,13 @@ def test_many_clients_with_bad_luck(served: Served, pictures: list[bytes]) -> No
             except asyncio.CancelledError:
                 counts["cancelled"] += 1
                 continue
-            assert isinstance(text, Made)
-            assert isinstance(words, Made)
+            assert isinstance(text, Result)
+            assert isinstance(words, Result)
             if corrupt:
                 assert isinstance(image, UnreadableImage)
                 counts["bad"] += 1
             else:
-                assert isinstance(image, Made)
+                assert isinstance(image, Result)
                 assert apart(image.vector, right[place]) < 1e-5
                 counts["good"] += 1
 
@@ -406,19 +408,19 @@ def test_many_clients_with_bad_luck(served: Served, pictures: list[bytes]) -> No
         async with opened(served) as (engine, metrics):
             metrics.in_flight = 64
             await asyncio.gather(*(client(engine, number) for number in range(64)))
-            (lane,) = (lane for lane in engine._lanes.values() if lane.encoder is tiny)
+            (batcher,) = (batcher for batcher in engine._batchers.values() if batcher.encoder is tiny)
             for _ in range(200):
-                if not lane._jobs:
+                if not batcher._entries:
                     break
                 await asyncio.sleep(0.01)
-            assert (lane.open, lane.waiting, lane._jobs, lane._queues) == (0, 0, {}, {})
+            assert (batcher.open, batcher.waiting, batcher._entries, batcher._queues) == (0, 0, {}, {})
 
     asyncio.run(work())
     assert sum(counts.values()) == 64 * 15
     assert min(counts.values()) > 10
 
 
-def test_errors_that_are_shared_do_not_grow(served: Served) -> None:
+def test_errors_that_are_shared_do_not_grow(served: ServedEncoders) -> None:
     """One error that is raised to many threads has the traceback of one."""
 
     def depth(encoders: Mapping[str, Encoder]) -> int:

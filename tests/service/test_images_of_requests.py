@@ -12,7 +12,7 @@ import pytest
 from mmembed.demo import PICTOGRAMS
 from mmembed.errors import ForbiddenUrl, InvalidRequest, MmembedError, RequestTooLarge, UnreadableImage
 from mmembed.service.fetching import Fetcher
-from mmembed.service.pictures import picture_bytes
+from mmembed.service.images import image_bytes
 from mmembed.service.settings import Settings
 from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 
@@ -24,7 +24,7 @@ def read(source: Any, *, max_bytes: int = 2**20, urls: bool = True, **settings: 
     async def call() -> bytes:
         fetcher = Fetcher(Settings(**settings))
         try:
-            return await picture_bytes(source, fetcher=fetcher, max_bytes=max_bytes, urls=urls)
+            return await image_bytes(source, fetcher=fetcher, max_bytes=max_bytes, urls=urls)
         finally:
             await fetcher.close()
 

@@ -20,7 +20,7 @@ from places import ROOT
 from service_app import running
 
 from mmembed import ingest_images, load_encoder, open_store
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 
 PICTOGRAMS = ROOT / "mmembed" / "demo" / "pictograms"
 CLIENTS = 64
@@ -29,7 +29,7 @@ ANSWERED_WITHIN = 20.0
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over forty pictograms, without a cache so that each request costs its forward pass."""
     folder = tmp_path_factory.mktemp("load")
     store = open_store(f"edge:{folder / 'store.mm'}")
@@ -108,7 +108,7 @@ async def storm(url: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def test_every_good_request_is_answered(service: Serving) -> None:
+def test_every_good_request_is_answered(service: Server) -> None:
     """Of a load in which pictures are corrupt and clients hang up, each good request gets 200 and each bad one 400."""
     found = asyncio.run(storm(service.url))
     wrong = Counter((path, expected, status) for path, expected, status in found if status != expected)
@@ -118,7 +118,7 @@ def test_every_good_request_is_answered(service: Serving) -> None:
     assert statuses[400] == REQUESTS // 100
 
 
-def test_nothing_is_left_behind(service: Serving) -> None:
+def test_nothing_is_left_behind(service: Server) -> None:
     """After the load no request is in flight, no input waits, and the next request is answered at once."""
     metrics = service.app.state.service.metrics
     end = time.monotonic() + 5

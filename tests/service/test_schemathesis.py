@@ -16,7 +16,7 @@ from places import ROOT
 from service_app import running
 
 from mmembed import ingest_documents, ingest_images, load_encoder, open_store
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 
 PICTOGRAMS = ROOT / "mmembed" / "demo" / "pictograms"
 CHECKS = (
@@ -29,7 +29,7 @@ CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over a small store of pictures and texts."""
     folder = tmp_path_factory.mktemp("schemathesis")
     (folder / "text.md").write_text("# Bread\n\nFlour, water, salt and time.\n")
@@ -42,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield service
 
 
-def fuzzed(service: Serving, described: dict[str, Any], folder: Path, *options: str) -> tuple[int, str]:
+def fuzzed(service: Server, described: dict[str, Any], folder: Path, *options: str) -> tuple[int, str]:
     """Schemathesis against the running service: its exit code and what it printed. Same seed, same requests."""
     file = folder / "openapi.json"
     file.write_text(json.dumps(described))
@@ -75,12 +75,12 @@ def strict(described: dict[str, Any]) -> dict[str, Any]:
     return described
 
 
-def openapi(service: Serving) -> dict[str, Any]:
+def openapi(service: Server) -> dict[str, Any]:
     described: dict[str, Any] = httpx.get(f"{service.url}/openapi.json").raise_for_status().json()
     return described
 
 
-def test_whatever_is_sent_is_answered_as_described(service: Serving, tmp_path: Path) -> None:
+def test_whatever_is_sent_is_answered_as_described(service: Server, tmp_path: Path) -> None:
     """Examples, edge cases and random requests, right and wrong: no 5xx, and each answer as the OpenAPI says."""
     described = strict(openapi(service))
     phases = ("--phases", "examples,coverage,fuzzing", "--max-examples", "8")
@@ -92,7 +92,7 @@ def test_whatever_is_sent_is_answered_as_described(service: Serving, tmp_path: P
     assert service.app.state.service.metrics.in_flight == 0
 
 
-def test_examples_in_the_description_are_well_formed(service: Serving) -> None:
+def test_examples_in_the_description_are_well_formed(service: Server) -> None:
     """Every JSON body has an example, of the whole or of its parts, and no whole one is refused as malformed."""
     described = openapi(service)
     tried = 0
@@ -113,7 +113,7 @@ def test_examples_in_the_description_are_well_formed(service: Serving) -> None:
     assert tried >= 3
 
 
-def test_every_route_describes_itself(service: Serving) -> None:
+def test_every_route_describes_itself(service: Server) -> None:
     """Each operation has a summary, a tag and described answers beside 200, in one shape."""
     described = openapi(service)
     assert described["info"]["title"]
@@ -127,7 +127,7 @@ def test_every_route_describes_itself(service: Serving) -> None:
                 assert "400" in statuses, (method, path, statuses)
 
 
-def test_fuzzing_would_notice(service: Serving, tmp_path: Path) -> None:
+def test_fuzzing_would_notice(service: Server, tmp_path: Path) -> None:
     """The checks fail where the description promises what the service does not do."""
     described = openapi(service)
     described["paths"] = {"/health": described["paths"]["/health"]}

@@ -8,12 +8,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import HTTPException
+from fastapi import APIRouter, HTTPException
+from fastapi.routing import APIRoute
 from service_app import running
 
 from mmembed import errors
 from mmembed.service.error_responses import STATUS, error_response, json_bytes, status_of
-from mmembed.service.server import Serving
+from mmembed.service.routes.cohere import CohereRoute
+from mmembed.service.routes.openai import OpenAIRoute
+from mmembed.service.routes.qdrant_inference import QdrantRoute
+from mmembed.service.server import Server
 
 # written out once more: the service's own table is shorter, by ancestors
 EXPECTED = {
@@ -75,7 +79,7 @@ def an(name: str) -> errors.MmembedError:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("errors"), wait=False) as service:
 
         async def fail(name: str) -> None:
@@ -90,8 +94,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
                 )
             raise an(name)
 
-        for prefix in ("/v1/raise/", "/v2/raise/", "/v1/models/raise/"):
-            service.app.add_api_route(prefix + "{name}", fail, methods=["GET"])
+        for prefix, route_class in (("/v1", APIRoute), ("/cohere", CohereRoute), ("/openai", OpenAIRoute)):
+            router = APIRouter(route_class=route_class)
+            router.add_api_route(prefix + "/raise/{name}", fail, methods=["GET"])
+            service.app.router.routes += router.routes
 
         async def typed(limit: int, body: dict[str, int]) -> None: ...
 
@@ -109,7 +115,7 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_each_error_through_a_route(name: str, service: Serving) -> None:
+def test_each_error_through_a_route(name: str, service: Server) -> None:
     """What a route raises reaches the client as its status, its sentence and the name of its class."""
     answer = httpx.get(f"{service.url}/v1/raise/{name}")
     assert answer.status_code == EXPECTED[name]
@@ -119,30 +125,30 @@ def test_each_error_through_a_route(name: str, service: Serving) -> None:
     assert answer.headers.get("retry-after") == wanted
 
 
-def test_shapes_of_others(service: Serving) -> None:
+def test_shapes_of_others(service: Server) -> None:
     """OpenAI's and Cohere's clients get errors in the shape that they read."""
-    openai = httpx.get(f"{service.url}/v1/models/raise/UnknownEncoder")
+    openai = httpx.get(f"{service.url}/openai/raise/UnknownEncoder")
     assert openai.json()["error"] == {
         "message": str(an("UnknownEncoder")),
         "type": "invalid_request_error",
         "param": None,
         "code": "UnknownEncoder",
     }
-    assert httpx.get(f"{service.url}/v1/models/raise/Overloaded").json()["error"]["type"] == "rate_limit_error"
-    cohere = httpx.get(f"{service.url}/v2/raise/StoreUnavailable")
+    assert httpx.get(f"{service.url}/openai/raise/Overloaded").json()["error"]["type"] == "rate_limit_error"
+    cohere = httpx.get(f"{service.url}/cohere/raise/StoreUnavailable")
     assert (cohere.status_code, cohere.json()) == (503, {"message": "a sentence of StoreUnavailable"})
 
 
 @pytest.mark.parametrize("name", errors.__all__)
 def test_qdrant_keeps_the_sentence(name: str) -> None:
     """Qdrant passes on the sentence of a 400 or 429 alone, so every fault of the client's is one of the two."""
-    answer = error_response("/qdrant/infer", an(name))
+    answer = error_response(an(name), shape=QdrantRoute.error_shape)
     status = EXPECTED[name]
     assert answer.status_code == (status if status >= 500 or status == 429 else 400)
     assert bytes(answer.body) == json_bytes({"error": str(an(name))})
 
 
-def test_a_fault_of_our_own_tells_nothing(service: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_our_own_tells_nothing(service: Server, caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected exception is 500 without a word of it, and stands in the log with its traceback."""
     answer = httpx.get(f"{service.url}/v1/raise/fault")
     assert answer.status_code == 500
@@ -152,13 +158,13 @@ def test_a_fault_of_our_own_tells_nothing(service: Serving, caplog: pytest.LogCa
     assert httpx.get(f"{service.url}/v1/raise/InputError").status_code == 400  # the next is unharmed
 
 
-def test_no_place_of_ours_is_told(service: Serving) -> None:
+def test_no_place_of_ours_is_told(service: Server) -> None:
     """A sentence that names the store's folder or another path reaches the client without it."""
     said = httpx.get(f"{service.url}/v1/raise/place").json()["error"]
     assert said == "the store is gone, see the store/lock and y.txt"
 
 
-def test_what_the_router_says(service: Serving) -> None:
+def test_what_the_router_says(service: Server) -> None:
     """An unknown path, a wrong method and another's HTTPException have the same shape, and 405 says what is allowed."""
     unknown = httpx.get(f"{service.url}/v1/nothing")
     assert (unknown.status_code, unknown.json()["type"]) == (404, "NotFound")
@@ -184,7 +190,7 @@ def test_what_the_router_says(service: Serving) -> None:
         ),
     ],
 )
-def test_what_is_malformed_is_named(query: str, body: bytes, said: str, service: Serving) -> None:
+def test_what_is_malformed_is_named(query: str, body: bytes, said: str, service: Server) -> None:
     """A request of the wrong form is 400 with one sentence that names the field, and what was sent is not said back."""
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{service.url}/v1/typed?{query}", content=body, headers=headers)

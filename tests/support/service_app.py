@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 from mmembed.service.settings import Settings
 
 __all__ = ["running"]
 
 
 @contextlib.contextmanager
-def running(tmp_path: Path, *, wait: bool = True, **settings: Any) -> Iterator[Serving]:
+def running(tmp_path: Path, *, wait: bool = True, **settings: Any) -> Iterator[Server]:
     """Serve with these settings, on port 0 and an Edge store below `tmp_path` unless they say otherwise.
 
     Gives `.url`, `.app` and `.settings`; with `wait` the encoders are loaded. It is stopped gracefully.
     """
     asked = {"port": 0, "store": f"edge:{tmp_path / 'store.mm'}", **settings}
-    service = Serving(Settings(**asked))
+    service = Server(Settings(**asked))
     failures: list[BaseException] = []
     thread = threading.Thread(target=_run, args=(service, failures), daemon=True)
     thread.start()
@@ -37,14 +37,14 @@ def running(tmp_path: Path, *, wait: bool = True, **settings: Any) -> Iterator[S
         raise failures[0]
 
 
-def _run(service: Serving, failures: list[BaseException]) -> None:
+def _run(service: Server, failures: list[BaseException]) -> None:
     try:
         service.run()
     except BaseException as exc:
         failures.append(exc)
 
 
-def _wait(service: Serving, thread: threading.Thread, failures: list[BaseException], *, encoders: bool) -> None:
+def _wait(service: Server, thread: threading.Thread, failures: list[BaseException], *, encoders: bool) -> None:
     until = time.monotonic() + 60
     while not (service.started and (not encoders or service.app.state.service.served.ready)):
         if not thread.is_alive():

@@ -7,27 +7,29 @@ import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Protocol
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import Depends, Request
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmembed.errors import Forbidden, Overloaded, SettingsError, Unauthorized
+from mmembed.service.routing import route_of
 from mmembed.service.settings import SCOPES, Settings
 from mmembed.service.settings import Scope as Right
 
-__all__ = ["Doors", "Keys", "check_key", "key_of", "needs", "read_keys"]
+__all__ = ["AuthMiddleware", "Keys", "check_key", "needs", "read_keys", "secret_of"]
 
 _KEY_HEADER = "mmembed-api-key"
 _BAD_KEYS = RateLimitItemPerMinute(30)  # unknown keys from one address
-_LOCKED = ("/v1/", "/v2/", "/metrics")  # of `/qdrant/infer` the body may carry the key, so its route looks at it
-_FREE = ("/health", "/ready", "/static/")  # probes, and what the page is made of: neither rate nor key
 _bearer = HTTPBearer(auto_error=False, description="A key of --key or --key-file.")
 _own_header = APIKeyHeader(name=_KEY_HEADER, auto_error=False, description="The same key, where a proxy takes Bearer.")
 
@@ -60,11 +62,6 @@ class Keys:
         return found
 
 
-class _HasKeys(Protocol):
-    @property
-    def keys(self) -> Keys: ...
-
-
 def read_keys(settings: Settings) -> Keys:
     """Those of `key` and `key_file`. Raises SettingsError; no sentence holds a secret."""
     lines = [(f"key {n} of --key", text) for n, text in enumerate(settings.key, 1)]
@@ -85,42 +82,60 @@ def read_keys(settings: Settings) -> Keys:
     return Keys(keys)
 
 
-def needs(scope: Right) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets in who has a key with this scope; without keys in the settings, everybody."""
+def secret_of(request: HTTPConnection) -> str | None:
+    """The secret in a request's headers."""
+    return _secret(request.headers)
 
-    async def check(
-        request: Request,
-        _bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-        _own: Annotated[str | None, Depends(_own_header)],
-    ) -> None:
-        check_key(request.app.state, key_of(request), scope)
 
+async def _secret_in_headers(
+    request: Request,
+    _bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    _own: Annotated[str | None, Depends(_own_header)],
+) -> str | None:
+    return secret_of(request)
+
+
+def needs(
+    scope: Right, *, secret: Callable[..., Awaitable[str | None]] = _secret_in_headers
+) -> Callable[..., Awaitable[None]]:
+    """A dependency that lets in whoever has a key with this scope; without keys in the settings, everybody.
+
+    `secret`: a dependency that finds the key elsewhere than in the headers alone.
+    """
+
+    async def check(request: Request, secret: str | None = Depends(secret)) -> None:
+        check_key(request.app.state.service.keys, secret, scope)
+
+    _CHECKS[check] = secret is _secret_in_headers
     return check
 
 
-def check_key(service: _HasKeys, secret: str | None, scope: Right) -> None:
+_CHECKS: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()  # whether the headers alone have the key
+
+
+def check_key(keys: Keys, secret: str | None, scope: Right) -> None:
     """Raises Unauthorized without a key that is known, Forbidden where it has not the scope."""
-    if not service.keys:
+    if not keys:
         return
-    key = service.keys.find(secret)
+    key = keys.find(secret)
     if key is None:
-        what = "the key is not known" if secret else "no key came with the request"
-        raise Unauthorized(f"{what}: send one as `Authorization: Bearer KEY` or `{_KEY_HEADER}: KEY`")
+        raise _unauthorized(secret)
     if not key.may(scope):
         has = ", ".join(sorted(key.scopes))
         raise Forbidden(f"the key has the scope {has}, and this needs {scope}: ask the operator for a key with it")
 
 
-def key_of(request: HTTPConnection) -> str | None:
-    """The secret in a request's headers."""
-    return _secret(request.headers)
+def _unauthorized(secret: str | None) -> Unauthorized:
+    what = "the key is not known" if secret else "no key came with the request"
+    return Unauthorized(f"{what}: send one as `Authorization: Bearer KEY` or `{_KEY_HEADER}: KEY`")
 
 
-class Doors:
-    """Middleware: turns away, before their body is read, unknown keys and who asks too often.
+class AuthMiddleware:
+    """Counts unknown keys and requests, and turns away who sends too many; and, before the body, who has no key.
 
     An address that keeps sending unknown keys is told to wait; a good key passes from there too, since behind a proxy
-    everybody has one address.
+    everybody has one address. What a route needs is what its dependencies say: a route without any is public, and
+    neither counted nor looked at.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Keys, settings: Settings) -> None:
@@ -130,20 +145,22 @@ class Doors:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        locked = self._keys or self._rate is not None
-        if locked and scope["type"] == "http" and path != "/" and not path.startswith(_FREE):
-            await self._admit(scope, path)
+        if scope["type"] == "http" and (self._keys or self._rate is not None):
+            route = route_of(scope)
+            checks = _checks_of(route) if route is not None else []
+            if route is None or checks:
+                await self._admit(scope, in_headers=any(_CHECKS[check] for check in checks))
         await self._app(scope, receive, send)
 
-    async def _admit(self, scope: Scope, path: str) -> None:
+    async def _admit(self, scope: Scope, *, in_headers: bool) -> None:
         secret = _secret(Headers(scope=scope))
         key = self._keys.find(secret)
         address = (scope.get("client") or ("unknown", 0))[0]
-        if self._keys and secret and key is None:
-            await self._count(_BAD_KEYS, f"bad-key/{address}", "too many unknown keys came from this address")
-        if key is None and path.startswith(_LOCKED):
-            check_key(_Holder(self._keys), secret, "search")
+        if self._keys and key is None:
+            if secret:
+                await self._count(_BAD_KEYS, f"bad-key/{address}", "too many unknown keys came from this address")
+            if in_headers:
+                raise _unauthorized(secret)
         if self._rate is not None:
             who = f"key/{key.digest.hex()}" if key else f"address/{address}"
             await self._count(self._rate, who, "requests come faster than this service takes them from one client")
@@ -154,9 +171,12 @@ class Doors:
             raise Overloaded(f"{sentence}: try again in {seconds} s", retry_after_seconds=seconds)
 
 
-@dataclass(frozen=True)
-class _Holder:
-    keys: Keys
+def _checks_of(route: BaseRoute) -> list[Callable[..., Any]]:
+    """The dependencies of a route that `needs` made."""
+    if not isinstance(route, APIRoute):
+        return []
+    calls = [dependency.call for dependency in route.dependant.dependencies]
+    return [call for call in calls if call is not None and call in _CHECKS]
 
 
 def _rate_of(rate: float | None) -> RateLimitItem | None:

@@ -11,12 +11,12 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmembed.batching.waiting import Call, current_call
+from mmembed.batching.submission import Call, current_call
 from mmembed.errors import Overloaded, RequestTimeout, RequestTooLarge
 from mmembed.service.metrics import Metrics
 from mmembed.service.settings import Settings
 
-__all__ = ["Bodies", "ClientGone"]
+__all__ = ["BodyLimitMiddleware", "ClientGone"]
 
 _BODIES_AT_ONCE = 16  # of the largest size: all that is held in memory at the same time
 _MOST_REQUESTS = 4096  # in flight; more would only wait
@@ -28,8 +28,8 @@ class ClientGone(Exception):
     """The client left before its answer: nobody is told."""
 
 
-class Bodies:
-    """Middleware: reads the body within its limits, then runs the route, which ends when the client goes away."""
+class BodyLimitMiddleware:
+    """Reads the body within its limits, then runs the route, which ends when the client goes away."""
 
     def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The outermost edge: every answer gets its headers, every error its answer, every request its place in the metrics."""
+"""Outermost but for CORS: every answer gets its headers, every error its answer, every request its count."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmembed.errors import MmembedError, Overloaded, RequestTimeout
-from mmembed.service.error_responses import error_response, fault_response
+from mmembed.service.error_responses import error_response, fault_response, hidden_of, shape_of
 from mmembed.service.metrics import Metrics
 from mmembed.service.middleware.body_limits import ClientGone
 
-__all__ = ["Edges"]
+__all__ = ["ErrorMiddleware"]
 
 _CLIENT_GONE = 499  # in the metrics alone: nobody is left to be answered
 _LINGER_SECONDS = 1.0
@@ -34,8 +33,8 @@ _HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-class Edges:
-    """Middleware: the outermost but for CORS. `same_origin`: pages of other origins may not show what is served."""
+class ErrorMiddleware:
+    """Answers what is raised inside it. `same_origin`: pages of other origins may not show what is served."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, same_origin: bool) -> None:
         self._app = app
@@ -77,12 +76,11 @@ class Edges:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             if exchange.status:  # half an answer is out: the server breaks the connection off
                 raise
-            await fault_response(scope["path"])(scope, exchange.receive, exchange.send)
+            await fault_response(shape_of(scope))(scope, exchange.receive, exchange.send)
 
     async def _say(self, scope: Scope, exchange: _Exchange, error: MmembedError) -> None:
         self._metrics.failure(type(error).__name__)
-        hidden: Sequence[str] = getattr(scope["app"].state, "hidden", ()) if "app" in scope else ()
-        response = error_response(scope["path"], error, hidden=hidden)
+        response = error_response(error, shape=shape_of(scope), hidden=hidden_of(scope))
         exchange.lingers = not isinstance(error, RequestTimeout)
         await response(scope, exchange.receive, exchange.send)
 

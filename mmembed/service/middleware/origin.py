@@ -10,11 +10,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mmembed.errors import Forbidden
 from mmembed.service.settings import Settings, is_loopback
 
-__all__ = ["Origins"]
+__all__ = ["OriginMiddleware"]
 
 
-class Origins:
-    """Middleware for a service without keys: it answers to loopback names and to its own pages only.
+class OriginMiddleware:
+    """For a service without keys: it answers to loopback names and to its own pages only.
 
     A page whose host name was made to point at this computer (DNS rebinding) sends its own name as Host; a form or
     script of another site sends its Origin.

@@ -6,15 +6,15 @@ vector -> a thread: the labels of each -> JSON
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, cast
 
+import fastapi
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 
-from mmembed.batching.engine import Wanted
+from mmembed.batching.engine import Request
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.collection_classes import classes_of, image_encoder
 from mmembed.classification.labels import Label, Labels, labels_of
@@ -25,27 +25,28 @@ from mmembed.errors import (
     InvalidQuery,
     InvalidRequest,
     MmembedError,
-    Overloaded,
     PointNotFound,
     RequestTooLarge,
     UnsupportedModality,
 )
 from mmembed.service.error_responses import json_response, sentence_of
+from mmembed.service.images import ImageSource, fetch_images
 from mmembed.service.middleware.auth import needs
-from mmembed.service.pictures import picture_bytes
 from mmembed.service.schemas.classify import ClassifyAnswer, ClassifyRequest, ClassifySeveralAnswer, LabelTexts
 from mmembed.service.schemas.common import Picture
 from mmembed.service.schemas.forms import PictureForm, form_of, uploads_of
+from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import DenseArray, Encoder, Store
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["labels"], route_class=PictureForm, dependencies=[Depends(needs("search"))])
+router = APIRouter(
+    tags=["labels"], route_class=PictureForm, dependencies=[Depends(needs("search"))], responses=our_errors()
+)
 
 _SENTENCES_AN_INPUT = 16  # more than a short text of a request's own: sentences are short, and kept
 _MIB = 1 << 20
-_Source = Picture | bytes
 
 
 @router.post(
@@ -53,7 +54,7 @@ _Source = Picture | bytes
     response_model=ClassifyAnswer | ClassifySeveralAnswer,
     openapi_extra=form_of("ClassifyRequest", PictureForm),
 )
-async def classify(asked: ClassifyRequest, request: Request, service: ServiceOf) -> Response:
+async def classify(asked: ClassifyRequest, request: fastapi.Request, service: ServiceOf) -> Response:
     """Say which of some labels a picture shows: one picture, several of them, or a stored point."""
     started = time.perf_counter()
     sources = _sources(asked, uploads_of(request).image)
@@ -65,15 +66,14 @@ async def classify(asked: ClassifyRequest, request: Request, service: ServiceOf)
         vectors = [await service.run(_stored, service.store, cast(str, asked.collection), asked.id)]
     if asked.images is None and isinstance(error := vectors[0], MmembedError):
         raise error.with_traceback(None)  # it may be raised to several, each of whom would lengthen it
-    hidden: Sequence[str] = request.app.state.hidden
-    results = await service.run(_results, classes, vectors, asked, hidden)
+    results = await service.run(_results, classes, vectors, asked, service.hidden)
     found = results[0] if asked.images is None else {"results": results}
     calibrated = classes.calibration is not None
     seconds = round(time.perf_counter() - started, 6)
     return json_response({**found, "encoder": classes.encoder, "calibrated": calibrated, "seconds": seconds})
 
 
-def _sources(asked: ClassifyRequest, upload: bytes | None) -> list[_Source]:
+def _sources(asked: ClassifyRequest, upload: bytes | None) -> list[ImageSource | bytes]:
     """The pictures that are asked about; none for a stored point. Raises InvalidRequest unless one thing is asked."""
     if asked.image is not None and upload is not None:
         raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
@@ -181,45 +181,16 @@ def _shown(verdict: Verdict, *, told: bool) -> dict[str, Any]:
     return {"labels": verdict.labels, "none_of_these": none, "groups": verdict.groups}
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
-async def _encoded(service: Service, encoder: str, sources: Sequence[_Source]) -> list[DenseArray | MmembedError]:
-    """The vector of each picture, or what is wrong with it."""
-    files = await _files(service, sources)
-    wanted = [Wanted(encoder, file) for file in files if not isinstance(file, MmembedError)]
-    made = iter(await service.engine.embed(wanted))
-    outcomes = [file if isinstance(file, MmembedError) else next(made) for file in files]
+async def _encoded(
+    service: Service, encoder: str, sources: Sequence[ImageSource | bytes]
+) -> list[DenseArray | MmembedError]:
+    """The vector of each image, or what is wrong with it."""
+    most = int(service.settings.max_body_mb * _MIB)
+    files = await fetch_images(sources, fetcher=service.fetcher, max_bytes=most, max_bytes_together=most)
+    good = [Request(encoder, file) for file in files if not isinstance(file, MmembedError)]
+    results = iter(await service.engine.embed(good))
+    outcomes = [file if isinstance(file, MmembedError) else next(results) for file in files]
     return [one if isinstance(one, MmembedError) else cast(DenseArray, one.vector) for one in outcomes]
-
-
-async def _files(service: Service, sources: Sequence[_Source]) -> list[bytes | MmembedError]:
-    """The bytes of each picture, or why there are none; one that comes twice is fetched once.
-
-    Raises RequestTooLarge for pictures of more than `max_body_mb` together, Overloaded where too many are fetched.
-    """
-    most = service.settings.max_body_mb
-    room = int(most * _MIB)
-    tasks: dict[str, asyncio.Task[bytes | MmembedError]] = {}
-
-    async def fetched(source: Picture) -> bytes | MmembedError:
-        nonlocal room
-        try:
-            content = await picture_bytes(source, fetcher=service.fetcher, max_bytes=int(most * _MIB))
-        except Overloaded:
-            raise
-        except MmembedError as exc:
-            return exc
-        room -= len(content)
-        if room < 0:
-            raise RequestTooLarge(f"the pictures are more than {most:g} MiB together: send them in parts")
-        return content
-
-    try:
-        for source in sources:
-            if not isinstance(source, bytes) and str(source) not in tasks:
-                tasks[str(source)] = asyncio.create_task(fetched(source))
-        return [source if isinstance(source, bytes) else await tasks[str(source)] for source in sources]
-    finally:
-        for task in tasks.values():
-            task.cancel()

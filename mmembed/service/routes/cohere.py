@@ -16,22 +16,36 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Depends, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
-from mmembed.batching.engine import Made, Wanted
+from mmembed.batching.cache import Result
+from mmembed.batching.engine import Request
 from mmembed.errors import InvalidRequest, SettingsError
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
-from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, made_or_raised
+from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
 from mmembed.service.schemas.common import STRICT, ListOf
 from mmembed.service.schemas.embeddings import Part, Sent, sent_part
+from mmembed.service.schemas.openapi import cohere_errors
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import DenseArray, Encoder, Role
 from mmembed.vectors import l2_normalize
 
-__all__ = ["router"]
+__all__ = ["CohereRoute", "router"]
 
-router = APIRouter(tags=["embeddings"], dependencies=[Depends(needs("infer"))])
+
+class CohereRoute(APIRoute):
+    """A route whose errors are those that Cohere's clients read."""
+
+    @staticmethod
+    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:  # noqa: ARG004
+        return status, {"message": sentence}
+
+
+router = APIRouter(
+    tags=["embeddings"], route_class=CohereRoute, dependencies=[Depends(needs("infer"))], responses=cohere_errors()
+)
 
 InputType: TypeAlias = Literal["search_document", "search_query", "classification", "clustering", "image"]
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
@@ -150,20 +164,20 @@ async def _check_lengths(service: Service, request: EmbedRequest, encoder: Encod
 
 async def _made(
     service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[Sent], read: Sequence[str | bytes]
-) -> list[Made]:
+) -> list[Result]:
     """What became of each of `sent`, with the task of `input_type`, or without where the encoder has no such task."""
     role: Role = "query" if request.input_type == "search_query" else "document"
     task = request.input_type if request.input_type in ("classification", "clustering") else None
-    wanted = [Wanted(encoder.spec.name, one, role=role, task=task, dim=request.output_dimension) for one in read]
+    requests = [Request(encoder.spec.name, one, role=role, task=task, dim=request.output_dimension) for one in read]
     try:
-        return await made_or_raised(service, sent, wanted)
+        return await embedded_or_raised(service, sent, requests)
     except SettingsError:
         if task is None:
             raise
-    return await made_or_raised(service, sent, [replace(one, task=None) for one in wanted])
+    return await embedded_or_raised(service, sent, [replace(one, task=None) for one in requests])
 
 
-def _summed(groups: Sequence[Sequence[Sent]], made: Sequence[Made]) -> list[DenseArray]:
+def _summed(groups: Sequence[Sequence[Sent]], made: Sequence[Result]) -> list[DenseArray]:
     """One vector a group: the only one, or the sum of several brought back to norm 1."""
     vectors: Iterator[DenseArray] = (np.asarray(one.vector, dtype=np.float32) for one in made)
     taken = [list(islice(vectors, len(group))) for group in groups]

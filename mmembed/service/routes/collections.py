@@ -26,13 +26,14 @@ from mmembed.service.schemas.collections import (
     Facets,
     VectorFacts,
 )
-from mmembed.service.served_encoders import Served
-from mmembed.service.state import Service, ServiceOf
+from mmembed.service.schemas.openapi import our_errors
+from mmembed.service.served_encoders import ServedEncoders
+from mmembed.service.state import ServiceOf
 from mmembed.types import Contract, Encoder, Store
 
 __all__ = ["READY_SECONDS", "router"]
 
-router = APIRouter(tags=["about"])
+router = APIRouter(tags=["about"], responses=our_errors())
 
 READY_SECONDS = 2.0  # that the store may take to answer
 _FRESH_SECONDS = 300  # that a client may show a thumbnail without asking whether it is still the same
@@ -98,11 +99,11 @@ async def health() -> Alive:
 
 
 @router.get("/ready", summary="Whether the service can answer")
-async def ready(request: Request, service: ServiceOf) -> Alive:
+async def ready(service: ServiceOf) -> Alive:
     """200 when the encoders are loaded and the store answers within 2 seconds, else 503."""
     if not service.served.ready:
         raise EncoderUnavailable("encoders are still being loaded: ask again in a moment")
-    probe = _probe(request, service)
+    probe = service.probe.ask()
     done, _ = await asyncio.wait({probe}, timeout=READY_SECONDS)
     if not done:
         raise StoreUnavailable(
@@ -125,16 +126,7 @@ async def metrics(service: ServiceOf) -> Response:
     return Response(service.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _probe(request: Request, service: Service) -> asyncio.Task[list[str]]:
-    """A question to the store, the one that is still unanswered if there is one: many must not fill the threads."""
-    state = request.app.state
-    probe: asyncio.Task[list[str]] | None = getattr(state, "probe", None)
-    if probe is None or probe.done():
-        probe = state.probe = asyncio.ensure_future(service.run(service.store.collections))
-    return probe
-
-
-def _collections(store: Store, served: Served) -> list[CollectionFacts]:
+def _collections(store: Store, served: ServedEncoders) -> list[CollectionFacts]:
     found = []
     for name in store.collections():
         try:
@@ -144,7 +136,7 @@ def _collections(store: Store, served: Served) -> list[CollectionFacts]:
     return found
 
 
-def _collection(store: Store, served: Served, name: str) -> CollectionFacts:
+def _collection(store: Store, served: ServedEncoders, name: str) -> CollectionFacts:
     points = store.count(name)
     try:
         contract = store.contract(name)
@@ -167,7 +159,7 @@ def _collection(store: Store, served: Served, name: str) -> CollectionFacts:
     )
 
 
-def _searchable(served: Served, contract: Contract | None) -> Literal[True] | str:
+def _searchable(served: ServedEncoders, contract: Contract | None) -> Literal[True] | str:
     if contract is None:
         return (
             "mmembed did not make this collection and cannot know its encoder: name `encoder` and `vector_name` in "
@@ -194,7 +186,7 @@ def _facet_keys(store: Store, collection: str) -> list[str]:
     return [name for name, index in sorted(indexes.items()) if index in FACET_TYPES and name not in technical]
 
 
-def _encoders(served: Served) -> list[EncoderFacts]:
+def _encoders(served: ServedEncoders) -> list[EncoderFacts]:
     loaded, failures = served.loaded(), served.failures()
     return [_encoder(name, loaded.get(name), failures.get(name)) for name in served.names()]
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from mmembed.batching.engine import Made, Wanted
+from mmembed.batching.cache import Result
+from mmembed.batching.engine import Request
 from mmembed.errors import InputError, InvalidRequest, MmembedError, RequestTooLarge, UnsupportedModality
-from mmembed.service.pictures import picture_bytes
-from mmembed.service.schemas.embeddings import _MIB, Sent
+from mmembed.service.images import fetch_images
+from mmembed.service.schemas.embeddings import Sent
 from mmembed.service.state import Service
 from mmembed.types import DenseArray, Encoder
 
-__all__ = ["base64_of", "check_count", "contents", "dense_encoder", "made_or_raised"]
+__all__ = ["base64_of", "check_count", "contents", "dense_encoder", "embedded_or_raised"]
+
+T = TypeVar("T")
+_MIB = 1 << 20
 
 
 async def dense_encoder(service: Service, model: str) -> Encoder:
@@ -42,59 +46,43 @@ def check_count(service: Service, count: int) -> None:
 
 
 async def contents(service: Service, sent: Sequence[Sent]) -> list[str | bytes]:
-    """Texts as they are, pictures as the bytes of their files, in order; the same picture is fetched once.
+    """Texts as they are, images as the bytes of their files, in order; the same image is fetched once.
 
     Raises:
-        InvalidRequest: an empty text, or what names no picture that may be had; with its place.
-        RequestTooLarge: pictures of more than `max_body_mb` together.
+        InvalidRequest: an empty text, or what names no image that may be had; with its place.
+        RequestTooLarge: images of more than `max_body_mb` together.
     """
-    settings = service.settings
     for one in sent:
         if not one.content:
             what = "picture" if one.is_picture else "text"
             raise InvalidRequest(f"{one.place} is an empty {what}: leave it out, or send what is to be embedded")
-    room = int(settings.max_body_mb * _MIB)
-    tasks: dict[str, asyncio.Task[bytes]] = {}
-
-    async def fetched(one: Sent) -> bytes:
-        nonlocal room
-        content = await _picture(service, one)
-        room -= len(content)
-        if room < 0:
-            raise RequestTooLarge(
-                f"the pictures of the request are more than {settings.max_body_mb:g} MiB together: send it in parts"
-            )
-        return content
-
-    try:
-        for one in sent:
-            if one.is_picture and one.content not in tasks:
-                tasks[one.content] = asyncio.create_task(fetched(one))
-        return [await tasks[one.content] if one.is_picture else one.content for one in sent]
-    finally:
-        for task in tasks.values():
-            task.cancel()
+    settings = service.settings
+    images = [one for one in sent if one.is_picture]
+    fetched = await fetch_images(
+        [one.content for one in images],
+        fetcher=service.fetcher,
+        max_bytes=int(settings.max_image_mb * _MIB),
+        max_bytes_together=int(settings.max_body_mb * _MIB),
+    )
+    files = iter(_all_good(images, fetched))
+    return [next(files) if one.is_picture else one.content for one in sent]
 
 
-async def _picture(service: Service, one: Sent) -> bytes:
-    try:
-        return await picture_bytes(
-            one.content, fetcher=service.fetcher, max_bytes=int(service.settings.max_image_mb * _MIB)
-        )
-    except (InputError, InvalidRequest) as exc:
-        raise InvalidRequest(f"{one.place}: {exc}") from exc
+async def embedded_or_raised(service: Service, sent: Sequence[Sent], requests: Sequence[Request]) -> list[Result]:
+    """Embed each of `sent`; the first failure is raised, with its place if the input is at fault."""
+    return _all_good(sent, await service.engine.embed(requests))
 
 
-async def made_or_raised(service: Service, sent: Sequence[Sent], wanted: Sequence[Wanted]) -> list[Made]:
-    """Embed what is wanted for each of `sent`; the first failure is raised, with its place if the input is at fault."""
-    made: list[Made] = []
-    for one, outcome in zip(sent, await service.engine.embed(wanted), strict=True):
+def _all_good(sent: Sequence[Sent], outcomes: Sequence[T | MmembedError]) -> list[T]:
+    """What became of each; the first failure is raised, with its place if the input is at fault."""
+    good: list[T] = []
+    for one, outcome in zip(sent, outcomes, strict=True):
         if isinstance(outcome, InputError | InvalidRequest | UnsupportedModality):
             raise InvalidRequest(f"{one.place}: {outcome}") from outcome
         if isinstance(outcome, MmembedError):
             raise outcome.with_traceback(None)  # it may be raised to several, each of whom would lengthen it
-        made.append(outcome)
-    return made
+        good.append(outcome)
+    return good
 
 
 def base64_of(vector: DenseArray) -> str:

@@ -16,19 +16,19 @@ from qdrant_client import models
 from mmembed.collection import Collection
 from mmembed.collection.removal import Removed, remove_collection, remove_ids, remove_where
 from mmembed.errors import InvalidRequest, PointNotFound
-from mmembed.service.ingestion import Contents, contents_of, index_sent
+from mmembed.service.indexing.ingestion import Contents, contents_of, index_sent
+from mmembed.service.indexing.uploads import forget_uploads, uploads_folder
 from mmembed.service.middleware.auth import needs
 from mmembed.service.schemas.common import QdrantFilter
 from mmembed.service.schemas.forms import FORM, sent_files
+from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
-from mmembed.service.uploads import forget_uploads, uploads_folder
-from mmembed.service.writes import WritesOf
 
 __all__ = ["router"]
 
 T = TypeVar("T")
 
-router = APIRouter(tags=["index"])
+router = APIRouter(tags=["index"], responses=our_errors())
 
 _EXAMPLE: JsonDict = {
     "embedded": 1,
@@ -105,7 +105,6 @@ async def index(
     collection: str,
     request: Request,
     service: ServiceOf,
-    writes: WritesOf,
     kind: Annotated[
         Contents | None,
         Query(description="What the files are; by default what the collection holds, or else images."),
@@ -142,7 +141,7 @@ async def index(
         form = await request.form(max_files=limit + 1, max_fields=2, max_part_size=largest)
         finish.push_async_callback(form.close)
         sent = sent_files(form, limit)
-        return await writes.alone(
+        return await service.writes.alone(
             [collection, *([into] if into is not None else [])],
             finish,
             index_sent,
@@ -161,7 +160,7 @@ async def index(
     response_model=PointsRemoved,
     dependencies=[Depends(needs("index"))],
 )
-async def remove_points(collection: str, removal: Removal, service: ServiceOf, writes: WritesOf) -> PointsRemoved:
+async def remove_points(collection: str, removal: Removal, service: ServiceOf) -> PointsRemoved:
     """Points go, with their thumbnails and uploads.
 
     Of a document each passage is a point, and only those that are named go; a filter on its `uri` removes it whole.
@@ -171,10 +170,12 @@ async def remove_points(collection: str, removal: Removal, service: ServiceOf, w
         raise InvalidRequest("points are removed by ids or by a filter: give one of the two")
     if removal.filter is not None:
         passing = _not_all(removal.filter)
-        count = await writes.alone([collection], nothing, _forgetting, remove_where, service, collection, passing)
+        count = await service.writes.alone(
+            [collection], nothing, _forgetting, remove_where, service, collection, passing
+        )
     else:
         ids = [_uuid(id) for id in removal.ids or ()]
-        count = await writes.alone([collection], nothing, _forgetting, remove_ids, service, collection, ids)
+        count = await service.writes.alone([collection], nothing, _forgetting, remove_ids, service, collection, ids)
     return PointsRemoved(removed=count)
 
 
@@ -184,13 +185,15 @@ async def remove_points(collection: str, removal: Removal, service: ServiceOf, w
     response_model=PointsRemoved,
     dependencies=[Depends(needs("index"))],
 )
-async def remove_point(collection: str, id: str, service: ServiceOf, writes: WritesOf) -> PointsRemoved:
+async def remove_point(collection: str, id: str, service: ServiceOf) -> PointsRemoved:
     """One point goes, with its thumbnail and upload; of a document only this passage."""
     try:
         ids = [_uuid(id)]
     except InvalidRequest as exc:
         raise PointNotFound(collection, id) from exc
-    count = await writes.alone([collection], AsyncExitStack(), _forgetting, remove_ids, service, collection, ids)
+    count = await service.writes.alone(
+        [collection], AsyncExitStack(), _forgetting, remove_ids, service, collection, ids
+    )
     if count == 0:
         raise PointNotFound(collection, id)
     return PointsRemoved(removed=count)
@@ -202,9 +205,9 @@ async def remove_point(collection: str, id: str, service: ServiceOf, writes: Wri
     response_model=CollectionRemoved,
     dependencies=[Depends(needs("admin"))],
 )
-async def remove_whole_collection(collection: str, service: ServiceOf, writes: WritesOf) -> CollectionRemoved:
+async def remove_whole_collection(collection: str, service: ServiceOf) -> CollectionRemoved:
     """A collection of ours goes, with its uploads and thumbnails and the pictures inside its documents."""
-    await writes.alone([collection], AsyncExitStack(), _forget_collection, service, collection)
+    await service.writes.alone([collection], AsyncExitStack(), _forget_collection, service, collection)
     return CollectionRemoved()
 
 

@@ -12,21 +12,37 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from mmembed.batching.engine import Wanted
+from mmembed.batching.engine import Request
 from mmembed.errors import InvalidRequest, UnknownEncoder
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
-from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, made_or_raised
+from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
 from mmembed.service.schemas.common import STRICT, ListOf
 from mmembed.service.schemas.embeddings import ImagePart, Sent, TextPart, sent_part
+from mmembed.service.schemas.openapi import openai_errors
 from mmembed.service.state import ServiceOf
 from mmembed.types import Role
 
-__all__ = ["router"]
+__all__ = ["OpenAIRoute", "router"]
 
-router = APIRouter(tags=["embeddings"], dependencies=[Depends(needs("infer"))])
+_ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class OpenAIRoute(APIRoute):
+    """A route whose errors are those that OpenAI's clients read."""
+
+    @staticmethod
+    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:
+        told = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        return status, {"error": {"message": sentence, "type": told, "param": None, "code": kind}}
+
+
+router = APIRouter(
+    tags=["embeddings"], route_class=OpenAIRoute, dependencies=[Depends(needs("infer"))], responses=openai_errors()
+)
 
 _PICTURE = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
@@ -112,11 +128,11 @@ async def embeddings(request: EmbeddingsRequest, service: ServiceOf) -> Response
     encoder = await dense_encoder(service, request.model)
     check_count(service, 1 if isinstance(request.input, str) else len(request.input))
     sent = _sent(request.input, encoder.spec.name)
-    wanted = [
-        Wanted(encoder.spec.name, content, role=request.role, task=request.task, dim=request.dimensions)
+    requests = [
+        Request(encoder.spec.name, content, role=request.role, task=request.task, dim=request.dimensions)
         for content in await contents(service, sent)
     ]
-    made = await made_or_raised(service, sent, wanted)
+    made = await embedded_or_raised(service, sent, requests)
     tokens = sum(one.tokens for one in made)
     vectors = [np.asarray(one.vector, dtype=np.float32) for one in made]
     shown = [base64_of(vector) for vector in vectors] if request.encoding_format == "base64" else vectors

@@ -10,23 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+import fastapi
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
+from fastapi.routing import APIRoute
 
-from mmembed.batching.engine import Made, Wanted
+from mmembed.batching.cache import Result
+from mmembed.batching.engine import Request
 from mmembed.errors import InputError, InvalidEmbedding, InvalidRequest, MmembedError, Overloaded, RequestTooLarge
 from mmembed.service.error_responses import json_response, status_of
-from mmembed.service.middleware.auth import check_key, key_of
-from mmembed.service.pictures import picture_bytes
+from mmembed.service.images import fetch_images
+from mmembed.service.middleware.auth import needs, secret_of
+from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.schemas.qdrant_inference import (
     ROLES,
-    Asked,
     InferenceInput,
     InferenceRequest,
-    Part,
+    InputPart,
+    ParsedInput,
     described,
     read_input,
 )
@@ -34,9 +37,18 @@ from mmembed.service.state import Service, ServiceOf
 from mmembed.types import SparseVector, Vector
 from mmembed.vectors import l2_normalize
 
-__all__ = ["router"]
+__all__ = ["QdrantRoute", "router"]
 
-router = APIRouter(tags=["Qdrant inference"])
+
+class QdrantRoute(APIRoute):
+    """A route whose errors are those that Qdrant reads: it passes on the sentence of 400 and 429 alone."""
+
+    @staticmethod
+    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:  # noqa: ARG004
+        return 400 if 400 <= status < 500 and status != 429 else status, {"error": sentence}
+
+
+router = APIRouter(tags=["Qdrant inference"], route_class=QdrantRoute, responses=our_errors())
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,37 +82,40 @@ async def about() -> dict[str, str]:
     }
 
 
+async def _secret(request: fastapi.Request, body: InferenceRequest) -> str | None:
+    """The key: Qdrant hands on that of its client in the body."""
+    return secret_of(request) or body.token
+
+
 @router.post(
-    "/qdrant/infer", summary="Vectors for Qdrant", response_class=Response, response_model=None, responses=_RESPONSES
+    "/qdrant/infer",
+    summary="Vectors for Qdrant",
+    response_class=Response,
+    response_model=None,
+    responses=_RESPONSES,
+    dependencies=[Depends(needs("infer", secret=_secret))],
 )
-async def infer(body: InferenceRequest, request: Request, service: ServiceOf) -> Response:
+async def infer(body: InferenceRequest, service: ServiceOf) -> Response:
     """Embeds what Qdrant forwards of a client's documents, pictures and inference objects."""
-    check_key(request.app.state, key_of(request) or body.token, "infer")
     role = ROLES[body.inference]
-    asked = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
-    _good(body.inputs, await service.run(_served, service, [one.model for one in asked]))
-    pieces = [(one, part) for one in asked for part in one.parts]
+    parsed = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
+    _good(body.inputs, await service.run(_served, service, [one.model for one in parsed]))
+    pieces = [(one, part) for one in parsed for part in one.parts]
     if len(pieces) > service.settings.max_inputs:
         raise RequestTooLarge(
             f"{len(pieces)} texts and pictures came in one request, and {service.settings.max_inputs} are taken at "
             f"once: upsert fewer points at a time or raise --max-inputs"
         )
-    made = iter(await _embed(service, pieces))
-    vectors = _good(body.inputs, [_combined(one, [next(made) for _ in one.parts]) for one in asked])
+    outcomes = iter(await _embed(service, pieces))
+    results = _good(body.inputs, [_combined(one, [next(outcomes) for _ in one.parts]) for one in parsed])
     tokens: Counter[str] = Counter()
-    for one, vector in zip(asked, vectors, strict=True):
-        tokens[one.model] += vector.tokens
+    for one, result in zip(parsed, results, strict=True):
+        tokens[one.model] += result.tokens
     answer = {
-        "embeddings": [_written(vector.vector) for vector in vectors],
+        "embeddings": [_written(result.vector) for result in results],
         "usage": {"models": {model: {"tokens": count} for model, count in tokens.items()}},
     }
     return json_response(answer)
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    vector: Vector
-    tokens: int
 
 
 def _tried(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | MmembedError:
@@ -138,23 +153,29 @@ def _served(service: Service, models: Sequence[str]) -> list[str | MmembedError]
     return [names[model] for model in models]
 
 
-async def _embed(service: Service, pieces: Sequence[tuple[Asked, Part]]) -> list[Made | MmembedError]:
+async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart]]) -> list[Result | MmembedError]:
     """One outcome a piece. Pictures are fetched in rounds, so that few of their files are in memory at a time."""
-    outcomes: dict[int, Made | MmembedError] = {}
+    outcomes: dict[int, Result | MmembedError] = {}
     running = asyncio.Semaphore(_ROUNDS)
 
     async def embed_round(places: Sequence[int]) -> None:
         async with running:
-            files = await _files(service, [pieces[place][1] for place in places])
-            wanted = {}
+            images = [place for place in places if pieces[place][1].is_image]
+            fetched = await fetch_images(
+                [pieces[place][1].content for place in images],
+                fetcher=service.fetcher,
+                max_bytes=round(service.settings.max_body_mb * _MIB),
+            )
+            files = dict(zip(images, fetched, strict=True))
+            requests = {}
             for place in places:
                 one, part = pieces[place]
-                content = files[part.key] if part.is_picture else part.text
+                content = files[place] if part.is_image else part.text
                 if isinstance(content, MmembedError):
                     outcomes[place] = content
                 else:
-                    wanted[place] = Wanted(one.model, content, one.role, one.task, one.dim)
-            outcomes.update(zip(wanted, await service.engine.embed([*wanted.values()]), strict=True))
+                    requests[place] = Request(one.model, content, one.role, one.task, one.dim)
+            outcomes.update(zip(requests, await service.engine.embed([*requests.values()]), strict=True))
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -165,7 +186,7 @@ async def _embed(service: Service, pieces: Sequence[tuple[Asked, Part]]) -> list
     return [outcomes[place] for place in range(len(pieces))]
 
 
-def _rounds(parts: Sequence[Part]) -> list[list[int]]:
+def _rounds(parts: Sequence[InputPart]) -> list[list[int]]:
     """Places of what came with the request, then of so many addresses at a time; the same address in one round."""
     first: list[int] = []
     fetched: dict[str, list[int]] = {}
@@ -177,42 +198,29 @@ def _rounds(parts: Sequence[Part]) -> list[list[int]]:
     return [places for places in (first, *later) if places]
 
 
-async def _files(service: Service, parts: Sequence[Part]) -> dict[str, bytes | MmembedError]:
-    """The bytes of each distinct picture, or why there are none."""
-
-    async def read(source: Any) -> bytes | MmembedError:
-        try:
-            return await picture_bytes(
-                source, fetcher=service.fetcher, max_bytes=round(service.settings.max_body_mb * _MIB)
-            )
-        except MmembedError as exc:
-            return exc
-
-    sources = {part.key: part.content for part in parts if part.is_picture}
-    return dict(zip(sources, await asyncio.gather(*map(read, sources.values())), strict=True))
-
-
-def _combined(asked: Asked, outcomes: Sequence[Made | MmembedError]) -> _Embedded | MmembedError:
-    """The vector of one input: that of its part, or the normalised weighted sum of its text and its picture."""
-    made: list[Made] = []
+def _combined(parsed: ParsedInput, outcomes: Sequence[Result | MmembedError]) -> Result | MmembedError:
+    """The vector of one input: that of its part, or the normalised weighted sum of its text and its image."""
+    results: list[Result] = []
     for outcome in outcomes:
         if isinstance(outcome, MmembedError):
             return outcome
-        made.append(outcome)
-    vector, tokens = made[0].vector, sum(one.tokens for one in made)
-    if len(made) > 1:
-        spec = made[0].encoder.spec
-        if spec.kind != "dense":
-            return InvalidRequest(f"encoder {spec.name!r} gives {spec.kind} vectors: send the text or the image alone")
-        largest = max(abs(part.weight) for part in asked.parts) or 1.0  # sums of huge weights would overflow
-        shares = [part.weight / largest * np.asarray(one.vector) for part, one in zip(asked.parts, made, strict=True)]
+        results.append(outcome)
+    vector, tokens = results[0].vector, sum(one.tokens for one in results)
+    if len(results) > 1:
+        kind = "sparse" if isinstance(vector, SparseVector) else "multi" if vector.ndim == 2 else "dense"
+        if kind != "dense":
+            return InvalidRequest(f"encoder {parsed.model!r} gives {kind} vectors: send the text or the image alone")
+        largest = max(abs(part.weight) for part in parsed.parts) or 1.0  # sums of huge weights would overflow
+        shares = [
+            part.weight / largest * np.asarray(one.vector) for part, one in zip(parsed.parts, results, strict=True)
+        ]
         total = np.sum(shares, axis=0)
         if np.linalg.norm(total) < _NOTHING:
             return InvalidRequest("its text and its image cancel out: change their weights")
         vector = l2_normalize(total)
     if not isinstance(vector, SparseVector) and vector.ndim == 2 and vector.size >= _MAX_FLOATS:
         return InputError(f"its multivector has {vector.size:,} numbers, and Qdrant stores {_MAX_FLOATS - 1:,}: cut it")
-    return _Embedded(vector, tokens)
+    return Result(vector, tokens)
 
 
 def _written(vector: Vector) -> Any:

@@ -1,56 +1,64 @@
 """Search over HTTP: in one collection, or in several at once.
 
-request -> schemas (what is asked) -> pictures (fetched or decoded) -> a thread: search -> hits as JSON
+request -> schemas (what is asked) -> images (fetched) -> a thread: images decoded, search -> hits as JSON
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
+from PIL.Image import Image
 
 from mmembed.collection import Collection
 from mmembed.collection.thumbnails import thumbnail_path
-from mmembed.errors import CollectionNotFound, InvalidRequest, StoreError, StoreUnavailable
+from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError, StoreError, StoreUnavailable
 from mmembed.images import load_image, picture_size
 from mmembed.retrieval import api
-from mmembed.retrieval.query import ImageQuery, Search
+from mmembed.retrieval.query import Example, PointId, Search
 from mmembed.retrieval.several import search_several
 from mmembed.service.error_responses import without_places
+from mmembed.service.images import fetch_images
 from mmembed.service.middleware.auth import needs
-from mmembed.service.pictures import picture_bytes
 from mmembed.service.schemas.forms import JsonOrForm, Uploads, form_of, uploads_of
-from mmembed.service.schemas.search import FoundHit, SearchAnswer, SearchRequest, SeveralAnswer, SeveralRequest
+from mmembed.service.schemas.openapi import our_errors
+from mmembed.service.schemas.search import (
+    FoundHit,
+    LikedOrNot,
+    Minus,
+    QueryImages,
+    SearchAnswer,
+    SearchFields,
+    SearchRequest,
+    SeveralAnswer,
+    SeveralRequest,
+)
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import Contract, Encoder, Hit, Store
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))])
+router = APIRouter(
+    tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))], responses=our_errors()
+)
 
-_SEARCHED, _SUBTRACTED = "the picture to search with", "a picture to subtract"
+_SEARCHED, _SUBTRACTED, _EXAMPLE = "the picture to search with", "a picture to subtract", "a picture as an example"
+Part = TypeVar("Part", bound="str | bytes | PointId")
+
 _KINDS = {"images": "image", "documents": "text"}
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The bytes of the pictures of one query; of what is subtracted, texts stay texts."""
-
-    image: bytes | None
-    minus: tuple[str | bytes, ...]
 
 
 @router.post("/v1/search/{collection}", response_model=SearchAnswer, openapi_extra=form_of("SearchRequest"))
 async def search_collection(collection: str, asked: SearchRequest, request: Request, service: ServiceOf) -> Response:
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
-    pictures = await _pictures(asked, uploads_of(request), service)
-    body = await service.run(_search_one, service, collection, asked, pictures, started)
+    images = await _images(asked, uploads_of(request), service)
+    body = await service.run(_search_one, service, collection, asked, images, started)
     return Response(body, media_type="application/json")
 
 
@@ -58,41 +66,64 @@ async def search_collection(collection: str, asked: SearchRequest, request: Requ
 async def search_collections(asked: SeveralRequest, request: Request, service: ServiceOf) -> Response:
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
-    pictures = await _pictures(asked, uploads_of(request), service)
-    hidden: Sequence[str] = request.app.state.hidden
-    body = await service.run(_search_several, service, asked, pictures, hidden, started)
+    images = await _images(asked, uploads_of(request), service)
+    body = await service.run(_search_several, service, asked, images, started)
     return Response(body, media_type="application/json")
 
 
-async def _pictures(asked: SearchRequest, uploads: Uploads, service: Service) -> Pictures:
-    """The pictures of the query and of what is subtracted, those that are addresses fetched side by side."""
+@dataclass(frozen=True)
+class _ImageFiles:
+    """The images of a query as files, each with the texts and points among which it stands."""
+
+    image: bytes | None
+    minus: tuple[str | bytes, ...]
+    positive: tuple[str | bytes | PointId, ...]
+    negative: tuple[str | bytes | PointId, ...]
+
+    @property
+    def named(self) -> list[tuple[bytes, str]]:
+        """Each file, and what an error calls it."""
+        files = [] if self.image is None else [(self.image, _SEARCHED)]
+        files += [(part, _SUBTRACTED) for part in self.minus if isinstance(part, bytes)]
+        return files + [(part, _EXAMPLE) for part in (*self.positive, *self.negative) if isinstance(part, bytes)]
+
+
+async def _images(asked: SearchFields, uploads: Uploads, service: Service) -> _ImageFiles:
+    """The files of the query's images, those that are addresses fetched side by side."""
     if asked.image is not None and uploads.image is not None:
         raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
-    sources = [asked.image, *(part.image for part in asked.minus)]
-    max_bytes = int(service.settings.max_body_mb * 2**20)
+    parts: tuple[Minus | LikedOrNot, ...] = (*asked.minus, *asked.positive, *asked.negative)
+    sources = [source for source in (asked.image, *(part.image for part in parts)) if source is not None]
+    most = int(service.settings.max_body_mb * 2**20)
+    files = iter(await fetch_images(sources, fetcher=service.fetcher, max_bytes=most, max_bytes_together=most))
 
-    async def read(source: str | dict[str, str] | None) -> bytes | None:
-        if source is None:
-            return None
-        return await picture_bytes(source, fetcher=service.fetcher, max_bytes=max_bytes)
+    def following() -> bytes:
+        file = next(files)
+        if isinstance(file, MmembedError):
+            raise file
+        return file
 
-    image, *subtracted = await asyncio.gather(*map(read, sources))
-    minus = [part.text if picture is None else picture for part, picture in zip(asked.minus, subtracted, strict=True)]
-    return Pictures(
-        image if uploads.image is None else uploads.image,
-        (*(part for part in minus if part is not None), *uploads.minus),
-    )
+    def example(part: LikedOrNot) -> str | bytes | PointId:
+        if part.text is not None:
+            return part.text
+        return following() if part.id is None else PointId(part.id)
+
+    image = uploads.image if asked.image is None else following()
+    minus = [part.text if part.text is not None else following() for part in asked.minus]
+    positive = [example(part) for part in asked.positive]
+    negative = [example(part) for part in asked.negative]
+    return _ImageFiles(image, (*minus, *uploads.minus), tuple(positive), tuple(negative))
 
 
 # --- in a thread ----------------------------------------------------------------------------------
 
 
-def _search_one(service: Service, collection: str, asked: SearchRequest, pictures: Pictures, started: float) -> bytes:
-    with service.engine.room.of(_pixels(service, pictures)):
+def _search_one(service: Service, collection: str, asked: SearchFields, images: _ImageFiles, started: float) -> bytes:
+    with service.engine.pixels.hold(_pixels(service, images)):
         encoders = service.engine.encoders()
         hits = api.search_collection(
             Collection(service.store, collection),
-            _asked_for(service, asked, pictures),
+            _query(service, asked, images),
             encoder=_encoder(service, asked, encoders),
             encoders=encoders,
         )
@@ -100,16 +131,14 @@ def _search_one(service: Service, collection: str, asked: SearchRequest, picture
     return _json(SearchAnswer(hits=found, seconds=_seconds(started)), asked)
 
 
-def _search_several(
-    service: Service, asked: SeveralRequest, pictures: Pictures, hidden: Sequence[str], started: float
-) -> bytes:
+def _search_several(service: Service, asked: SeveralRequest, images: _ImageFiles, started: float) -> bytes:
     store = service.store
-    with service.engine.room.of(_pixels(service, pictures)):
+    with service.engine.pixels.hold(_pixels(service, images)):
         encoders = service.engine.encoders()
         several = search_several(
             store,
             asked.collections or _ours(store),
-            _asked_for(service, asked, pictures),
+            _query(service, asked, images),
             encoder=_encoder(service, asked, encoders),
             encoders=encoders,
             collection_weights=asked.collection_weights,
@@ -117,7 +146,7 @@ def _search_several(
         )
     contracts = {name: _contract(store, name) for name in {hit.collection for hit in several.hits}}
     found = _found(service, several.hits, contracts, asked)
-    skipped = {name: without_places(sentence, hidden) for name, sentence in several.skipped.items()}
+    skipped = {name: without_places(sentence, service.hidden) for name, sentence in several.skipped.items()}
     return _json(SeveralAnswer(hits=found, skipped=skipped, seconds=_seconds(started)), asked)
 
 
@@ -145,12 +174,10 @@ def _contract(store: Store, collection: str) -> Contract | None:
         return None
 
 
-def _pixels(service: Service, pictures: Pictures) -> int:
-    """What the pictures come to once they are decoded. Raises InvalidRequest for more than one picture may have."""
+def _pixels(service: Service, images: _ImageFiles) -> int:
+    """What the images come to once they are decoded. Raises InvalidRequest for more than one image may have."""
     most = service.settings.max_pixels
-    files = [] if pictures.image is None else [(pictures.image, _SEARCHED)]
-    files += [(picture, _SUBTRACTED) for picture in pictures.minus if isinstance(picture, bytes)]
-    sizes = [picture_size(file, uri=what, max_pixels=most) for file, what in files]
+    sizes = [picture_size(file, uri=what, max_pixels=most) for file, what in images.named]
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:
         raise InvalidRequest(
@@ -159,36 +186,29 @@ def _pixels(service: Service, pictures: Pictures) -> int:
     return pixels
 
 
-def _encoder(service: Service, asked: SearchRequest, encoders: Mapping[str, Encoder]) -> Encoder | None:
+def _query(service: Service, asked: SearchFields, files: _ImageFiles) -> Search:
+    """The search, with its images decoded and its reranker."""
+    most = service.settings.max_pixels
+
+    def decoded(parts: Sequence[Part], what: str) -> tuple[Part | Image, ...]:
+        return tuple(load_image(part, uri=what, max_pixels=most) if isinstance(part, bytes) else part for part in parts)
+
+    images = QueryImages(
+        None if files.image is None else load_image(files.image, uri=_SEARCHED, max_pixels=most),
+        cast("tuple[str | Image, ...]", decoded(files.minus, _SUBTRACTED)),
+        cast("tuple[Example, ...]", decoded(files.positive, _EXAMPLE)),
+        cast("tuple[Example, ...]", decoded(files.negative, _EXAMPLE)),
+    )
+    return asked.to_search(images, None if asked.rerank is None else service.rerankers[asked.rerank])
+
+
+def _encoder(service: Service, asked: SearchFields, encoders: Mapping[str, Encoder]) -> Encoder | None:
+    """The one that the query names, for a collection that is not ours."""
     return None if asked.encoder is None else encoders[service.served.resolve(asked.encoder)]
 
 
-def _asked_for(service: Service, asked: SearchRequest, pictures: Pictures) -> Search:
-    """The search, pictures decoded."""
-
-    def decoded(picture: bytes, what: str) -> ImageQuery:
-        return load_image(picture, uri=what, max_pixels=service.settings.max_pixels)
-
-    return Search(
-        text=asked.text,
-        image=None if pictures.image is None else decoded(pictures.image, _SEARCHED),
-        vector=asked.vector,  # type: ignore[arg-type]  # rows of a multivector are checked by the search
-        id=asked.id,
-        weights=asked.weights,  # type: ignore[arg-type]  # some of the keys that it may have
-        minus=[p if isinstance(p, str) else decoded(p, _SUBTRACTED) for p in pictures.minus],
-        vector_name=asked.vector_name,
-        task=asked.task,
-        filter=asked.filter,
-        limit=asked.limit,
-        offset=asked.offset,
-        score_threshold=asked.score_threshold,
-        all_passages=asked.all_passages,
-        exact=asked.exact,
-    )
-
-
 def _found(
-    service: Service, hits: Sequence[Hit], contracts: Mapping[str, Contract | None], asked: SearchRequest
+    service: Service, hits: Sequence[Hit], contracts: Mapping[str, Contract | None], asked: SearchFields
 ) -> list[FoundHit]:
     return [_found_hit(service, hit, contracts[hit.collection], with_payload=asked.with_payload) for hit in hits]
 
@@ -202,6 +222,7 @@ def _found_hit(service: Service, hit: Hit, contract: Contract | None, *, with_pa
         probability=hit.probability,
         collection=hit.collection,
         vector=hit.vector_name,
+        group=hit.group,
         uri=uri,
         name=None if uri is None else uri.replace("\\", "/").rstrip("/").rpartition("/")[2],
         kind=kind,
@@ -227,7 +248,7 @@ def _seconds(started: float) -> float:
     return round(time.perf_counter() - started, 6)
 
 
-def _json(answer: SearchAnswer, asked: SearchRequest) -> bytes:
+def _json(answer: SearchAnswer, asked: SearchFields) -> bytes:
     """The answer without what was not asked for. NaN, which a stranger's payload may hold, becomes null."""
     wanted = {"probability": asked.with_probability, "payload": asked.with_payload}
     without = {name for name, with_it in wanted.items() if not with_it}

@@ -12,9 +12,6 @@ from mmembed.service.schemas.common import STRICT
 __all__ = ["ImagePart", "Part", "Sent", "TextPart", "sent_part"]
 
 
-_MIB = 1 << 20
-
-
 class TextPart(BaseModel):
     """A text as a part of a request."""
 

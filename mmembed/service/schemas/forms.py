@@ -19,8 +19,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
 from mmembed.errors import InvalidRequest, RequestTooLarge
-from mmembed.service.ingestion import Sent
-from mmembed.service.uploads import clean_name
+from mmembed.service.indexing.ingestion import Sent
+from mmembed.service.indexing.uploads import clean_name
 
 __all__ = ["FORM", "JsonOrForm", "PictureForm", "Uploads", "form_of", "sent_files", "uploads_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["TAGS", "Responses", "cohere_errors", "errors_of_ours", "openai_errors"]
+__all__ = ["TAGS", "Responses", "cohere_errors", "openai_errors", "our_errors"]
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -30,7 +30,7 @@ _ERRORS: dict[int | str, str] = {
 }
 
 
-def errors_of_ours() -> Responses:
+def our_errors() -> Responses:
     return _documented(_object(error=_text(_SENTENCE), type=_text("CollectionNotFound")))
 
 

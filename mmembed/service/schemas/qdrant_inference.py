@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmembed.errors import InvalidRequest
 from mmembed.service.fetching import shown
-from mmembed.service.pictures import is_address
+from mmembed.service.images import is_address
 from mmembed.types import Role
 
-__all__ = ["ROLES", "Asked", "InferenceInput", "InferenceRequest", "Part", "described", "read_input"]
+__all__ = ["ROLES", "InferenceInput", "InferenceRequest", "InputPart", "ParsedInput", "described", "read_input"]
 
 ROLES: Mapping[str, Role] = {"update": "document", "search": "query"}
 _OPTIONS = ("dim", "mrl", "task", "role")
@@ -53,11 +53,11 @@ class InferenceRequest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Part:
+class InputPart:
     """A text, or a picture as the request carries it."""
 
     content: Any  # a string, or whatever was sent as a picture
-    is_picture: bool = False
+    is_image: bool = False
     weight: float = 1.0
 
     @property
@@ -71,21 +71,21 @@ class Part:
 
     @property
     def is_fetched(self) -> bool:
-        return self.is_picture and is_address(self.content)
+        return self.is_image and is_address(self.content)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One input, read: its vector is that of its part, or the normalised weighted sum of its parts."""
+class ParsedInput:
+    """One input: its vector is that of its part, or the normalised weighted sum of its parts."""
 
     model: str
-    parts: tuple[Part, ...]
+    parts: tuple[InputPart, ...]
     role: Role
     dim: int | None
     task: str | None
 
 
-def read_input(given: InferenceInput, role: Role) -> Asked:
+def read_input(given: InferenceInput, role: Role) -> ParsedInput:
     """Raises InvalidRequest for data of another type and for options that there are not."""
     options = given.options or {}
     if unknown := [key for key in options if key not in _OPTIONS]:
@@ -99,7 +99,7 @@ def read_input(given: InferenceInput, role: Role) -> Asked:
     side = options.get("role")
     if side not in (None, *ROLES.values()):
         raise InvalidRequest(f"option role is 'query' or 'document', not {_snippet(side)}")
-    return Asked(given.model, _parts(given), side or role, mrl if dim is None else dim, task)
+    return ParsedInput(given.model, _parts(given), side or role, mrl if dim is None else dim, task)
 
 
 def described(position: int, count: int, given: InferenceInput) -> str:
@@ -116,13 +116,13 @@ def described(position: int, count: int, given: InferenceInput) -> str:
     return f"input {position} of {count} (counted from 0), {kind} {snippet} for model {model!r}"
 
 
-def _parts(given: InferenceInput) -> tuple[Part, ...]:
+def _parts(given: InferenceInput) -> tuple[InputPart, ...]:
     """A picture's content is looked at only when it is read."""
     content = given.data
     if given.data_type == "image":
-        return (Part(content, is_picture=True),)
+        return (InputPart(content, is_image=True),)
     if isinstance(content, str):
-        return (Part(content),)
+        return (InputPart(content),)
     if given.data_type == "text" or not isinstance(content, Mapping):
         what = (
             "a text is a string" if given.data_type == "text" else "an object is a string or has the key text or image"
@@ -137,10 +137,10 @@ def _parts(given: InferenceInput) -> tuple[Part, ...]:
     if "text" in content:
         if not isinstance(text := content["text"], str):
             raise InvalidRequest(f"text of an object is a string, not {_snippet(text)}")
-        parts.append(Part(text, weight=weights.get("text", 1.0)))
+        parts.append(InputPart(text, weight=weights.get("text", 1.0)))
     for key in pictures:
         source = content[key] if key == "image" else {key: content[key]}
-        parts.append(Part(source, is_picture=True, weight=weights.get("image", 1.0)))
+        parts.append(InputPart(source, is_image=True, weight=weights.get("image", 1.0)))
     if not parts or (weights and len(parts) < 2):
         raise InvalidRequest(
             "weights are for both a text and an image" if parts else "an object has text, image or both"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+from PIL.Image import Image
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -13,19 +15,42 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Example, Search, Strategy
 from mmembed.service.schemas.common import Picture, QdrantFilter
+from mmembed.types import FacetValue, Reranker
 
-__all__ = ["FoundHit", "Minus", "SearchAnswer", "SearchRequest", "SeveralAnswer", "SeveralRequest"]
+__all__ = [
+    "FoundHit",
+    "LikedOrNot",
+    "Minus",
+    "QueryImages",
+    "SearchAnswer",
+    "SearchFields",
+    "SearchRequest",
+    "SeveralAnswer",
+    "SeveralRequest",
+]
 
 _MAX_LIMIT = 1000
 _MAX_OFFSET = 10_000
 _MAX_TEXT = 100_000  # characters; every encoder cuts a query long before
 _MAX_MINUS = 32
+_MAX_EXAMPLES = 32
 
 
 Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
+
+
+@dataclass(frozen=True)
+class QueryImages:
+    """What a query holds of examples and of what is subtracted, each image decoded."""
+
+    image: Image | None = None
+    minus: tuple[str | Image, ...] = ()
+    positive: tuple[Example, ...] = ()
+    negative: tuple[Example, ...] = ()
 
 
 class _Strict(BaseModel):
@@ -47,21 +72,22 @@ class Minus(_Strict):
         return self
 
 
-class SearchRequest(_Strict):
-    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
+class LikedOrNot(_Strict):
+    """An example: one text, one image or one stored point."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "two parrots on a branch", "limit": 5},
-                {
-                    "text": "parrots",
-                    "minus": [{"text": "a cage"}],
-                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
-                },
-            ]
-        }
-    )
+    text: Text | None = None
+    image: Picture | None = Field(None, description="As in the query.")
+    id: str | None = Field(None, max_length=64, description="A stored point.")
+
+    @model_validator(mode="after")
+    def _one(self) -> LikedOrNot:
+        if sum(part is not None for part in (self.text, self.image, self.id)) != 1:
+            raise PydanticCustomError("example", "each example is one text, one image or one id")
+        return self
+
+
+class SearchFields(_Strict):
+    """What may be asked of one collection and of several alike."""
 
     text: Text | None = Field(None, description="Words to search with.", examples=["two parrots"])
     image: Picture | None = Field(
@@ -80,6 +106,13 @@ class SearchRequest(_Strict):
         description="For a collection that mmembed did not make: the served encoder of its vector.",
     )
     minus: list[Minus] = Field([], max_length=_MAX_MINUS, fail_fast=True, description="What the hits should not show.")
+    positive: list[LikedOrNot] = Field(
+        [], max_length=_MAX_EXAMPLES, fail_fast=True, description="Examples of what is liked, in place of a query."
+    )
+    negative: list[LikedOrNot] = Field(
+        [], max_length=_MAX_EXAMPLES, fail_fast=True, description="Examples of what is not."
+    )
+    strategy: Strategy = Field("average_vector", description="How Qdrant weighs examples.")
     weights: dict[Literal["text", "image", "minus"], FiniteFloat] | None = Field(
         None,
         description="Of the parts of a mixed query; text 1, image 1, minus 0.5 by default.",
@@ -98,11 +131,55 @@ class SearchRequest(_Strict):
     task: str | None = Field(None, max_length=4096, description="Task or instruction, for encoders that take one.")
     all_passages: bool = Field(False, description="Every passage of a document, not only its best.")
     exact: bool = Field(False, description="Compare with every vector instead of walking the search graph.")
+    late: bool = Field(
+        True, description="Let the vector `late` of a collection, where it has one, order the candidates of a text."
+    )
+    rerank: str | None = Field(
+        None,
+        max_length=1024,
+        description="A reranker that is served, which reads the words beside each of the best candidates.",
+    )
+    candidates: int = Field(
+        100,
+        ge=1,
+        le=MAX_CANDIDATES,
+        description="How many of the best hits `rerank` reads, `late` orders and `diversity` chooses from.",
+    )
+    diversity: FiniteFloat | None = Field(
+        None, ge=0, le=1, description="How much it counts that a hit is unlike those before it (MMR)."
+    )
     with_probability: bool = Field(True, description="Give each hit its probability, where the encoder has a scale.")
     with_payload: bool = Field(True, description="Give each hit its payload.")
 
+    def to_search(self, images: QueryImages, reranker: Reranker | None) -> Search:
+        """The search that is asked for, its images decoded. The only place where fields become one."""
+        taken = {field.name: getattr(self, field.name) for field in fields(Search) if hasattr(self, field.name)}
+        return Search(**{**taken, **vars(images), "rerank": reranker})
 
-class SeveralRequest(SearchRequest):
+
+class SearchRequest(SearchFields):
+    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "two parrots on a branch", "limit": 5},
+                {
+                    "text": "parrots",
+                    "minus": [{"text": "a cage"}],
+                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
+                },
+            ]
+        }
+    )
+
+    group_by: str | None = Field(
+        None, max_length=256, description="A payload key: `limit` then counts its values, and hits come group by group."
+    )
+    group_size: int = Field(GROUP_SIZE, ge=1, le=_MAX_LIMIT, description="Hits of one group at most.")
+
+
+class SeveralRequest(SearchFields):
     """The same query to several collections, whose hits are fused by rank."""
 
     model_config = ConfigDict(
@@ -127,6 +204,7 @@ class FoundHit(BaseModel):
     probability: float | None = Field(None, description="That the query describes it; null without a scale.")
     collection: str = Field(examples=["images"])
     vector: str | None = Field(description="The vector that was searched by; null where several were.")
+    group: FacetValue | None = Field(None, description="The value of `group_by` that it stands for.")
     uri: str | None = Field(description="Where it was indexed from.")
     name: str | None = Field(description="Last part of the uri.", examples=["parrot.jpg"])
     kind: Literal["image", "text"] | None = Field(description="null in a collection that mmembed did not make.")

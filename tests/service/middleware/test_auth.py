@@ -1,4 +1,4 @@
-"""The doors of the service: keys, scopes, rate, hosts and origins, and clients that send too much or too slowly."""
+"""What a request passes before its route: keys, scopes, rate, hosts, origins, limits of size and time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import httpx
 import pytest
 from fastapi import Depends
 from service_app import running
+from starlette.routing import Route
 
-from mmembed.batching.waiting import Call, current_call
+from mmembed.batching.submission import Call, current_call
 from mmembed.errors import SettingsError
 from mmembed.service.middleware.auth import needs, read_keys
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 from mmembed.service.settings import SCOPES, Scope, Settings
 
 JSON = {"content-type": "application/json"}
@@ -29,7 +30,7 @@ MIB = 1 << 20
 INFERENCE = b'{"inputs": [{"data": "a cake", "data_type": "text", "model": "tiny"}], "inference": "search"}'
 
 
-def add_probe(service: Serving) -> dict[str, Call]:
+def add_probe(service: Server) -> dict[str, Call]:
     """Routes for the tests: one a scope, one that says how large its body is, and one that takes its time."""
     calls: dict[str, Call] = {}
 
@@ -55,21 +56,21 @@ def add_probe(service: Serving) -> dict[str, Call]:
 
 
 @contextmanager
-def probed(tmp_path: Path, **settings: object) -> Iterator[Serving]:
+def probed(tmp_path: Path, **settings: object) -> Iterator[Server]:
     with running(tmp_path, wait=False, **settings) as service:
         add_probe(service)
         yield service
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """No keys, 1 MiB a request, which must arrive within a second."""
     with probed(tmp_path_factory.mktemp("small"), max_body_mb=1, request_seconds=1) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("locked")
     file = folder / "keys"
     file.write_text("# of the cameras\n\ncamera-key:index,infer\n", encoding="utf-8")
@@ -77,7 +78,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield service
 
 
-def raw(service: Serving, *pieces: bytes, pause: float = 0.0) -> bytes:
+def raw(service: Server, *pieces: bytes, pause: float = 0.0) -> bytes:
     """Everything the service answers to these bytes, until it closes the connection."""
     url = httpx.URL(service.url)
     with socket.create_connection((url.host, url.port or 0), timeout=20) as client:
@@ -112,7 +113,7 @@ def until(condition: object, seconds: float = 20) -> bool:
         ("camera-key", {"index", "infer"}),
     ],
 )
-def test_scopes(secret: str, let_in: set[str], locked: Serving) -> None:
+def test_scopes(secret: str, let_in: set[str], locked: Server) -> None:
     """A key opens what its scopes name and nothing else, in either header; admin opens everything."""
     for scope in SCOPES:
         for headers in ({"authorization": f"Bearer {secret}"}, {"mmembed-api-key": secret}):
@@ -125,7 +126,7 @@ def test_scopes(secret: str, let_in: set[str], locked: Serving) -> None:
     "headers",
     [{}, {"authorization": "Bearer no-such"}, {"authorization": "Basic all-key"}, {"mmembed-api-key": "all-ke"}],
 )
-def test_without_a_known_key(headers: dict[str, str], locked: Serving, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_known_key(headers: dict[str, str], locked: Server, caplog: pytest.LogCaptureFixture) -> None:
     """No key and an unknown one are 401 with one sentence that names the header, and no key is in it or in the log."""
     answer = httpx.get(f"{locked.url}/v1/probe/search", headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (401, "Unauthorized")
@@ -135,23 +136,64 @@ def test_without_a_known_key(headers: dict[str, str], locked: Serving, caplog: p
         assert secret not in answer.text + caplog.text
 
 
-def test_every_route_is_locked(locked: Serving) -> None:
-    """With keys, every path of the OpenAPI but probes refuses who has none, Qdrant's with the 400 that it reads."""
-    asked = 0
-    with httpx.Client(base_url=locked.url, headers=JSON) as client:
-        for path, methods in client.get("/openapi.json").json()["paths"].items():
-            for method in methods:
-                if path in ("/health", "/ready") or (path, method) == ("/qdrant/infer", "get"):
+PUBLIC = {
+    *(("GET", path) for path in ("/", "/static/{name}", "/health", "/ready", "/openapi.json")),
+    ("GET", "/qdrant/infer"),  # says in a sentence what the address is for
+}
+
+
+def unlocked(service: Server) -> list[str]:
+    """The routes, but for public ones, that answer other than 401 without a key and 403 with one of another scope.
+
+    Qdrant reads the sentence of a 400 alone, so its route says the same by that.
+    """
+    found = []
+    with httpx.Client(base_url=service.url, headers=JSON, timeout=20) as client:
+        for route in service.app.routes:
+            assert isinstance(route, Route)
+            for method in sorted((route.methods or set()) - {"HEAD"}):
+                if (method, route.path) in PUBLIC:
                     continue
-                inputs = INFERENCE if path == "/qdrant/infer" else b""
-                answer = client.request(method.upper(), re.sub(r"{\w+}", "x", path), content=inputs)
-                assert answer.status_code == (400 if path == "/qdrant/infer" else 401), (method, path, answer.text)
-                assert "no key came with the request" in answer.text
-                asked += 1
-    assert asked > 12
+
+                def answer(secret: str, method: str = method, path: str = route.path) -> tuple[int, str]:
+                    inputs = INFERENCE if path == "/qdrant/infer" else b"{}"
+                    headers = {"mmembed-api-key": secret} if secret else {}
+                    url = re.sub(r"{[\w:]+}", "x", path)
+                    answer = client.request(method, url, content=inputs, headers=headers)
+                    return answer.status_code, answer.text
+
+                of_qdrant = route.path == "/qdrant/infer"
+                status, said = answer("")
+                none = status == (400 if of_qdrant else 401) and "no key came with the request" in said
+                others = [answer(secret) for secret in ("search-key", "camera-key")]
+                refused = [
+                    status == (400 if of_qdrant else 403) and "the key has the scope" in said for status, said in others
+                ]
+                if not none or not any(refused):
+                    found.append(f"{method} {route.path}")
+    return found
 
 
-def test_no_key_no_upload(locked: Serving) -> None:
+def test_every_route_is_locked(tmp_path: Path) -> None:
+    """Every route that is not public refuses who has no key and who has one of another scope; a forgotten one is told.
+
+    The service itself is walked: routes that no OpenAPI lists are among them.
+    """
+    keys = ("search-key:search", "camera-key:index,infer")
+    with running(tmp_path, wait=False, key=keys) as service:
+        assert unlocked(service) == []
+        methods = {(method, route.path) for route in service.app.routes for method in getattr(route, "methods", ())}
+        assert len(methods - PUBLIC) > 12
+        assert methods >= PUBLIC
+
+        async def forgotten() -> str:
+            return "in"
+
+        service.app.add_api_route("/v1/forgotten", forgotten)
+        assert unlocked(service) == ["GET /v1/forgotten"]
+
+
+def test_no_key_no_upload(locked: Server) -> None:
     """Who has no key is told so before the body is read."""
     head = b"POST /v1/index/images HTTP/1.1\r\nhost: localhost\r\ncontent-length: 30000000\r\n\r\n"
     assert raw(locked, head).startswith(b"HTTP/1.1 401")
@@ -222,13 +264,13 @@ def test_rate(tmp_path: Path) -> None:
         ("[x", 403),
     ],
 )
-def test_host_without_keys(host: str, status: int, small: Serving) -> None:
+def test_host_without_keys(host: str, status: int, small: Server) -> None:
     """Without keys only this computer's own names are answered to, so that no page can rebind its name to it."""
     answer = httpx.get(f"{small.url}/v1/probe/search", headers={"host": host})
     assert answer.status_code == status
 
 
-def test_origin_without_keys(small: Serving) -> None:
+def test_origin_without_keys(small: Server) -> None:
     """Without keys a form or script of a foreign page is refused, and the service's own page is not."""
     url = f"{small.url}/v1/size"
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
@@ -256,7 +298,7 @@ def test_allowed_origin(tmp_path: Path) -> None:
         assert "access-control-allow-origin" not in foreign.headers
 
 
-def test_headers_of_every_answer(small: Serving) -> None:
+def test_headers_of_every_answer(small: Server) -> None:
     """Answers say that their type is not to be guessed, and the page that nothing comes from elsewhere."""
     page = httpx.get(small.url)
     assert "default-src 'self'" in page.headers["content-security-policy"]
@@ -269,7 +311,7 @@ def test_headers_of_every_answer(small: Serving) -> None:
 # --- bodies ---------------------------------------------------------------------------------------
 
 
-def test_body_within_the_limit(small: Serving) -> None:
+def test_body_within_the_limit(small: Server) -> None:
     """A body of just the limit is taken, in one piece or in many."""
     body = json.dumps({"a": "x" * (MIB - 9)}).encode()
     assert len(body) == MIB
@@ -283,7 +325,7 @@ def test_body_within_the_limit(small: Serving) -> None:
         assert (answer.status_code, answer.json()) == (200, MIB - 9)
 
 
-def test_body_that_says_it_is_too_large(small: Serving) -> None:
+def test_body_that_says_it_is_too_large(small: Server) -> None:
     """A Content-Length above the limit is 413 at once, before a byte of it was sent."""
     head = b"POST /v1/size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1048577\r\nexpect: 100-continue\r\n\r\n"
     answer = raw(small, head)
@@ -293,7 +335,7 @@ def test_body_that_says_it_is_too_large(small: Serving) -> None:
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_body_that_is_too_large(declared: bool, small: Serving) -> None:
+def test_body_that_is_too_large(declared: bool, small: Server) -> None:
     """A client that sends more than the limit reads its 413, with and without a Content-Length, and we read no end."""
     sent = 0
 
@@ -330,7 +372,7 @@ def test_all_bodies_together_are_bounded(tmp_path: Path) -> None:
         assert until(lambda: httpx.post(f"{service.url}/v1/size", json={"a": "x" * 1000}).status_code == 200)
 
 
-def test_slow_body(small: Serving) -> None:
+def test_slow_body(small: Server) -> None:
     """A body that does not arrive in time is 408, and its connection is closed."""
     started = time.monotonic()
     answer = raw(small, b"POST /v1/size HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
@@ -339,7 +381,7 @@ def test_slow_body(small: Serving) -> None:
     assert 0.9 < time.monotonic() - started < 10
 
 
-def test_slow_head(small: Serving) -> None:
+def test_slow_head(small: Server) -> None:
     """A head that trickles in is 408 when its time is over; a connection on which none begins is closed."""
     started = time.monotonic()
     trickle = [b"GET / HTTP/1.1\r\n", *(b"x-%d: y\r\n" % n for n in range(40))]
@@ -348,7 +390,7 @@ def test_slow_head(small: Serving) -> None:
     assert time.monotonic() - started < 15
 
 
-def test_slow_head_on_a_used_connection(small: Serving) -> None:
+def test_slow_head_on_a_used_connection(small: Server) -> None:
     """The clock runs for the second request of a connection too."""
     good = b"GET /v1/probe/search HTTP/1.1\r\nhost: localhost\r\n\r\n"
     answer = raw(small, good, b"GET /v1/probe")
@@ -356,7 +398,7 @@ def test_slow_head_on_a_used_connection(small: Serving) -> None:
     assert b"HTTP/1.1 408" in answer
 
 
-def test_large_body_is_no_large_head(small: Serving) -> None:
+def test_large_body_is_no_large_head(small: Server) -> None:
     """What follows a large body on its connection is a request of its own, not more of a head."""
     body = json.dumps({"a": "x" * 900_000}).encode()
     head = "POST /v1/size HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -365,12 +407,12 @@ def test_large_body_is_no_large_head(small: Serving) -> None:
     assert raw(small, (head.encode() + body) * 3 + last).count(b"HTTP/1.1 200") == 4
 
 
-def test_endless_head(small: Serving) -> None:
+def test_endless_head(small: Server) -> None:
     """Headers without end are refused long before they fill the memory."""
     assert raw(small, b"GET / HTTP/1.1\r\n" + b"x: " + b"y" * 200_000).startswith(b"HTTP/1.1 413")
 
 
-def test_no_http(small: Serving) -> None:
+def test_no_http(small: Server) -> None:
     """What is not HTTP gets 400 and the connection is closed."""
     assert raw(small, b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400")
 
@@ -378,7 +420,7 @@ def test_no_http(small: Serving) -> None:
 # --- clients that go away -------------------------------------------------------------------------
 
 
-def test_aborted_upload_leaves_nothing(small: Serving) -> None:
+def test_aborted_upload_leaves_nothing(small: Server) -> None:
     """An upload that is broken off is forgotten: nothing is held, nothing is in flight, and no answer is made."""
     url = httpx.URL(small.url)
     metrics = small.app.state.service.metrics
@@ -406,7 +448,7 @@ def test_client_that_leaves_is_let_go(tmp_path: Path) -> None:
         assert 'route="/v1/slow/{name}",status="499"' in metrics.render().decode()
 
 
-def test_requests_of_one_connection_do_not_cancel_each_other(small: Serving) -> None:
+def test_requests_of_one_connection_do_not_cancel_each_other(small: Server) -> None:
     """A connection that is used again and again answers every request, the pipelined ones too."""
     one = b"GET /v1/probe/search HTTP/1.1\r\nhost: localhost\r\n\r\n"
     last = b"GET /v1/probe/search HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
@@ -428,7 +470,7 @@ def test_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
     assert "being stopped" in answers[0].json()["error"]
 
 
-def test_openapi_documents_the_doors(small: Serving) -> None:
+def test_openapi_documents_the_doors(small: Server) -> None:
     """The OpenAPI names both ways to send a key, and the errors that every route may answer."""
     described = httpx.get(f"{small.url}/openapi.json").json()
     schemes = described["components"]["securitySchemes"].values()

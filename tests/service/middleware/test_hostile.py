@@ -17,19 +17,19 @@ import pytest
 from PIL import Image
 from service_app import running
 
-from mmembed.batching.memory import Room
-from mmembed.service.server import Serving
+from mmembed.batching.memory import PixelBudget
+from mmembed.service.server import Server
 
 CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("hostile"), request_seconds=20) as service:
         yield service
 
 
-def talk(service: Serving, *pieces: bytes) -> bytes:
+def talk(service: Server, *pieces: bytes) -> bytes:
     """All that comes back before the service closes the connection, or breaks it off."""
     url = httpx.URL(service.url)
     with socket.create_connection((url.host, url.port or 0), timeout=20) as client:
@@ -53,7 +53,7 @@ def talk(service: Serving, *pieces: bytes) -> bytes:
         b"POST /v1/search HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_answered_with_a_sentence(request_: bytes, service: Serving) -> None:
+def test_what_is_no_http_is_answered_with_a_sentence(request_: bytes, service: Server) -> None:
     """A head that cannot be read, or whose length is ambiguous, is 400 with JSON, and the connection is closed."""
     head, _, body = talk(service, request_).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400")
@@ -61,7 +61,7 @@ def test_what_is_no_http_is_answered_with_a_sentence(request_: bytes, service: S
     assert json.loads(body)["type"] == "InvalidRequest"
 
 
-def test_broken_chunks_are_answered_at_once(service: Serving) -> None:
+def test_broken_chunks_are_answered_at_once(service: Server) -> None:
     """A body whose chunks cannot be read is 400 in the shape of its path, without waiting for what cannot come."""
     began = time.monotonic()
     head, _, body = talk(service, CHUNKED, b"ZZ\r\n").partition(b"\r\n\r\n")
@@ -70,7 +70,7 @@ def test_broken_chunks_are_answered_at_once(service: Serving) -> None:
     assert json.loads(body)["error"]["code"] == "InvalidRequest"
 
 
-def test_nonsense_after_a_request_leaves_its_answer_alone(service: Serving) -> None:
+def test_nonsense_after_a_request_leaves_its_answer_alone(service: Server) -> None:
     """What cannot be read after a request does not get in before that request's answer."""
     found = talk(service, b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n\x00\x00\x00\r\n\r\n")
     assert found.startswith(b"HTTP/1.1 200")
@@ -78,14 +78,14 @@ def test_nonsense_after_a_request_leaves_its_answer_alone(service: Serving) -> N
 
 
 @pytest.mark.parametrize("trailer", [b"X: y\r\n" * 2000, b"a" * 12_000])
-def test_endless_trailers(trailer: bytes, service: Serving) -> None:
+def test_endless_trailers(trailer: bytes, service: Server) -> None:
     """Trailers are bounded like a head: they would be kept in memory for as long as a request may take."""
     found = talk(service, CHUNKED, b"2\r\n{}\r\n0\r\nX: ", *[trailer] * 100)
     assert found.startswith(b"HTTP/1.1 413")
     assert b"larger than 64 KiB" in found
 
 
-def test_trailers_are_no_headers(service: Serving) -> None:
+def test_trailers_are_no_headers(service: Server) -> None:
     """What comes after the body says nothing of it: a type in a trailer is not believed, and the answer is whole."""
     body = b'{"model": "tiny", "input": "a"}'
     chunks = b"%x\r\n%b\r\n0\r\nContent-Type: application/json\r\n\r\n" % (len(body), body)
@@ -95,7 +95,7 @@ def test_trailers_are_no_headers(service: Serving) -> None:
     assert talk(service, closing, chunks).startswith(b"HTTP/1.1 400")
 
 
-def test_head_is_get_without_the_body(service: Serving) -> None:
+def test_head_is_get_without_the_body(service: Server) -> None:
     """HEAD is answered where GET is, with the same length and no body."""
     for path in ("/", "/health", "/static/app.js", "/v1/encoders"):
         asked, whole = httpx.head(service.url + path), httpx.get(service.url + path)
@@ -115,14 +115,14 @@ def test_head_is_get_without_the_body(service: Serving) -> None:
         ),
     ],
 )
-def test_text_without_end(path: str, body: dict[str, object], service: Serving) -> None:
+def test_text_without_end(path: str, body: dict[str, object], service: Server) -> None:
     """A text of more than a million characters is 400: tokenizers would take a minute and gigabytes for a large one."""
     answer = httpx.post(service.url + path, json=body)
     assert answer.status_code == 400
     assert "1,000,001 characters" in answer.text
 
 
-def test_tokenizing_holds_nobody_up(service: Serving) -> None:
+def test_tokenizing_holds_nobody_up(service: Server) -> None:
     """While a long text is tokenized, which takes a second, other requests are answered."""
     body = {"model": "tiny", "input": "a " * 499_999}
     waits: list[float] = []
@@ -137,7 +137,7 @@ def test_tokenizing_holds_nobody_up(service: Serving) -> None:
     assert max(waits) < (time.monotonic() - started) / 4
 
 
-def test_pictures_of_a_search_are_bounded_together(service: Serving) -> None:
+def test_pictures_of_a_search_are_bounded_together(service: Server) -> None:
     """Small files that are large pictures are refused by their sum, before any of them is decoded."""
     content = io.BytesIO()
     Image.new("1", (6000, 6000)).save(content, "PNG")
@@ -147,15 +147,15 @@ def test_pictures_of_a_search_are_bounded_together(service: Serving) -> None:
     assert "72,000,000 pixels" in answer.json()["error"]
 
 
-def test_room_is_shared() -> None:
-    """Who wants more room than is left waits until another has done; what is too large for all of it goes alone."""
-    room, inside = Room(10), []
+def test_the_pixel_budget_is_shared() -> None:
+    """Whoever needs more pixels than are left waits until another has done; what exceeds all of them goes alone."""
+    budget, inside = PixelBudget(10), []
 
     def enter() -> None:
-        with room.of(6):
+        with budget.hold(6):
             inside.append(len(inside))
 
-    with room.of(99):
+    with budget.hold(99):
         waiting = [threading.Thread(target=enter) for _ in range(3)]
         for thread in waiting:
             thread.start()
@@ -167,7 +167,7 @@ def test_room_is_shared() -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "x", "null", "ftp://{host}"])
-def test_origin_that_is_none(origin: str, service: Serving) -> None:
+def test_origin_that_is_none(origin: str, service: Server) -> None:
     """An Origin that cannot be read, or is no page of this service, is refused like that of a stranger."""
     host = httpx.URL(service.url).netloc.decode()
     assert httpx.get(f"{service.url}/v1/encoders", headers={"origin": origin.format(host=host)}).status_code == 403
@@ -175,7 +175,7 @@ def test_origin_that_is_none(origin: str, service: Serving) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://xn--/", "http://xn--a.xn--/x.png"])
-def test_host_that_is_no_idna(url: str, service: Serving) -> None:
+def test_host_that_is_no_idna(url: str, service: Server) -> None:
     """A host that says it is encoded and cannot be decoded is 400 like any other that is none."""
     answer = httpx.post(f"{service.url}/v1/search/any", json={"image": {"url": url}})
     assert (answer.status_code, answer.json()["type"]) == (400, "ForbiddenUrl")

@@ -27,7 +27,7 @@ from mmembed.classification.templates import OPENAI_80, SIMPLE_7
 from mmembed.collection.prepare import vector_contract
 from mmembed.demo import DOCUMENTS, PICTOGRAMS
 from mmembed.images import load_image
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 from mmembed.types import Contract, Point
 
@@ -43,7 +43,7 @@ def in_base64(file: Path) -> str:
 class Peer:
     """The service, and what is stored in it."""
 
-    def __init__(self, service: Serving, client: httpx.Client) -> None:
+    def __init__(self, service: Server, client: httpx.Client) -> None:
         self.service = service
         self.client = client
         self.store = service.app.state.service.store

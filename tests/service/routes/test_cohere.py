@@ -20,7 +20,7 @@ from mmembed import load_encoder
 from mmembed.encoders.families import sentence
 from mmembed.encoders.presets import PRESETS
 from mmembed.images import load_image
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 from mmembed.types import Encoder
 from mmembed.vectors import l2_normalize, truncate
 
@@ -43,14 +43,14 @@ def text_encoder(folder: Path) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     encoders = (f"sentence:{folder}", "fake", "fake?kind=sparse")
     with running(tmp_path_factory.mktemp("service"), encoder=encoders, key=(f"{KEY}:infer", "other:search")) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def client(service: Serving) -> Iterator[cohere.ClientV2]:
+def client(service: Server) -> Iterator[cohere.ClientV2]:
     with cohere.ClientV2(api_key=KEY, base_url=service.url) as made:
         yield made
 
@@ -59,7 +59,7 @@ def data_uri(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def post(service: Serving, **body: object) -> httpx.Response:
+def post(service: Server, **body: object) -> httpx.Response:
     asked = {"model": "fake", "input_type": "search_document"} | body
     return httpx.post(f"{service.url}/v2/embed", json=asked, headers={"Authorization": f"Bearer {KEY}"})
 
@@ -110,7 +110,7 @@ def test_the_answer_has_cohere_s_shape(client: cohere.ClientV2, text_encoder: En
     assert answer.embeddings.base64 is None
 
 
-def test_floats_are_the_default(service: Serving) -> None:
+def test_floats_are_the_default(service: Server) -> None:
     """Without embedding_types there are floats, and nothing else."""
     assert list(post(service, texts=["a"]).json()["embeddings"]) == ["float"]
 
@@ -181,7 +181,7 @@ def test_text_and_picture_in_one_input(client: cohere.ClientV2) -> None:
     assert np.allclose(answer.embeddings.float_, expected, atol=1e-5)
 
 
-def test_the_async_client_with_many_requests(service: Serving, text_encoder: Encoder) -> None:
+def test_the_async_client_with_many_requests(service: Server, text_encoder: Encoder) -> None:
     """Requests at the same time come back each with its own vectors."""
     texts = [f"{text} {number}" for number in range(4) for text in TEXTS if text]
 
@@ -233,7 +233,7 @@ def test_a_text_that_would_be_cut_otherwise_is_refused(
 
 
 @pytest.mark.parametrize("options", [{"truncate": "NONE"}, {"max_tokens": 50}, {"max_tokens": 5000}])
-def test_texts_that_fit(options: dict[str, object], service: Serving, text_encoder: Encoder) -> None:
+def test_texts_that_fit(options: dict[str, object], service: Server, text_encoder: Encoder) -> None:
     """A text within the limits that are asked for is embedded."""
     assert post(service, model=text_encoder.spec.name, texts=["a", TEXTS[0]], **options).status_code == 200
 
@@ -241,7 +241,7 @@ def test_texts_that_fit(options: dict[str, object], service: Serving, text_encod
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def test_keys(service: Serving) -> None:
+def test_keys(service: Server) -> None:
     """A wrong key is an UnauthorizedError, a key without the scope `infer` a ForbiddenError."""
     for key, error in (("wrong", cohere.UnauthorizedError), ("other", cohere.ForbiddenError)):
         with cohere.ClientV2(api_key=key, base_url=service.url) as client, pytest.raises(error):
@@ -287,7 +287,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("sentence", "given"), REFUSED.items())
-def test_bad_requests_are_told_in_one_sentence(sentence: str, given: dict[str, object], service: Serving) -> None:
+def test_bad_requests_are_told_in_one_sentence(sentence: str, given: dict[str, object], service: Server) -> None:
     """What is wrong is named by its place, and the next request is unharmed."""
     answer = post(service, **given)
     assert answer.status_code == 400
@@ -295,7 +295,7 @@ def test_bad_requests_are_told_in_one_sentence(sentence: str, given: dict[str, o
     assert post(service, texts=["a"]).status_code == 200
 
 
-def test_a_picture_for_a_text_encoder(service: Serving, text_encoder: Encoder) -> None:
+def test_a_picture_for_a_text_encoder(service: Server, text_encoder: Encoder) -> None:
     """An encoder without an image tower refuses the picture by its place."""
     answer = post(service, model=text_encoder.spec.name, images=[data_uri(PICTOGRAMS[0])])
     assert answer.status_code == 400

@@ -19,13 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from service_app import running
 
 from mmembed.ingest import thumbnail_path
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 
 RIGHTS = ["CC0", "CC0", "CC0", "own", "own", "CC-BY"]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Six pictures with a payload and a document."""
     with running(tmp_path_factory.mktemp("service"), encoder=("fake",)) as served:
         items = [{"payload": {"rights": right, "year": 2020 + n % 2}} for n, right in enumerate(RIGHTS)]
@@ -39,15 +39,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield served
 
 
-def get(service: Serving, path: str, **headers: str) -> httpx.Response:
+def get(service: Server, path: str, **headers: str) -> httpx.Response:
     return httpx.get(service.url + path, headers=headers, timeout=30)
 
 
-def ids(service: Serving, collection: str) -> list[str]:
+def ids(service: Server, collection: str) -> list[str]:
     return [point.id for point in service.app.state.service.store.scroll(collection)]
 
 
-def test_collections_say_what_they_hold(service: Serving) -> None:
+def test_collections_say_what_they_hold(service: Server) -> None:
     """Each collection has its kind, its number of points, and the encoder of each vector."""
     found = {each["name"]: each for each in get(service, "/v1/collections").json()["collections"]}
     assert found.keys() == {"pics", "notes"}
@@ -84,7 +84,7 @@ def change(tmp_path: Path, name: str, new: Any) -> None:
     file.write_text(json.dumps({**contract, "mmembed": new(contract["mmembed"])}))
 
 
-def test_facets(service: Serving) -> None:
+def test_facets(service: Server) -> None:
     """A person's keys with their most frequent values first, and none of those that mmembed keeps for itself."""
     facets = get(service, "/v1/collections/pics/facets").json()["facets"]
     assert facets == {
@@ -99,7 +99,7 @@ def test_facets(service: Serving) -> None:
     assert get(service, "/v1/collections/pics/facets?limit=0").status_code == 400
 
 
-def test_encoders(service: Serving) -> None:
+def test_encoders(service: Server) -> None:
     """Those that are served, with the facts of their cards."""
     found = {each["name"]: each for each in get(service, "/v1/encoders").json()["encoders"]}
     assert found.keys() == {"bm25", "fake", "tiny"}
@@ -120,7 +120,7 @@ def test_an_encoder_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
         assert get(service, "/ready").status_code == 200
 
 
-def test_thumbnails(service: Serving) -> None:
+def test_thumbnails(service: Server) -> None:
     """A picture's thumbnail is a small WebP that is sent once: with its ETag the answer is 304."""
     path = f"/v1/points/pics/{ids(service, 'pics')[0]}/thumbnail"
     answer = get(service, path)
@@ -153,7 +153,7 @@ def test_thumbnails(service: Serving) -> None:
         "notes/{id}",
     ],
 )
-def test_thumbnails_that_there_are_not(service: Serving, place: str) -> None:
+def test_thumbnails_that_there_are_not(service: Server, place: str) -> None:
     """Ids that are none, that lead elsewhere or have no picture: 404 in one sentence."""
     place = place.format(id=ids(service, "pics")[0], note=ids(service, "notes")[0])
     answer = get(service, f"/v1/points/{place}/thumbnail")
@@ -162,14 +162,14 @@ def test_thumbnails_that_there_are_not(service: Serving, place: str) -> None:
     assert str(service.app.state.service.folder) not in answer.text
 
 
-def test_an_id_may_be_written_in_other_ways(service: Serving) -> None:
+def test_an_id_may_be_written_in_other_ways(service: Server) -> None:
     """A UUID in capitals, or without hyphens, is the same point."""
     id = ids(service, "pics")[0]
     for spelt in (id.upper(), uuid.UUID(id).hex):
         assert get(service, f"/v1/points/pics/{spelt}/thumbnail").status_code == 200
 
 
-def test_a_dropped_collection_shows_no_thumbnails(service: Serving) -> None:
+def test_a_dropped_collection_shows_no_thumbnails(service: Server) -> None:
     """With the collection go its thumbnails, on the disk and over HTTP."""
     files = [("file", ("a.png", encoded(photo(seed=77))))]
     id = httpx.post(f"{service.url}/v1/index/short", files=files, timeout=60).json()["ids"][0]
@@ -181,7 +181,7 @@ def test_a_dropped_collection_shows_no_thumbnails(service: Serving) -> None:
     assert get(service, f"/v1/points/short/{id}/thumbnail").status_code == 404
 
 
-def test_metrics(service: Serving) -> None:
+def test_metrics(service: Server) -> None:
     """Prometheus can read what is told, and it counts the requests."""
     get(service, "/health")
     answer = get(service, "/metrics")
@@ -196,7 +196,7 @@ def asking() -> int:
     return sum(thread.name.startswith("mmembed_") for thread in threading.enumerate())
 
 
-def test_ready_and_health_while_the_store_is_busy(service: Serving) -> None:
+def test_ready_and_health_while_the_store_is_busy(service: Server) -> None:
     """While the store does nothing but build, /health and thumbnails answer at once and /ready is 503 in 2 seconds."""
     store = service.app.state.service.store
     thumbnail = f"/v1/points/pics/{ids(service, 'pics')[0]}/thumbnail"
@@ -247,7 +247,7 @@ def test_not_ready_before_the_encoders_are_loaded(tmp_path: Path) -> None:
         assert get(service, "/ready").status_code == 200
 
 
-def test_the_event_loop_goes_on_while_the_store_optimises(service: Serving) -> None:
+def test_the_event_loop_goes_on_while_the_store_optimises(service: Server) -> None:
     """Health is answered all the while that the real search graph is built."""
     store = service.app.state.service.store
     building = threading.Thread(target=store.optimize, args=("pics",))

@@ -23,9 +23,9 @@ from mmembed.demo import DOCUMENTS
 from mmembed.errors import StoreFull
 from mmembed.ingest import thumbnail_path
 from mmembed.retrieval.api import search
-from mmembed.service import writes
-from mmembed.service.server import Serving
-from mmembed.service.uploads import clean_name, forget_uploads, keep_upload, uploads_folder
+from mmembed.service.indexing import writes
+from mmembed.service.indexing.uploads import clean_name, forget_uploads, keep_upload, uploads_folder
+from mmembed.service.server import Server
 from mmembed.stores import open_store
 from mmembed.types import Contract, Payload, Point, VectorContract
 
@@ -33,13 +33,13 @@ File = tuple[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One service with `tiny`, `bm25` and `fake`; each test has its own collections."""
     with running(tmp_path_factory.mktemp("service"), encoder=("fake",)) as served:
         yield served
 
 
-def post(service: Serving, collection: str, files: Sequence[File], items: Any = None, **query: str) -> httpx.Response:
+def post(service: Server, collection: str, files: Sequence[File], items: Any = None, **query: str) -> httpx.Response:
     return httpx.post(
         f"{service.url}/v1/index/{collection}",
         params=query,
@@ -49,7 +49,7 @@ def post(service: Serving, collection: str, files: Sequence[File], items: Any = 
     )
 
 
-def indexed(service: Serving, collection: str, files: Sequence[File], items: Any = None, **query: str) -> Payload:
+def indexed(service: Server, collection: str, files: Sequence[File], items: Any = None, **query: str) -> Payload:
     answer = post(service, collection, files, items, **query)
     assert answer.status_code == 200, answer.text
     report: Payload = answer.json()
@@ -60,17 +60,17 @@ def picture(seed: int) -> bytes:
     return encoded(photo(seed=seed))
 
 
-def payload_of(service: Serving, collection: str, id: str) -> Payload:
+def payload_of(service: Server, collection: str, id: str) -> Payload:
     return service.app.state.service.store.retrieve(collection, [id])[0].payload
 
 
-def on_disk(service: Serving, collection: str) -> list[str]:
+def on_disk(service: Server, collection: str) -> list[str]:
     """Names of the uploads of a collection, and of whatever else lies in their folder."""
     folder = uploads_folder(service.app.state.service.folder, collection)
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_pictures_with_captions_are_found_again(service: Serving) -> None:
+def test_pictures_with_captions_are_found_again(service: Server) -> None:
     """An uploaded picture is found by its own pixels and by its caption, and carries what was said of it."""
     report = indexed(
         service,
@@ -88,7 +88,7 @@ def test_pictures_with_captions_are_found_again(service: Serving) -> None:
     assert store.indexes("kites")["album"] == "keyword"
 
 
-def test_sending_twice_changes_nothing(service: Serving) -> None:
+def test_sending_twice_changes_nothing(service: Server) -> None:
     """The same files again are unchanged, with the same ids; other words for a picture replace the old ones."""
     files = [("a.png", picture(3))]
     first = indexed(service, "twice", files, [{"caption": "one", "payload": {"old": 1}}])
@@ -106,7 +106,7 @@ def test_sending_twice_changes_nothing(service: Serving) -> None:
     assert copy["copied"] == 1, "the same pixels under another name keep the vector"
 
 
-def test_documents_bring_their_pictures(service: Serving, tmp_path: Path) -> None:
+def test_documents_bring_their_pictures(service: Server, tmp_path: Path) -> None:
     """A DOCX, a PDF and a page of HTML become passages, and the pictures they hold go to the collection of pictures."""
     data_uri = "data:image/png;base64," + base64.b64encode(picture(12)).decode()
     files = [
@@ -129,7 +129,7 @@ def test_documents_bring_their_pictures(service: Serving, tmp_path: Path) -> Non
     assert "pictures" not in later
 
 
-def test_demo_documents_are_searchable(service: Serving) -> None:
+def test_demo_documents_are_searchable(service: Server) -> None:
     """The documents that come with mmembed, uploaded as they are, are found by their words."""
     files = [(path.name, path.read_bytes()) for path in sorted(Path(str(DOCUMENTS)).glob("*.md"))]
     report = indexed(service, "demo", files, kind="documents", encoder="tiny", pictures_into="")
@@ -137,7 +137,7 @@ def test_demo_documents_are_searchable(service: Serving) -> None:
     assert service.app.state.service.store.count("demo") >= len(files)
 
 
-def test_a_document_shows_nobody_the_files_of_the_server(service: Serving, tmp_path: Path) -> None:
+def test_a_document_shows_nobody_the_files_of_the_server(service: Server, tmp_path: Path) -> None:
     """A document that links to a picture on the server gets neither the picture nor a word on whether it is there."""
     secret = tmp_path / "secret.png"
     secret.write_bytes(picture(20))
@@ -176,7 +176,7 @@ def test_names_are_cleaned(sent: str, kept: str) -> None:
     assert clean_name(sent) == kept
 
 
-def test_hostile_names_stay_in_the_folder(service: Serving) -> None:
+def test_hostile_names_stay_in_the_folder(service: Server) -> None:
     """Names that lead elsewhere, are empty or endless are stored under a harmless one; no kind of file is a failure."""
     names = ["../../../x.png", "CON.png", "n\0ul.png", "y" * 500 + ".png", "😀.png", "no-suffix", "evil.svg"]
     report = indexed(service, "hostile", [(name, picture(30 + n)) for n, name in enumerate(names)])
@@ -191,7 +191,7 @@ def test_hostile_names_stay_in_the_folder(service: Serving) -> None:
     assert len(on_disk(service, "hostile")) == 5
 
 
-def test_one_bad_file_fails_alone(service: Serving) -> None:
+def test_one_bad_file_fails_alone(service: Server) -> None:
     """What is no picture, or too large to decode, is a failure in the client's words, and is not kept."""
     files = [
         ("good.png", picture(40)),
@@ -209,7 +209,7 @@ def test_one_bad_file_fails_alone(service: Serving) -> None:
     assert on_disk(service, "mixed") == ["also-good.png", "good.png"]
 
 
-def test_nothing_stored_is_400_and_leaves_nothing(service: Serving) -> None:
+def test_nothing_stored_is_400_and_leaves_nothing(service: Server) -> None:
     """Where every file is bad the answer is the first failure, and no collection is made."""
     answer = post(service, "unborn", [("a.png", b"junk"), ("b.png", b"junk")])
     assert answer.status_code == 400
@@ -219,7 +219,7 @@ def test_nothing_stored_is_400_and_leaves_nothing(service: Serving) -> None:
     assert post(service, "unborn", [("a.exe", b"junk")]).status_code == 400
 
 
-def test_reserved_keys_give_way(service: Serving) -> None:
+def test_reserved_keys_give_way(service: Server) -> None:
     """A payload cannot say what mmembed says itself, and says all else."""
     said = {"uri": "/etc/passwd", "content_hash": "x", "width": 1, "document": "y", "caption": 5, "mine": [1, 2]}
     report = indexed(service, "reserved", [("a.png", picture(50))], [{"payload": said}])
@@ -247,7 +247,7 @@ def test_reserved_keys_give_way(service: Serving) -> None:
         '[{"payload": {"a": ' + "[" * 5000 + "]" * 5000 + "}}]",
     ],
 )
-def test_items_that_make_no_sense(service: Serving, items: str) -> None:
+def test_items_that_make_no_sense(service: Server, items: str) -> None:
     """What is said of the files is JSON, one entry a file; anything else is 400 and nothing is stored."""
     answer = post(service, "senseless", [("a.png", picture(60))], items)
     assert answer.status_code == 400, answer.text
@@ -260,7 +260,7 @@ def test_items_that_make_no_sense(service: Serving, items: str) -> None:
     "payload",
     [{"a[": 1}, {"a.b": 1}, {"": "x"}, {'q"': "x"}, {"\0": "\0"}, {"k" * 5000: "v"}, {"s": [1, "a", None]}],
 )
-def test_odd_payload_keys_are_stored(service: Serving, payload: Payload) -> None:
+def test_odd_payload_keys_are_stored(service: Server, payload: Payload) -> None:
     """Any key that JSON allows is kept as it is, though not each can be filtered by."""
     name = f"{abs(hash(str(payload)))}.png"
     report = indexed(service, "odd", [(name, picture(70))], [{"payload": payload}])
@@ -269,7 +269,7 @@ def test_odd_payload_keys_are_stored(service: Serving, payload: Payload) -> None
 
 
 @pytest.mark.parametrize("collection", ["%2e%2e", "%2e", "x%00", "x" * 201, "%0a"])
-def test_names_that_no_collection_can_have(service: Serving, collection: str) -> None:
+def test_names_that_no_collection_can_have(service: Server, collection: str) -> None:
     """A collection is called by printable letters, or by dots that lead nowhere."""
     answer = post(service, collection, [("a.png", picture(80))])
     if collection in ("%2e%2e", "%2e"):
@@ -284,7 +284,7 @@ def test_names_that_no_collection_can_have(service: Serving, collection: str) ->
         assert answer.json()["type"] == "InvalidRequest"
 
 
-def test_requests_that_ask_for_what_there_is_not(service: Serving) -> None:
+def test_requests_that_ask_for_what_there_is_not(service: Server) -> None:
     """No file, an unknown field, encoder, kind or suffix, or documents without their encoder: 400 in one sentence."""
     file = [("a.png", picture(90))]
     url = f"{service.url}/v1/index/asked"
@@ -311,7 +311,7 @@ def test_too_many_files(tmp_path: Path) -> None:
         assert post(small, "many", files[:3]).json()["embedded"] == 3
 
 
-def test_a_collection_keeps_its_encoder_and_kind(service: Serving) -> None:
+def test_a_collection_keeps_its_encoder_and_kind(service: Server) -> None:
     """Another encoder, or documents among pictures, are refused, and their uploads are not kept."""
     indexed(service, "kept", [("a.png", picture(100))])
     other = post(service, "kept", [("b.png", picture(101))], encoder="fake")
@@ -320,7 +320,7 @@ def test_a_collection_keeps_its_encoder_and_kind(service: Serving) -> None:
     assert on_disk(service, "kept") == ["a.png"]
 
 
-def test_a_write_that_was_cut_short_is_finished_by_sending_it_again(service: Serving) -> None:
+def test_a_write_that_was_cut_short_is_finished_by_sending_it_again(service: Server) -> None:
     """A file that was kept but never stored, as after a kill, is indexed by the next request with it."""
     folder = uploads_folder(service.app.state.service.folder, "killed")
     content = picture(110)
@@ -343,7 +343,7 @@ def test_a_full_disk_is_said_so(tmp_path: Path) -> None:
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-def test_requests_for_one_collection_take_turns(service: Serving) -> None:
+def test_requests_for_one_collection_take_turns(service: Server) -> None:
     """Eight clients that index into one collection at the same time all succeed, and searches go on meanwhile."""
     indexed(service, "turns", [("first.png", picture(0))])
     with ThreadPoolExecutor(9) as pool:
@@ -354,7 +354,7 @@ def test_requests_for_one_collection_take_turns(service: Serving) -> None:
     assert service.app.state.service.store.count("turns") == 9
 
 
-def test_a_client_that_goes_away_does_not_stop_a_write(service: Serving) -> None:
+def test_a_client_that_goes_away_does_not_stop_a_write(service: Server) -> None:
     """What has begun is finished although its client has gone."""
     files = [("file", (f"{n}.png", picture(300 + n))) for n in range(60)]
     with httpx.Client(timeout=httpx.Timeout(5, read=0.02)) as client, pytest.raises(httpx.ReadTimeout):
@@ -366,7 +366,7 @@ def test_a_client_that_goes_away_does_not_stop_a_write(service: Serving) -> None
         time.sleep(0.05)
 
 
-def test_deletes(service: Serving) -> None:
+def test_deletes(service: Server) -> None:
     """Points go by id, by list and by filter, each with its thumbnail and upload."""
     items = [{"payload": {"album": str(n % 2)}} for n in range(6)]
     report = indexed(service, "deletes", [(f"{n}.png", picture(400 + n)) for n in range(6)], items)
@@ -393,7 +393,7 @@ def test_deletes(service: Serving) -> None:
     assert httpx.delete(f"{service.url}/v1/collections/deletes").status_code == 404
 
 
-def test_a_document_goes_with_its_last_passage(service: Serving) -> None:
+def test_a_document_goes_with_its_last_passage(service: Server) -> None:
     """One passage alone may go; the upload and the pictures inside go when no passage is left."""
     text = "\n\n".join(f"# Chapter {n}\n\n" + f"word{n} and more of chapter {n}. " * 40 for n in range(3))
     inside = "data:image/png;base64," + base64.b64encode(picture(500)).decode()
@@ -414,7 +414,7 @@ def test_a_document_goes_with_its_last_passage(service: Serving) -> None:
     assert on_disk(service, "books") == []
 
 
-def test_dropping_documents_drops_the_pictures_inside(service: Serving) -> None:
+def test_dropping_documents_drops_the_pictures_inside(service: Server) -> None:
     """With a collection of documents go the pictures that stood in them, and no other."""
     inside = "data:image/png;base64," + base64.b64encode(picture(510)).decode()
     indexed(service, "shared", [("own.png", picture(511))])
@@ -521,7 +521,7 @@ def test_payload_indexes_are_bounded_over_all_requests() -> None:
     store.close()
 
 
-def test_contracts_are_made_of_served_encoders(service: Serving) -> None:
+def test_contracts_are_made_of_served_encoders(service: Server) -> None:
     """A collection whose encoder is not served is refused by name, not loaded."""
     store = service.app.state.service.store
     vector = VectorContract("open_clip:ViT-Never/none", "ff", "image", "dense", 4)

@@ -31,7 +31,7 @@ from mmembed.encoders.families import sentence
 from mmembed.encoders.presets import PRESETS
 from mmembed.images import load_image
 from mmembed.service.routes.openai import EmbeddingsRequest
-from mmembed.service.server import Serving
+from mmembed.service.server import Server
 from mmembed.types import Encoder
 from mmembed.vectors import truncate
 
@@ -73,14 +73,14 @@ def text_encoder(folder: Path) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     encoders = (f"sentence:{folder}", "fake", "fake?kind=sparse", "fake?kind=multi")
     with running(tmp_path_factory.mktemp("service"), encoder=encoders, key=(f"{KEY}:infer", "other:search")) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def client(service: Serving) -> Iterator[openai.OpenAI]:
+def client(service: Server) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key=KEY, max_retries=0) as made:
         yield made
 
@@ -110,7 +110,7 @@ def picture_host() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def post(service: Serving, body: object) -> httpx.Response:
+def post(service: Server, body: object) -> httpx.Response:
     return httpx.post(f"{service.url}/v1/embeddings", json=body, headers={"Authorization": f"Bearer {KEY}"})
 
 
@@ -135,7 +135,7 @@ def test_the_clients_own_format_and_floats_are_the_encoders_vectors(
     )
 
 
-def test_base64_is_of_little_endian_float32(service: Serving, text_encoder: Encoder) -> None:
+def test_base64_is_of_little_endian_float32(service: Server, text_encoder: Encoder) -> None:
     """On the wire base64 is a string of four bytes a dimension."""
     answer = post(service, {"model": text_encoder.spec.name, "input": "a", "encoding_format": "base64"})
     sent = np.frombuffer(base64.b64decode(answer.json()["data"][0]["embedding"]), dtype="<f4")
@@ -181,7 +181,7 @@ def test_tokens_are_counted_as_the_encoder_reads_them(client: openai.OpenAI, tex
     assert picture.usage.total_tokens == 0
 
 
-def test_pictures_among_texts(service: Serving) -> None:
+def test_pictures_among_texts(service: Server) -> None:
     """A data URI among the texts is a picture, and so is a part of type image_url; texts keep their places."""
     encoder = load_encoder("tiny")
     pictures = encoder.encode_image([load_image(file, uri=file.name) for file in PICTOGRAMS])
@@ -225,7 +225,7 @@ def test_a_text_that_speaks_of_data_uris_is_a_text(client: openai.OpenAI) -> Non
         assert np.allclose(answer.data[0].embedding, encoder.encode_text([text], role="document")[0], atol=1e-5)
 
 
-def test_a_large_batch_from_the_async_client(service: Serving, text_encoder: Encoder) -> None:
+def test_a_large_batch_from_the_async_client(service: Server, text_encoder: Encoder) -> None:
     """Requests of many texts at the same time come back each in its own order."""
     texts = [f"{text} {number}" for number in range(20) for text in TEXTS if text]
 
@@ -243,7 +243,7 @@ def test_a_large_batch_from_the_async_client(service: Serving, text_encoder: Enc
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def test_keys(service: Serving) -> None:
+def test_keys(service: Server) -> None:
     """A wrong key is an AuthenticationError, a key without the scope `infer` a PermissionDeniedError."""
     for key, error in (("wrong", openai.AuthenticationError), ("other", openai.PermissionDeniedError)):
         with openai.OpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0) as client:
@@ -296,7 +296,7 @@ def test_a_million_bad_elements_are_one_fault(element: object) -> None:
 
 
 @pytest.mark.parametrize(("sentence", "given"), REFUSED.items())
-def test_bad_inputs_are_named_by_their_place(sentence: str, given: object, service: Serving) -> None:
+def test_bad_inputs_are_named_by_their_place(sentence: str, given: object, service: Server) -> None:
     """One sentence says which input is bad and what to send; the server's own files and neighbours are not read."""
     answer = post(service, {"model": "fake", "input": given})
     assert answer.status_code == 400
@@ -305,7 +305,7 @@ def test_bad_inputs_are_named_by_their_place(sentence: str, given: object, servi
     assert re.search(sentence, error["message"]), error["message"]
 
 
-def test_one_bad_picture_leaves_the_next_request_unharmed(service: Serving) -> None:
+def test_one_bad_picture_leaves_the_next_request_unharmed(service: Server) -> None:
     """After a broken picture among good ones the good ones alone are embedded."""
     good = data_uri(PICTOGRAMS[0])
     broken = f"data:image/png;base64,{base64.b64encode(PICTOGRAMS[0].read_bytes()[:200]).decode()}"
@@ -313,7 +313,7 @@ def test_one_bad_picture_leaves_the_next_request_unharmed(service: Serving) -> N
     assert post(service, {"model": "tiny", "input": [good, good]}).status_code == 200
 
 
-def test_a_picture_for_a_text_encoder(service: Serving, text_encoder: Encoder) -> None:
+def test_a_picture_for_a_text_encoder(service: Server, text_encoder: Encoder) -> None:
     """An encoder without an image tower refuses the picture by its place."""
     answer = post(service, {"model": text_encoder.spec.name, "input": ["a", data_uri(PICTOGRAMS[0])]})
     assert answer.status_code == 400
@@ -334,7 +334,7 @@ def test_a_picture_for_a_text_encoder(service: Serving, text_encoder: Encoder) -
     ],
     ids=str,
 )
-def test_options_that_make_no_sense(extra: dict[str, object], service: Serving, text_encoder: Encoder) -> None:
+def test_options_that_make_no_sense(extra: dict[str, object], service: Server, text_encoder: Encoder) -> None:
     """An option that there is not, or of a wrong type, is refused by its name."""
     answer = post(service, {"model": text_encoder.spec.name, "input": "a"} | extra)
     assert answer.status_code == 400

@@ -141,7 +141,7 @@ def pictures() -> Any:
         def log_message(self, *_: object) -> None:
             """Nothing on stderr."""
 
-    class Serving:
+    class Server:
         def __enter__(self) -> str:
             self.server = ThreadingHTTPServer(("127.0.0.1", 0), Bird)
             self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
@@ -153,7 +153,7 @@ def pictures() -> Any:
             self.server.server_close()
             self.thread.join()
 
-    return Serving()
+    return Server()
 
 
 def test_a_picture_finds_passages(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""What one call waits for in one lane, from the event loop or from a thread."""
+"""What one call waits for at one batcher, from the event loop or from a thread."""
 
 from __future__ import annotations
 
@@ -12,43 +12,34 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
-from mmembed.batching.cache import Kept, Key
+from mmembed.batching.cache import CacheKey, Result
 from mmembed.errors import MmembedError
 
-__all__ = ["Call", "Order", "Outcome", "current_call", "deliver"]
-
-Outcome: TypeAlias = Kept | MmembedError
+__all__ = ["Call", "Submission", "current_call", "deliver"]
 
 logger = logging.getLogger(__name__)
 
 
-class Order:
-    """Complete when nothing is missing. Cancelling `future` drops it."""
+class Submission:
+    """Inputs that one call handed in together. Complete when none is missing; cancelling `future` drops it."""
 
-    def __init__(self, drop: Callable[[Order], None], loop: asyncio.AbstractEventLoop | None) -> None:
-        self.outcomes: dict[Key, Outcome] = {}
-        self.missing: set[Key] = set()
+    def __init__(self, drop: Callable[[Submission], None], loop: asyncio.AbstractEventLoop | None) -> None:
+        self.results: dict[CacheKey, Result | MmembedError] = {}
+        self.missing: set[CacheKey] = set()
         self.future: Future[None] = Future()
         self.loop = loop  # None: a thread waits
         self._drop = drop
         self._arrival = loop.create_future() if loop is not None else None
 
-    async def arrived(self) -> dict[Key, Outcome]:
+    async def arrived(self) -> dict[CacheKey, Result | MmembedError]:
         """Raises CancelledError if the call was cancelled."""
         assert self._arrival is not None
         if self.missing:
-            with self._watched():
+            with self.watched():
                 await self._arrival
-        return self.outcomes
-
-    def result(self) -> dict[Key, Outcome]:
-        """The same for a thread; blocks."""
-        if self.missing:
-            with self._watched():
-                self.future.result()
-        return self.outcomes
+        return self.results
 
     def drop(self) -> None:
         """Nobody waits any more; nothing happens where it is complete."""
@@ -69,8 +60,8 @@ class Order:
             _tell(self.loop, self._arrival.cancel)
 
     @contextmanager
-    def _watched(self) -> Generator[None, None, None]:
-        """While this waits it is cancelled with the call it belongs to."""
+    def watched(self) -> Generator[None, None, None]:
+        """Around a wait: it is cancelled with the call that it belongs to. A thread waits for `future`."""
         call = current_call.get()
         if call is None:
             yield
@@ -83,27 +74,27 @@ class Order:
             call.remove(self.future)
 
 
-def deliver(orders: Iterable[Order]) -> None:
-    """Wake whoever waits for these complete orders: one hop into each event loop, however many wait there."""
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Order]] = defaultdict(list)
-    for order in orders:
-        if order.loop is None:
-            order.complete()
+def deliver(submissions: Iterable[Submission]) -> None:
+    """Wake whoever waits for these complete submissions: one hop into each event loop, however many wait there."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Submission]] = defaultdict(list)
+    for submission in submissions:
+        if submission.loop is None:
+            submission.complete()
         else:
-            by_loop[order.loop].append(order)
+            by_loop[submission.loop].append(submission)
     for loop, some in by_loop.items():
         _tell(loop, partial(_complete, some))
 
 
-def _cancelled(order: weakref.ref[Order], future: Future[None]) -> None:
-    waiting = order()
+def _cancelled(submission: weakref.ref[Submission], future: Future[None]) -> None:
+    waiting = submission()
     if future.cancelled() and waiting is not None:
         waiting.cancel()
 
 
-def _complete(orders: Iterable[Order]) -> None:
-    for order in orders:
-        order.complete()
+def _complete(submissions: Iterable[Submission]) -> None:
+    for submission in submissions:
+        submission.complete()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:

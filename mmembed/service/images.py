@@ -1,16 +1,21 @@
-"""A picture as a request carries it -> the bytes of its file: an address, a data URI or base64, never a path."""
+"""The images of a request -> the bytes of their files: addresses, data URIs or base64, never paths."""
 
 from __future__ import annotations
 
+import asyncio
 import binascii
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
-from mmembed.errors import InvalidRequest, RequestTooLarge, UnreadableImage
+from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooLarge, UnreadableImage
 from mmembed.service.fetching import Fetcher, shown
 
-__all__ = ["is_address", "picture_bytes"]
+__all__ = ["ImageSource", "fetch_images", "image_bytes", "is_address"]
+
+ImageSource: TypeAlias = str | Mapping[str, Any]
+"""As a client writes it: an address, a data URI or base64, or {"url": ...} or {"base64": ...}."""
 
 _BYTES = "a data URI (data:image/png;base64,...) or the bytes of the file in base64"
 _HOW = f"send an http(s) address, {_BYTES}"
@@ -24,9 +29,49 @@ def is_address(source: object) -> bool:
     return isinstance(text, str) and text[:8].lower().startswith(("http://", "https://"))
 
 
-async def picture_bytes(
-    source: str | Mapping[str, Any], *, fetcher: Fetcher, max_bytes: int, urls: bool = True
-) -> bytes:
+async def fetch_images(
+    sources: Sequence[ImageSource | bytes], *, fetcher: Fetcher, max_bytes: int, max_bytes_together: int | None = None
+) -> list[bytes | MmembedError]:
+    """The file of each image, in order, or why there is none; all side by side, equal ones fetched once.
+
+    `max_bytes`: of one that the request itself carries; the fetcher bounds the others. Files that are here already
+    are handed on as they are.
+
+    Raises RequestTooLarge for images of more than `max_bytes_together`, Overloaded where too many are being fetched.
+    """
+    left = max_bytes_together
+
+    async def fetched(source: ImageSource) -> bytes | MmembedError:
+        nonlocal left
+        try:
+            content = await image_bytes(source, fetcher=fetcher, max_bytes=max_bytes)
+        except Overloaded:
+            raise
+        except MmembedError as exc:
+            return exc
+        if left is not None and max_bytes_together is not None:
+            left -= len(content)
+            if left < 0:
+                most = max_bytes_together / 2**20
+                raise RequestTooLarge(f"the pictures are more than {most:g} MiB together: send them in parts")
+        return content
+
+    distinct = {_key_of(source): source for source in sources if not isinstance(source, bytes)}
+    tasks = {key: asyncio.ensure_future(fetched(source)) for key, source in distinct.items()}
+    try:
+        await asyncio.gather(*tasks.values())
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    return [source if isinstance(source, bytes) else tasks[_key_of(source)].result() for source in sources]
+
+
+def _key_of(source: ImageSource) -> tuple[bool, str]:
+    """Equal for the same image."""
+    return (True, source) if isinstance(source, str) else (False, json.dumps(source, sort_keys=True))
+
+
+async def image_bytes(source: ImageSource, *, fetcher: Fetcher, max_bytes: int, urls: bool = True) -> bytes:
     """The bytes of the file that `source` is, at most `max_bytes` of them; whether they are a picture, decoding tells.
 
     Raises UnreadableImage for what is no picture, ForbiddenUrl for an address that is not fetched, InvalidRequest for
@@ -46,7 +91,7 @@ async def picture_bytes(
     return _decoded(text, max_bytes)
 
 
-def _parted(source: str | Mapping[str, Any]) -> tuple[str, str]:
+def _parted(source: ImageSource) -> tuple[str, str]:
     """("", text) of a string, ("url" or "base64", text) of an object with that one key."""
     if isinstance(source, str):
         return "", source

@@ -20,8 +20,8 @@ from mmembed.ingest.documents import DocumentWork
 from mmembed.ingest.images import ImageWork
 from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget, ImageTarget, RunOptions
+from mmembed.service.indexing.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.service.state import Service
-from mmembed.service.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
 
 __all__ = ["Contents", "Sent", "contents_of", "index_sent"]

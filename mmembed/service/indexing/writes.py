@@ -12,15 +12,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import Annotated, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from fastapi import Depends, Request
-
-from mmembed.batching.waiting import current_call
+from mmembed.batching.submission import current_call
 from mmembed.errors import CollectionNotFound, MmembedError
-from mmembed.service.state import Service
+from mmembed.service.threads import Threads
+from mmembed.types import Store
 
-__all__ = ["QUIET_SECONDS", "Writes", "WritesOf"]
+__all__ = ["QUIET_SECONDS", "Writes"]
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +33,14 @@ T = TypeVar("T")
 class Writes:
     """The turns of one service's collections. Used from its event loop alone."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, store: Store, threads: Threads) -> None:
+        self._store = store
+        self._threads = threads
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._running: set[asyncio.Task[object]] = set()  # the loop itself holds tasks by weak references
         self._optimizing = threading.Lock()
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def alone(
         self,
@@ -55,7 +55,7 @@ class Writes:
         async with finish:
             for name in names:  # in one order everywhere: nobody waits in a circle
                 await finish.enter_async_context(self._turns[name])
-            await finish.enter_async_context(self._room)
+            await finish.enter_async_context(self._at_once)
             held = finish.pop_all()
 
         async def work() -> T:
@@ -63,7 +63,7 @@ class Writes:
             async with held:
                 self._hold(names)
                 try:
-                    return await self._service.run(call, *args, **kwargs)
+                    return await self._threads.run(call, *args, **kwargs)
                 finally:
                     self._rest(names)
 
@@ -91,20 +91,8 @@ class Writes:
     def _optimize(self, collection: str) -> None:
         with self._optimizing:
             try:
-                self._service.store.optimize(collection)
+                self._store.optimize(collection)
             except CollectionNotFound:
                 log.debug("collection %r was removed before its search graph was built", collection)
             except MmembedError as exc:
                 log.warning("the search graph of collection %r was not built: %s", collection, exc)
-
-
-def _writes_of(request: Request) -> Writes:
-    state = request.app.state
-    if not hasattr(state, "writes"):
-        state.writes = Writes(state.service)
-    writes: Writes = state.writes
-    return writes
-
-
-WritesOf = Annotated[Writes, Depends(_writes_of)]
-"""The type of a route's parameter `writes`."""

@@ -1,0 +1,74 @@
+"""Which rerankers may be used: those of `--reranker`, each loaded once. No request makes the service load another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+
+from mmembed.encoders.registry import load_reranker
+from mmembed.errors import EncoderLoadError, MmembedError, UnknownEncoder
+from mmembed.service.settings import Settings
+from mmembed.types import Reranker
+
+__all__ = ["ServedRerankers"]
+
+_SHOWN = 100  # characters of an unknown name
+
+logger = logging.getLogger(__name__)
+
+
+class ServedRerankers(Mapping[str, Reranker]):
+    """Names, as they were given when the service was started, to rerankers. Blocks while one is loaded."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Reranker | MmembedError] = {}
+
+    def __getitem__(self, name: str) -> Reranker:
+        """Raises UnknownEncoder for what is not served, and what loading it raised, each time it is asked for."""
+        if name not in self._settings.reranker:
+            served = ", ".join(self) or "none"
+            hint = f"rerankers served are {served}; others are named with --reranker when the service is started"
+            raise UnknownEncoder(name[:_SHOWN], list(self), hint=hint)
+        with self._lock:  # whoever asks for another waits too: they are few, and loaded when the service starts
+            if name not in self._loaded:
+                self._loaded[name] = self._load(name)
+            found = self._loaded[name]
+        if isinstance(found, MmembedError):
+            raise found.with_traceback(None)  # one error for many callers: each raise would lengthen its traceback
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings.reranker)
+
+    def __len__(self) -> int:
+        return len(self._settings.reranker)
+
+    def load_all(self) -> None:
+        """Load every one. A failure is logged and kept for those who ask for that reranker."""
+        for name in self:
+            try:
+                self[name]
+            except MmembedError:  # logged where it was loaded
+                continue
+
+    def _load(self, name: str) -> Reranker | MmembedError:
+        settings = self._settings
+        try:
+            return load_reranker(
+                name,
+                device=settings.device,
+                dtype=settings.dtype,
+                batch_size=settings.batch_size,
+                trust_remote_code=settings.trust_remote_code,
+            )
+        except MmembedError as exc:
+            logger.warning("reranker %s cannot be loaded: %s", name, exc)
+            return exc
+        except Exception as exc:  # of a stranger's library
+            logger.exception("reranker %s cannot be loaded", name)
+            return EncoderLoadError(
+                f"reranker {name!r} cannot be loaded ({type(exc).__name__}): the log of the service says more"
+            )
