@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,15 +13,16 @@ from mmembed.cli import options as o
 from mmembed.cli.index import Paths
 
 if TYPE_CHECKING:
-    from mmembed.classification import Classes, Classified, Labels, LabelScore
+    from mmembed.classification import Classes, Classified, LabelScore
     from mmembed.classification.zero_shot import Learnt
-    from mmembed.encoders import Encoders
-    from mmembed.types import Encoder, Failure, Store
+    from mmembed.types import Failure, Store
 
 _SHOWN = 5  # labels of a picture, where people read
 
 
+@o.shared("json", *o.MODELS, "batch_size", *o.STORE, to_read=True)
 def classify_command(
+    session: o.Session,
     paths: Paths,
     labels: asked.LabelsText,
     encoder: Annotated[
@@ -37,7 +37,6 @@ def classify_command(
         str | None,
         typer.Option("--in", help="Use the encoder and the calibration of this collection.", show_default=False),
     ] = None,
-    store: o.StoreUrl = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.", show_default=False)
     ] = None,
@@ -48,14 +47,7 @@ def classify_command(
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default=False)
     ] = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
     workers: o.Workers = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Say which of your labels fit each picture: zero-shot, or by what a collection learnt.
 
@@ -68,60 +60,32 @@ def classify_command(
     limits = asked.asked_threshold(threshold, wanted.names)
 
     from mmembed.classification import classify, embed_classes
-    from mmembed.encoders import Encoders
+    from mmembed.classification.calibration_fit import load_calibration
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.sources import scan
-    from mmembed.types import LoadOptions
 
     found = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
-    encoders = Encoders(
-        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    used = asked.image_encoder(session, collection, encoder)
+    classes, learnt = embed_classes(used, wanted, cache=asked.class_cache()), None
+    if collection is not None:
+        classes = classes.calibrated(load_calibration(session.store, collection, classes))
+        if few_shot:
+            learnt, classes = _learnt(session.store, collection, classes), classes.calibrated(None)
+    if calibration is not None:
+        from mmembed.classification.calibration import read_calibration
+
+        classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
+    results = classify(
+        found,
+        classes,
+        encoder=used,
+        threshold=limits,
+        top_k=top_k,
+        learnt=learnt,
+        workers=workers,
+        max_pixels=max_pixels or MAX_PIXELS,
     )
-    with ExitStack() as stack:
-        learnt = None
-        if collection is None:
-            used = encoders[encoder or "tiny"]
-            classes = embed_classes(used, wanted, cache=asked.class_cache())
-        else:
-            opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-            stack.callback(opened.close)
-            used, classes = _of_collection(opened, collection, encoder, encoders, wanted)
-            if few_shot:
-                learnt, classes = _learnt(opened, collection, classes), classes.calibrated(None)
-        if calibration is not None:
-            from mmembed.classification.calibration import read_calibration
-
-            classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
-        results = classify(
-            found,
-            classes,
-            encoder=used,
-            threshold=limits,
-            top_k=top_k,
-            learnt=learnt,
-            workers=workers,
-            max_pixels=max_pixels or MAX_PIXELS,
-        )
-        _print(results, classes, cut=limits is not None, as_json=json, shown=top_k or _SHOWN)
-
-
-def _of_collection(
-    opened: Store, collection: str, encoder: str | None, encoders: Encoders, labels: Labels
-) -> tuple[Encoder, Classes]:
-    """The encoder that made the pictures' vectors, and the labels as it sees them, calibrated where they were."""
-    from mmembed.classification import embed_classes
-    from mmembed.classification.calibration_fit import load_calibration
-    from mmembed.collection.contract import check_fingerprint
-    from mmembed.errors import InvalidQuery
-
-    contract = opened.contract(collection)
-    if contract is None or "image" not in contract.vectors:
-        raise InvalidQuery(f"collection {collection!r} remembers no encoder of pictures: give --encoder instead")
-    vector = contract.vectors["image"]
-    used = encoders[encoder or vector.encoder]
-    check_fingerprint(collection, "image", vector, used)
-    classes = embed_classes(used, labels, cache=asked.class_cache())
-    return used, classes.calibrated(load_calibration(opened, collection, classes))
+    _print(results, classes, cut=limits is not None, as_json=session.json, shown=top_k or _SHOWN)
 
 
 def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
@@ -148,8 +112,7 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
     for result in results:
         if isinstance(result, Failure):
             failed += 1
-            said = result.error if result.uri in result.error else f"{result.uri}: {result.error}"
-            typer.echo(f"failed: {said}", err=True)
+            o.tell_failures([result])
             continue
         done += 1
         if as_json:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mmembed.classification import ClassCache, Labels
+    from mmembed.cli.options import Session
+    from mmembed.types import Encoder
 
 LabelsText: TypeAlias = Annotated[
     str,
@@ -82,6 +84,24 @@ def asked_threshold(entries: Sequence[str] | None, names: Sequence[str]) -> floa
     if not single:
         return whole
     return single if whole is None else {**dict.fromkeys(names, whole), **single}
+
+
+def image_encoder(session: Session, collection: str | None, name: str | None) -> Encoder:
+    """The encoder of the collection's pictures; without a collection the one that is named, or tiny.
+
+    Raises InvalidQuery for a collection without the vector `image`, CollectionMismatch where another encoder is named.
+    """
+    from mmembed.collection import Collection
+    from mmembed.collection.contract import check_fingerprint
+
+    if collection is None:
+        return session.encoders[name or "tiny"]
+    where = Collection(session.store, collection)
+    if name is None:
+        return where.encoder("image", session.encoders)
+    stored = where.vector("image")
+    check_fingerprint(collection, "image", stored, session.encoders[name])
+    return session.encoders[name]
 
 
 def class_cache() -> ClassCache:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
-    from mmembed.types import Hit, LoadOptions, Reranker
+    from mmembed.types import Hit
 
 _SNIPPET = 160  # characters of a passage
 
 
+@o.shared("json", *o.MODELS, *o.STORE, to_read=True)
 def search_command(
+    session: o.Session,
     query: Annotated[str | None, typer.Argument(help="Words to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture to search with, alone or beside words.")] = None,
-    collection: Annotated[str, typer.Option("--in", help="Collection to search.")] = "images",
-    store: o.StoreUrl = None,
+    collections: Annotated[
+        list[str] | None,
+        typer.Option("--in", help="Collection to search, by default images; repeatable.", show_default=False),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Number of hits.")] = 10,
     offset: Annotated[int, typer.Option(min=0, help="Hits to skip.")] = 0,
     filter: o.FilterJson = None,
@@ -46,12 +50,6 @@ def search_command(
     no_late: Annotated[
         bool, typer.Option("--no-late", help="Leave out the vector late, which reorders the best candidates.")
     ] = False,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Search by words, by picture, by both, or by a stored point.
 
@@ -59,52 +57,67 @@ def search_command(
     """
     if query is None and image is None and id is None:
         raise typer.BadParameter("give words, --image FILE or --id POINT", param_hint="QUERY")
-    pictures = [o.existing_file(path) for path in minus_image or []]
+    names = list(dict.fromkeys(collections or ["images"]))
+    if len(names) > 1 and rerank is not None:
+        raise typer.BadParameter("orders the hits of one collection: name one with --in", param_hint="--rerank")
+    picture = o.existing_file(image) if image is not None else None
+    less = [*(minus or []), *(o.existing_file(path) for path in minus_image or [])]
     weights = dict(_weight(entry) for entry in weight or [])
     wanted = o.parse_filter(filter)
-    picture = o.existing_file(image) if image is not None else None
-
-    from mmembed.encoders import Encoders
-    from mmembed.retrieval.api import search
-    from mmembed.types import LoadOptions
-
-    encoders = Encoders(LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code))
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        hits = search(
-            opened,
-            collection,
-            text=query,
-            image=picture,
-            id=id,
-            weights=weights,
-            minus=[*(minus or []), *pictures],
-            vector_name=using,
-            encoder=encoders[encoder] if encoder else None,
-            task=task,
-            filter=wanted,
-            limit=limit,
-            offset=offset,
-            score_threshold=threshold,
-            all_passages=all_passages,
-            exact=exact,
-            late=not no_late,
-            rerank=_load_asked_reranker(rerank, encoders.options) if rerank else None,
-            candidates=candidates,
-            encoders=encoders,
-        )
-    finally:
-        opened.close()
+    # what is asked: an option of a search has its line here
+    asked = dict[str, Any](
+        text=query,
+        image=picture,
+        id=id,
+        weights=weights,
+        minus=less,
+        vector_name=using,
+        task=task,
+        filter=wanted,
+        limit=limit,
+        offset=offset,
+        score_threshold=threshold,
+        all_passages=all_passages,
+        exact=exact,
+        late=not no_late,
+    )
+    hits = _hits(session, names, asked, encoder, rerank, candidates)
     for hit in hits:
-        typer.echo(o.as_json(hit_json(hit)) if json else _line(hit))
-    if not hits and not json:
+        typer.echo(o.as_json(hit_json(hit)) if session.json else _line(hit, named=len(names) > 1))
+    if not hits and not session.json:
         typer.echo("no hits", err=True)
 
 
-def _load_asked_reranker(name: str, run: LoadOptions) -> Reranker:
+def _hits(
+    session: o.Session,
+    names: list[str],
+    asked: dict[str, Any],
+    encoder: str | None,
+    rerank: str | None,
+    candidates: int,
+) -> list[Hit]:
+    """Of one collection, or the best of several; those that cannot answer are named on stderr."""
     from mmembed.encoders.registry import load_reranker
+    from mmembed.retrieval.api import search, search_several
 
-    return load_reranker(name, device=run.device, dtype=run.dtype, trust_remote_code=run.trust_remote_code)
+    store, given, run = session.store, session.encoder(encoder), session.encoders.options
+    if len(names) > 1:
+        several = search_several(store, names, **asked, encoder=given, encoders=session.encoders)
+        for name, why in several.skipped.items():
+            typer.echo(f"skipped: {name}: {o.as_flags(why)}", err=True)
+        return several.hits
+    reranker = None
+    if rerank is not None:
+        reranker = load_reranker(rerank, device=run.device, dtype=run.dtype, trust_remote_code=run.trust_remote_code)
+    return search(
+        store,
+        names[0],
+        **asked,
+        encoder=given,
+        rerank=reranker,
+        candidates=candidates,
+        encoders=session.encoders,
+    )
 
 
 def hit_json(hit: Hit) -> dict[str, object]:
@@ -119,9 +132,10 @@ def hit_json(hit: Hit) -> dict[str, object]:
     }
 
 
-def _line(hit: Hit) -> str:
+def _line(hit: Hit, *, named: bool) -> str:
     probability = f"{hit.probability:7.1%}" if hit.probability is not None else ""
     where = f" page {hit.payload['page']}" if "page" in hit.payload else ""
+    where += f" in {hit.collection}" if named else ""
     line = f"{hit.score:7.4f} {probability}  {hit.payload.get('uri', hit.id)}{where}"
     said = str(hit.payload.get("text") or hit.payload.get("caption") or "")
     snippet = " ".join(said.split())

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _MANY = 10_000  # points that a search compares with in no time, graph or not
 
 
+@o.shared("json", *o.MODELS, "batch_size", *o.STORE, to_read=True)
 def tag_command(
+    session: o.Session,
     collection: Annotated[str, typer.Argument(help="Collection of images to tag.")],
     labels: Annotated[
         str | None, typer.Option(help="Labels parted by commas, or a file of them, as for classify.")
@@ -39,14 +41,6 @@ def tag_command(
     optimize: Annotated[
         bool, typer.Option("--optimize", help="Then build the search graph of an embedded store anew.")
     ] = False,
-    store: o.StoreUrl = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Label the pictures of a collection from their stored vectors; none is opened or encoded again.
 
@@ -58,41 +52,33 @@ def tag_command(
     wanted = o.parse_filter(filter)
 
     from mmembed.classification.tagging import remove_tags, tag
-    from mmembed.encoders import Encoders
-    from mmembed.types import LoadOptions
 
-    encoders = Encoders(
-        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-    )
     given = asked.asked_labels(labels, templates, background) if labels is not None else None
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        if given is None:
-            removed = remove_tags(opened, collection, key=key, filter=wanted)
-            typer.echo(
-                o.as_json({"removed": removed}) if json else f"{removed:,} points of {collection} lost their tags"
-            )
-            _after_writing(opened, collection, removed, optimize=optimize)
-            return
-        with show_progress(lambda: opened.count(collection, filter=wanted), "points") as on_progress:
-            report = tag(
-                opened,
-                collection,
-                given,
-                key=key,
-                threshold=asked.asked_threshold(threshold, given.names),
-                top_k=top_k,
-                best=best,
-                filter=wanted,
-                on_progress=on_progress,
-                cache=asked.class_cache(),
-                encoders=encoders,
-            )
-        typer.echo(o.as_json(report.as_json()) if json else _summary(report))
-        written = report.tagged + report.untagged + report.removed
-        _after_writing(opened, collection, written, optimize=optimize)
-    finally:
-        opened.close()
+    store = session.store
+    if given is None:
+        removed = remove_tags(store, collection, key=key, filter=wanted)
+        said = (
+            o.as_json({"removed": removed}) if session.json else f"{removed:,} points of {collection} lost their tags"
+        )
+        typer.echo(said)
+        _after_writing(store, collection, removed, optimize=optimize)
+        return
+    with show_progress(lambda: store.count(collection, filter=wanted), "points") as on_progress:
+        report = tag(
+            store,
+            collection,
+            given,
+            key=key,
+            threshold=asked.asked_threshold(threshold, given.names),
+            top_k=top_k,
+            best=best,
+            filter=wanted,
+            on_progress=on_progress,
+            cache=asked.class_cache(),
+            encoders=session.encoders,
+        )
+    typer.echo(o.as_json(report.as_json()) if session.json else _summary(report))
+    _after_writing(store, collection, report.tagged + report.untagged + report.removed, optimize=optimize)
 
 
 def _after_writing(store: Store, collection: str, written: int, *, optimize: bool) -> None:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _COLOURS = {"passed": typer.colors.GREEN, "fault": typer.colors.RED, "skipped": typer.colors.BRIGHT_BLACK}
 
 
+@o.shared("json", *o.MODELS, "batch_size")
 def verify_command(
+    session: o.Session,
     encoder: Annotated[
         str, typer.Argument(help="A name, or FILE.py:NAME, an encoder or a function without arguments that makes one.")
     ],
@@ -46,18 +48,12 @@ def verify_command(
         float | None,
         typer.Option(min=0, help="Distance of two equal vectors that is allowed; by default it follows the dtype."),
     ] = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
     """Try an encoder in the ways in which encoders are silently wrong. Exits with 1 if one of them is found."""
     from mmembed.encoders import Encoders
     from mmembed.testing import check_encoder, read_known_answers, record_known_answers, write_known_answers
-    from mmembed.types import LoadOptions
 
-    encoders = Encoders(LoadOptions(device, dtype, batch_size, trust_remote_code))
+    encoders = session.encoders
     answers = None if known is None else read_known_answers(known)
     tried = _load(encoder, encoders)
     report = check_encoder(
@@ -68,7 +64,7 @@ def verify_command(
         checkpoint=checkpoint,
         tolerance=tolerance,
     )
-    if json:
+    if session.json:
         typer.echo(
             o.as_json({"encoder": report.encoder, "ok": report.ok, "checks": [asdict(c) for c in report.checks]})
         )

@@ -13,12 +13,7 @@ from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload,
 
 __all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
 
-_OPTIONS = {
-    "caption": "--caption-encoder",
-    "cross": "--cross-encoder",
-    "late": "--late-encoder",
-    "sparse": "--sparse-encoder",
-}
+_NAMED = ("caption", "cross", "late", "sparse")  # vectors that have a parameter of their own; others have `encoder`
 _MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
 _PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a
@@ -67,7 +62,7 @@ def prepare_collection(
     if remembered is None:
         raise CollectionNotOurs(collection)
     if remembered.kind != kind:
-        raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another --collection")
+        raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another collection")
     store.add_indexes(collection, INDEXES[_MODALITY[kind]])  # a creation that timed out may lack them
     for name, (encoder, _) in encoders.items():
         stored = remembered.vectors.get(name)
@@ -76,8 +71,8 @@ def prepare_collection(
         try:
             check_fingerprint(collection, name, stored, encoder)
         except CollectionMismatch as exc:
-            option = _OPTIONS.get(name, "--encoder")
-            advice = f"index with {option} '{stored.encoder}', or into another --collection"
+            parameter = f"{name}_encoder" if name in _NAMED else "encoder"
+            advice = f"index with `{parameter}={stored.encoder!r}`, or into another collection"
             raise CollectionMismatch(
                 collection, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
             ) from exc

@@ -122,7 +122,7 @@ class Checkpoint:
                     f"know: pip install -U transformers, or name another model"
                 )
             elif "trust_remote_code" in str(exc):
-                todo = f"{self.model} runs Python of its own repository: read it, then pass --trust-remote-code"
+                todo = f"{self.model} runs Python of its own repository: read it, then pass `trust_remote_code=True`"
             elif self.local:
                 todo = f"folder {self.model} cannot be loaded ({reason}): it must hold config, tokenizer and weights"
             elif isinstance(exc, OSError):

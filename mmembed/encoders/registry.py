@@ -83,7 +83,7 @@ def parse_name(name: str) -> EncoderName:
         return replace(expanded, options={**expanded.options, **options})
     family, _, model = stem.partition(":")
     if not family:
-        raise UnknownEncoder(name, PRESETS, hint="a name is FAMILY:MODEL or a preset; `mmembed encoders` lists them")
+        raise UnknownEncoder(name, PRESETS, hint="a name is FAMILY:MODEL, or a preset such as minilm or siglip2-b32")
     return EncoderName(family, model, options)
 
 

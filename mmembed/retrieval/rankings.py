@@ -46,7 +46,7 @@ def rankings_of(
     if contract is not None and name not in contract.vectors:
         raise InvalidQuery(
             f"collection {collection!r} has no vector {name!r}, only {', '.join(sorted(contract.vectors))}"
-            + (": index it again with --cross-encoder to find its texts by picture" if name == "cross" else "")
+            + (": index it again with `cross_encoder=` to find its texts by picture" if name == "cross" else "")
         )
     if query.vector is not None:
         vector = given_vector(query.vector, name, contract.vectors[name] if contract is not None else None)
@@ -137,7 +137,7 @@ def _encoder_of(
         if encoder is None:
             raise InvalidQuery(
                 f"collection {collection.name!r} was not made by mmembed and does not say which encoder made its "
-                f"vectors: name it with --encoder, and the vector with --using"
+                f"vectors: name it with `encoder=`, and the vector with `vector_name=`"
             )
         return encoder
     vector = contract.vectors[name]

@@ -88,8 +88,13 @@ def error_response(request_path: str, error: e.MmembedError, *, hidden: Sequence
 def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
     """What a client is told of an error."""
     if isinstance(error, e.StoreError | e.EncoderError) or status_of(error) >= 500:
-        return without_places(str(error), hidden)
-    return str(error)
+        return without_places(as_fields(error), hidden)
+    return as_fields(error)
+
+
+def as_fields(error: e.MmembedError) -> str:
+    """Its sentence with parameters as fields of JSON: `dtype='float32'` -> "dtype": "float32"."""
+    return e.respell(str(error), lambda name, value: f'"{name}"' + (f": {value}" if value else "").replace("'", '"'))
 
 
 def fault_response(request_path: str) -> Response:

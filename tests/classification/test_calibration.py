@@ -354,7 +354,7 @@ def test_a_file_holds_all_of_it(fitted: Calibration, tmp_path: Path) -> None:
 def test_a_file_that_is_no_calibration_is_refused(broken: str, tmp_path: Path) -> None:
     """One sentence, whatever is in it."""
     (tmp_path / "c.json").write_text(broken)
-    with pytest.raises(InvalidSample, match="mmembed calibrate"):
+    with pytest.raises(InvalidSample, match="fit one"):
         read_calibration(tmp_path / "c.json")
     with pytest.raises(UnreadableSource, match="cannot be read"):
         read_calibration(tmp_path / "gone.json")
@@ -366,7 +366,7 @@ def test_a_file_that_is_no_calibration_is_refused(broken: str, tmp_path: Path) -
 def test_a_damaged_calibration_is_refused(fitted: Calibration, change: dict[str, Any]) -> None:
     """One from which probabilities could not be computed is not loaded."""
     value = json.loads(json.dumps(fitted.to_json()))
-    with pytest.raises(InvalidSample, match="mmembed calibrate"):
+    with pytest.raises(InvalidSample, match="fit it anew"):
         Calibration.from_json({**value, **change})
 
 

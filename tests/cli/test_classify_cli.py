@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.test_cli import DEMO, Program
+from program import DEMO, Program
 
 import mmembed
 from mmembed.classification import Classes, embed_classes, labels_of

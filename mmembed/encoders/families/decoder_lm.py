@@ -114,7 +114,7 @@ class DecoderLM:
         pooled = self._forward.pool(rows, self._prefix_of(prefix) if prefix and rows else None)
         if not np.isfinite(pooled).all():
             raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
+                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
             )
         return truncate(pooled, self.spec.dim or pooled.shape[1])  # in float32: half precision leaves norms off by 1e-3
 

@@ -131,7 +131,7 @@ def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 def check_finite(rows: npt.NDArray[np.float32], encoder: str, dtype: str) -> npt.NDArray[np.float32]:
     """`rows` as they are. Raises InvalidEmbedding for NaN or infinity, which half precision can come to."""
     if not np.isfinite(rows).all():
-        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try --dtype bfloat16 or float32")
+        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try `dtype='bfloat16'` or `dtype='float32'`")
     return rows
 
 

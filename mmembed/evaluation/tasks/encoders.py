@@ -91,7 +91,7 @@ def _files_of(store: Store, collection: str, manifest: Path) -> _Files:
     if not there:
         raise InvalidTestSet(
             f"collection {collection!r} names {gone:,} files and none is there any more, so nothing can be indexed "
-            f"anew: compare two collections that are there (--in X --in Y)"
+            f"anew: compare two collections that are there"
         )
     lost = f"{gone:,} of {there + gone:,} things in {collection!r} have no file that could be indexed anew: left out"
     return _Files(contract.kind, manifest, there, (lost,) if gone else ())

@@ -155,7 +155,7 @@ def _remembered(collection: Collection, encoders: Mapping[str, Encoder]) -> Enco
     if contract is None:
         raise InvalidQuery(
             f"collection {collection.name!r} was not made by mmembed and does not say which encoder made its vectors: "
-            f"name it (--encoder)"
+            f"name it with `encoder=`"
         )
     vector = next(name for name in ("image", "text", *contract.vectors) if name in contract.vectors)
     return collection.encoder(vector, encoders)

@@ -49,7 +49,7 @@ def kind_of(store: Store, collection: str) -> str:
     if contract is None:
         raise InvalidTestSet(
             f"collection {collection!r} was not made by mmembed and does not say what its texts and pictures are: "
-            f"index them with `mmembed index` first"
+            f"index them first"
         )
     return contract.kind
 

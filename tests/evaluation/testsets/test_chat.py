@@ -259,11 +259,11 @@ def test_a_wrong_key_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_and_a_redirect_name_the_option(tmp_path: Path) -> None:
-    """404 and 307 end it too, and say what to look at: the model's name and --chat."""
+    """404 and 307 end it too, and say what to look at: the model's name and the URL."""
     for reply in (Reply({"error": "model not found"}, status=404), Reply(status=307, headers={"Location": "/v2"})):
         with StandIn(lambda _: answers("x")) as server:
             server.first(reply)
-            with pytest.raises(EncoderRefused, match="--chat"):
+            with pytest.raises(EncoderRefused, match="the chat URL"):
                 ask(chat(server), [FERRY], tmp_path)
 
 
@@ -315,6 +315,6 @@ def test_the_address_with_or_without_its_end(given: str, server: str) -> None:
 )
 def test_what_is_no_address(given: str) -> None:
     """The sentence names the option and repeats nothing of what may be a secret."""
-    with pytest.raises(SettingsError, match="--chat is no address") as refused:
+    with pytest.raises(SettingsError, match="the chat URL is no address") as refused:
         server_of(given)
     assert "secret" not in str(refused.value)
