@@ -113,7 +113,7 @@ class Session:
 
         return Encoders(LoadOptions(self.device, self.dtype, self.batch_size, self.trust_remote_code))
 
-    def encoder(self, name: str | None) -> Encoder | None:
+    def load(self, name: str | None) -> Encoder | None:
         return self.encoders[name] if name else None
 
     def encoder_of(self, collection: str, vector: str, name: str | None, default: str) -> Encoder:

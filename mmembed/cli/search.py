@@ -100,7 +100,7 @@ def _hits(
     from mmembed.encoders.registry import load_reranker
     from mmembed.retrieval.api import search, search_several
 
-    store, given, run = session.store, session.encoder(encoder), session.encoders.options
+    store, given, run = session.store, session.load(encoder), session.encoders.options
     if len(names) > 1:
         several = search_several(store, names, **asked, encoder=given, encoders=session.encoders)
         for name, why in several.skipped.items():
