@@ -166,7 +166,7 @@ def find_checkpoint(name: EncoderName, *, revision: str | None, example: str) ->
     path = Path(name.model).expanduser()
     if path.is_dir():
         if revision:
-            raise SettingsError(f"a folder such as {path} has no revision: leave ?revision={revision} away")
+            raise SettingsError(f"a folder such as {path} has no revision: leave ?revision={revision} out")
         return Checkpoint(str(path.resolve()), None, local=True)
     if name.model.startswith((".", "/", "~")):
         raise EncoderLoadError(f"encoder {str(name)!r} names a folder that is not there: check the path")

@@ -204,7 +204,7 @@ def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
             if option == "dim":
                 raise SettingsError(
                     f"encoder {bare!r} was asked for fewer dimensions, but models of family {name.family!r} were not "
-                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= away"
+                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= out"
                 )
             has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
             raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")

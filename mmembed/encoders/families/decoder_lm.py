@@ -257,7 +257,7 @@ def _least_dim(name: EncoderName, dim: str | None, family: Family, config: Pretr
     if not dims and dim is not None:
         raise SettingsError(
             f"encoder {str(name)!r} was asked for fewer dimensions, but {name.family} was not trained so that its "
-            f"first ones stand alone (Matryoshka): leave ?dim= away"
+            f"first ones stand alone (Matryoshka): leave ?dim= out"
         )
     return min(dims, default=config.hidden_size)
 

@@ -245,7 +245,7 @@ def _load_model(source: Checkpoint, run: LoadOptions, adapted: Adapted, *, advic
     if adapted.adapter is not None:
         adapted.check()
         if model.transformers_model is None:
-            raise EncoderLoadError(f"{source.model} has no transformer to merge an adapter into: leave it away")
+            raise EncoderLoadError(f"{source.model} has no transformer to merge an adapter into: leave it out")
         merge_adapter(model.transformers_model, adapted.adapter)
         cast(model, device, dtype)
     if "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(adapted.base):

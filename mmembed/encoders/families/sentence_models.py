@@ -95,7 +95,7 @@ def read_layout(
         adapter = _read_json(checkpoint, "adapter_config.json")
         if adapter is not None and base is None:
             raise EncoderLoadError(
-                f"{checkpoint.model} is an adapter of {adapter.get('base_model_name_or_path')} and no whole model: "
+                f"{checkpoint.model} is an adapter of {adapter.get('base_model_name_or_path')} and not a whole model: "
                 f"write FAMILY:BASE?adapter={checkpoint.model}, or merge the two and name that folder"
             )
         if config is None and listing is None:
@@ -188,7 +188,7 @@ def matryoshka_dim(name: str, dim: str | None, full: int, preset: Preset | None)
         raise SettingsError(
             f"encoder {name!r} was asked for {dim} dimensions, but "
             + (f"it was trained for {', '.join(map(str, known))}" if known else "is not known to be Matryoshka")
-            + ": leave ?dim= away or take one it was trained for"
+            + ": leave ?dim= out or take one it was trained for"
         )
     return int(dim)
 
@@ -201,7 +201,7 @@ def matryoshka_dims(preset: Preset | None, full: int) -> tuple[int, ...]:
 
 
 def whole_number(name: str, option: str, value: str | None, *, least: int) -> int | None:
-    """The number that an option of a name gives, None where it is left away. Raises SettingsError for another word."""
+    """The number that an option of a name gives, None where it is left out. Raises SettingsError for another word."""
     if value is None:
         return None
     if not value.isascii() or not value.isdigit() or int(value) < least:

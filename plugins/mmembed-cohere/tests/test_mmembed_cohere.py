@@ -207,7 +207,7 @@ def test_a_busy_server_is_asked_again(server: StandIn) -> None:
         ({"embeddings": {"float": [[1.0] * 1536]}}, "returned 1 vectors for 2 inputs"),
         ({"embeddings": {"float": [[1.0] * 1024] * 2}}, "1024 dimensions where 1536 were expected"),
         ({"embeddings": {"float": [[1.0] * 1536, [float("nan")] * 1536]}}, "NaN"),
-        ({"embeddings": {"float": [[1.0] * 1536, "%%%"]}}, "no base64"),
+        ({"embeddings": {"float": [[1.0] * 1536, "%%%"]}}, "not base64"),
         ({"embeddings": {"int8": [[1] * 1536] * 2}}, 'no list under "embeddings" and "float"'),
         ({"embeddings": [[1.0] * 1536] * 2}, 'no list under "embeddings" and "float"'),
         ({"data": []}, 'no list under "embeddings" and "float"'),

@@ -241,8 +241,8 @@ def row(index: int, content: bytes = b"\0\0\x80?" * 1024) -> dict:
     [
         ([row(0)], "returned 1 vectors for 2 inputs"),
         ([row(0), row(0)], "numbers its 2 vectors"),
-        ([row(0), {"index": 1, "embedding": "%%%"}], "no base64"),
-        ([row(0), row(1, b"12345")], "no row of float32"),
+        ([row(0), {"index": 1, "embedding": "%%%"}], "not base64"),
+        ([row(0), row(1, b"12345")], "not a row of float32"),
         ([row(0, b"\0\0\x80?" * 8), row(1, b"\0\0\x80?" * 8)], "8 dimensions where 1024 were expected"),
         ([row(0), row(1, b"\0\0\xc0\x7f" * 1024)], "NaN"),
     ],
