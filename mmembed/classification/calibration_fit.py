@@ -89,7 +89,7 @@ def sample_of(
     if len(set(counted.tolist())) < 2:
         only = classes.names[int(counted[0])] if counted[0] >= 0 else "none of the labels"
         raise InvalidSample(
-            f"every picture of the sample has the label {only!r}: a calibration needs pictures of two labels at least"
+            f"every picture of the sample has the label {only!r}: a calibration needs pictures of at least two labels"
         )
     return sample
 
@@ -116,7 +116,7 @@ def fit_sample(
         if level is not None and not 0 <= level <= 1:
             raise SettingsError(f"a {name.replace('_', ' ')} is a number between 0 and 1, not {level}")
     if folds < 2:
-        raise SettingsError(f"cross-validation needs two folds at least, not {folds}")
+        raise SettingsError(f"cross-validation needs at least two folds, not {folds}")
     fitted = _fit(sample)
     unseen = np.empty_like(sample.logits)
     fold = fold_numbers(sample.truth, folds, seed)

@@ -101,7 +101,7 @@ def tag(
     """
     started = time.perf_counter()
     if best is not None and best < 1:
-        raise SettingsError(f"best is {best}: the nearest pictures of a label are at least 1")
+        raise SettingsError(f"best is {best}: give 1 or more")
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: read at least 1 point at a time")
     # 1. what decides, and whether it can be written

@@ -118,7 +118,7 @@ def test_a_sample_that_cannot_be_dealt_out_is_refused() -> None:
         with pytest.raises(InvalidSample) as caught:
             stratified_split(truth, shots=shots)
         assert says in str(caught.value)
-    with pytest.raises(SettingsError, match="at least, not from 0"):
+    with pytest.raises(SettingsError, match="at least one picture of each label, not from 0"):
         stratified_split(["a", "b"] * 5, shots=0)
 
 
@@ -266,7 +266,7 @@ def test_what_was_learnt_is_kept(store: Store, learnt: FewShotReport) -> None:
     assert best is not None
     assert best.way == best.note.best
     assert load_adapter(store, "shapes", embed_classes(tiny, [*labels, "cat"])) is None
-    with pytest.raises(InvalidSample, match="learn it anew"):
+    with pytest.raises(InvalidSample, match="learn it again"):
         FewShotNote.from_json({"names": ["a"]})
 
 

@@ -60,7 +60,7 @@ class FewShotNote:
         try:
             note = cls(**{**value, "names": tuple(value["names"])})
         except (KeyError, TypeError) as exc:
-            raise InvalidSample("what was learnt cannot be read: learn it anew") from exc
+            raise InvalidSample("what was learnt cannot be read: learn it again") from exc
         return note
 
 
@@ -142,6 +142,6 @@ def read_part(store: Store, collection: str, names: Sequence[str], *, key: str, 
     points = list(store.scroll(collection, filter=in_part(key, part), vectors=["image"], payload=[key]))
     rows = [point.vectors["image"] for point in points]
     if not rows:
-        raise InvalidSample(f"collection {collection!r} has no picture left of the part {part!r}: learn anew")
+        raise InvalidSample(f"collection {collection!r} has no picture left of the part {part!r}: learn again")
     truth = column_numbers(names, [point.payload[key] for point in points])
     return LabelledPart([point.id for point in points], np.stack(rows).astype(np.float32, copy=False), truth)
