@@ -79,7 +79,7 @@ class Engine:
         """
         most = self._options.max_inputs
         if len(wanted) > most:
-            raise RequestTooLarge(f"the request has {len(wanted)} inputs and at most {most} may be: divide it")
+            raise RequestTooLarge(f"the request has {len(wanted)} inputs and at most {most} are allowed: split it")
         names = dict.fromkeys(one.encoder for one in wanted)
         found = {name: await self._encoder(name) for name in names}
         if sum(len(one.content) for one in wanted) > _DIGEST_HERE:
@@ -202,7 +202,7 @@ def _input(encoder: Encoder, one: Wanted) -> Input | MmembedError:
     if isinstance(one.content, str):
         if len(one.content) > _LONGEST_TEXT:
             return InvalidRequest(
-                f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} may be: divide it"
+                f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} are allowed: split it"
             )
         return text_input(encoder, one.content, role=one.role, task=one.task)
     return picture_input(encoder, one.content)

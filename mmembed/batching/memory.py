@@ -48,7 +48,7 @@ def _give_back() -> None:
 
 
 class Room:
-    """Room for `most` pixels; who wants more than is left waits, and who wants more than there is has it alone."""
+    """Room for `most` pixels; to want more than is left is to wait, to want more than there is to have it all alone."""
 
     def __init__(self, most: int) -> None:
         self._most = most

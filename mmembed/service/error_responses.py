@@ -146,7 +146,9 @@ def _http_response(request: Request, exc: HTTPException) -> Response:
     elif exc.status_code == 405:
         sentence = f"{path[:200]} does not take {request.method[:20]}: /openapi.json lists what it takes"
     elif exc.detail == _UNPARSED:
-        sentence = "the body cannot be read: it is no UTF-8, nested too deeply, or has a number of too many digits"
+        sentence = (
+            "the body cannot be read: it is not UTF-8, is nested too deeply, or has a number with too many digits"
+        )
     else:
         sentence = str(exc.detail)
     kind = "InvalidRequest" if exc.status_code == 400 else http.HTTPStatus(exc.status_code).phrase.title()
@@ -200,4 +202,4 @@ def _plain(value: Any) -> Any:
     """What orjson leaves to us: arrays of a layout or type that it does not write."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -38,7 +38,7 @@ class Service:
     metrics: Metrics
     threads: ThreadPoolExecutor
     keys: Keys
-    classes: ClassCache  # embeddings of labels, by whoever asked for them
+    classes: ClassCache  # embeddings of labels, kept apart by who asked for them
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what blocks (a search, a write) in a thread, where the caller's context variables are set."""

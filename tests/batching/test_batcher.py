@@ -358,7 +358,7 @@ def test_a_full_queue_refuses_all_of_a_call(lane_of: MakeLane) -> None:
     lane = lane_of(encoder, max_queue=3)
     first = held(lane, encoder)
     waiting = ask(lane, "a", "b")
-    with pytest.raises(Overloaded, match="2 inputs wait for encoder recorder already and 2 more") as refused:
+    with pytest.raises(Overloaded, match="2 inputs already wait for encoder recorder, and 2 more") as refused:
         ask(lane, "c", "d")
     assert 1 <= refused.value.retry_after_seconds <= 60
     assert lane.waiting == 2

@@ -144,7 +144,7 @@ def _pixels(service: Service, pictures: Pictures) -> int:
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:
         raise InvalidRequest(
-            f"the pictures of a search have {pixels:,} pixels, and at most {most:,} may be: shrink them"
+            f"the pictures of a search have {pixels:,} pixels, and at most {most:,} are allowed: shrink them"
         )
     return pixels
 
