@@ -90,10 +90,10 @@ def _files_of(store: Store, collection: str, manifest: Path) -> _Files:
             lines.write(json.dumps({key: value for key, value in row.items() if value}) + "\n")
     if not there:
         raise InvalidTestSet(
-            f"collection {collection!r} names {gone:,} files and none is there any more, so nothing can be indexed "
-            f"anew: compare two collections that are there"
+            f"collection {collection!r} names {gone:,} files and none of them exists any more, so nothing can be "
+            f"indexed again: compare two collections that exist"
         )
-    lost = f"{gone:,} of {there + gone:,} things in {collection!r} have no file that could be indexed anew: left out"
+    lost = f"{gone:,} of {there + gone:,} things in {collection!r} have no file that could be indexed again: left out"
     return _Files(contract.kind, manifest, there, (lost,) if gone else ())
 
 
@@ -110,5 +110,5 @@ def _index(store: Store, collection: str, files: _Files, encoder: Encoder, on_pr
         )
     if not report.stored:
         raise InvalidTestSet(
-            f"none of the {files.count:,} files could be indexed anew ({report.failures[0].error}): look at them"
+            f"none of the {files.count:,} files could be indexed again ({report.failures[0].error}): look at them"
         )

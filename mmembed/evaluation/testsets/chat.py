@@ -135,11 +135,11 @@ def read_answer(body: Mapping[str, Any], number: int) -> list[str]:
     try:
         queries = json.loads(fenced[1] if fenced else said)
     except (ValueError, RecursionError) as exc:
-        cut = "was cut off" if choice.get("finish_reason") == "length" else "is no JSON list of strings"
+        cut = "was cut off" if choice.get("finish_reason") == "length" else "is not a JSON list of strings"
         raise ValueError(f"the model's answer {cut} ({one_line(said)[:80]!r}): run it again or ask another") from exc
     if not isinstance(queries, list) or not queries or not all(isinstance(query, str) for query in queries):
         raise ValueError(
-            f"the model's answer is no list of strings ({one_line(said)[:80]!r}): run it again or ask another"
+            f"the model's answer is not a list of strings ({one_line(said)[:80]!r}): run it again or ask another"
         )
     return [one_line(query) for query in queries[:number]]
 

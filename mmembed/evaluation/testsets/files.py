@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
 
 
 def unwritable(source: Source) -> Failure | None:
-    """Why a source can have no row: rows of judgements are parted by tabs and line breaks."""
+    """Why a source can have no row: rows of judgements are separated by tabs and line breaks."""
     if not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in source.uri):
         return None
     return Failure(

@@ -149,13 +149,13 @@ def test_no_more_queries_than_asked_for() -> None:
 @pytest.mark.parametrize(
     ("body", "found"),
     [
-        (completion("Here are some queries: a cat, a dog"), "no JSON list"),
-        (completion('Sure!\n```json\n["a cat"]\n```'), "no JSON list"),
+        (completion("Here are some queries: a cat, a dog"), "not a JSON list"),
+        (completion('Sure!\n```json\n["a cat"]\n```'), "not a JSON list"),
         (completion('{"queries": ["a cat"]}'), "no list of strings"),
         (completion('["a cat", 3]'), "no list of strings"),
         (completion("[]"), "no list of strings"),
         (completion('["a c', finish_reason="length"), "cut off"),
-        (completion("[" * 100_000), "no JSON list"),
+        (completion("[" * 100_000), "not a JSON list"),
         (completion(None), "no message of a chat"),
         ({"choices": [{"message": {"content": None, "refusal": "I cannot\nhelp"}}]}, "refused (I cannot help)"),
         ({"choices": []}, "no message of a chat"),
