@@ -28,7 +28,7 @@ MmembedError
 │   ├── CollectionNotOurs     no contract: it is read, never written to
 │   └── CollectionMismatch    the vectors were made by another encoder
 ├── ServiceError              the service turns a request away
-│   ├── InvalidRequest        malformed, of the wrong type, or with an option that there is not
+│   ├── InvalidRequest        malformed, of the wrong type, or with an option that does not exist
 │   ├── Unauthorized          no key, or one that is not known
 │   ├── Forbidden             a key without the scope, or a page of another origin
 │   ├── RequestTooLarge       more bytes or inputs than are taken at once
@@ -270,7 +270,7 @@ class ServiceError(MmembedError):
 
 
 class InvalidRequest(ServiceError):
-    """Malformed, of the wrong type, or with an option that there is not."""
+    """Malformed, of the wrong type, or with an option that does not exist."""
 
 
 class Unauthorized(ServiceError):

@@ -23,7 +23,7 @@ def calibrate_command(
     session: o.Session,
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Labelled pictures, one sub-folder a label; one named _none holds pictures of no label."),
+        typer.Argument(help="Labelled pictures, one sub-folder per label; one named _none holds pictures of no label."),
     ] = None,
     labels: Annotated[
         str | None,
@@ -47,10 +47,12 @@ def calibrate_command(
         str, typer.Option(help="temperature, platt, or auto: platt for an encoder with a logit_bias (SigLIP).")
     ] = "auto",
     precision: Annotated[
-        float | None, typer.Option(help="A threshold for each label: this share of what it is given to is right.")
+        float | None,
+        typer.Option(help="A threshold for each label, so that this share of the pictures it is given to is right."),
     ] = None,
     false_positive_rate: Annotated[
-        float | None, typer.Option(help="A threshold for each label: it is given to this share of the others.")
+        float | None,
+        typer.Option(help="A threshold for each label, so that it is given to this share of the other pictures."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a reliability plot, .png, .svg or .pdf.")] = None,
 ) -> None:

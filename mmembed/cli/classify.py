@@ -95,7 +95,7 @@ def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
     adapter = load_adapter(opened, collection, classes)
     if adapter is None:
         raise InvalidSample(
-            f"collection {collection!r} has learnt nothing for these labels and templates: teach it by "
+            f"collection {collection!r} has learnt nothing for these labels and templates: teach it with "
             f"`mmembed few-shot FOLDER --in {collection}`"
         )
     return adapter

@@ -48,7 +48,7 @@ def delete_command(
     wanted = o.parse_filter(filter)
     if wanted is not None and not wanted.model_dump(exclude_none=True, exclude_defaults=True):
         raise typer.BadParameter(
-            f"an empty filter is every point: `mmembed drop {collection}` removes them all", param_hint="--filter"
+            f"an empty filter matches every point: `mmembed drop {collection}` removes them all", param_hint="--filter"
         )
 
     from mmembed.collection import Collection

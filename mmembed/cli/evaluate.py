@@ -106,7 +106,7 @@ def eval_retrieval(
 def eval_zero_shot(
     session: e.EvalSession,
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="One sub-folder a class, with its pictures in it.")],
+    folder: Annotated[Path, typer.Argument(help="One sub-folder per class, with its pictures in it.")],
     labels: Annotated[
         Path | None, typer.Option(help='What classes are in words: JSON {"folder": "text"}, or a CSV of folder,text.')
     ] = None,
@@ -114,7 +114,7 @@ def eval_zero_shot(
         str, typer.Option(help="Sentences a label is put into: openai (80), simple (7), plain, or a file.")
     ] = "simple",
 ) -> None:
-    """Zero-shot classification: acc1, acc5 and mean_per_class_recall of a folder of pictures, one sub-folder a class.
+    """Zero-shot classification: acc1, acc5 and mean_per_class_recall of a folder of pictures, one sub-folder per class.
 
     The encoder is tiny by default.
     """

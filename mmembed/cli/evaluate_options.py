@@ -56,7 +56,7 @@ class EvalSession(o.Session):
     ] = None
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the numbers into this .png or .svg.")] = None
     output: Annotated[Path | None, typer.Option("--output", help="Write all of it as JSON, query by query.")] = None
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the intervals and tests.")] = 0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the intervals and tests.")] = 0
 
     def place_to_index(self, context: typer.Context) -> Store:
         """The store that was asked for, or a temporary Edge folder where neither it nor a collection was."""

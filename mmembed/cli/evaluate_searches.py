@@ -28,7 +28,7 @@ def eval_searches(
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(help="Index the collection's files anew by two encoders, for this alone, and compare them."),
+        typer.Option(help="Index the collection's files again with two encoders, for this only, and compare them."),
     ] = None,
 ) -> None:
     """Your own searches: a log with clicks, or a handful of judged queries, asked of a collection as its users ask it.
@@ -42,7 +42,7 @@ def eval_searches(
 
     names = collections or ["images"]
     if len(names) > 1 and compare is not None:
-        raise typer.BadParameter("indexes one collection anew: name one with --in", param_hint="--compare")
+        raise typer.BadParameter("indexes one collection again: name one with --in", param_hint="--compare")
     if len(set(names)) < len(names):
         raise typer.BadParameter(f"{names[0]!r} cannot be compared with itself", param_hint="--in")
     measures = session.measures()
@@ -84,7 +84,7 @@ def eval_runs(
     ],
     qrels: Annotated[Path, typer.Option(help="TREC judgements: topic 0 document grade.")],
 ) -> None:
-    """Rankings that are there already, of any system: judge them, and compare every two."""
+    """Rankings made before, by any system: judge them, and compare each pair."""
     session.check_files()
     from mmembed.evaluation.tasks.run_files import evaluate_run_files
 

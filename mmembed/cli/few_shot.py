@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @o.shared("json", *o.MODELS, "batch_size", *o.STORE)
 def few_shot_command(
     session: o.Session,
-    folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder a label.")],
+    folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder per label.")],
     collection: Annotated[str, typer.Option("--in", help="Collection that the pictures go into, and that learns.")],
     encoder: Annotated[
         str | None, typer.Option(help="By default the collection's own, else tiny.", show_default=False)
@@ -31,7 +31,7 @@ def few_shot_command(
         typer.Option(min=1, help="Pictures of each label to learn from; by default half.", show_default=False),
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key that gets the label.")] = "class",
-    seed: Annotated[int, typer.Option(help="Chance of the split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the split.")] = 0,
     workers: o.Workers = None,
 ) -> None:
     """Learn from a few pictures of each label, and say how much that helps.

@@ -18,7 +18,7 @@ LabelsText: TypeAlias = Annotated[
     str,
     typer.Option(
         "--labels",
-        help="Labels parted by commas, or a file of them (text, one a line, or .json): what is a file is read as one.",
+        help="Labels separated by commas, or a file of them (text, one per line, or .json): a file is read as one.",
     ),
 ]
 Templates: TypeAlias = Annotated[
@@ -27,7 +27,9 @@ Templates: TypeAlias = Annotated[
 ]
 Background: TypeAlias = Annotated[
     str | None,
-    typer.Option("--background", help="What else there may be, parted by commas: where it fits best, none does."),
+    typer.Option(
+        "--background", help="What else there may be, separated by commas: where it fits best, no label does."
+    ),
 ]
 Thresholds: TypeAlias = Annotated[
     list[str] | None,
@@ -57,7 +59,7 @@ def asked_labels(labels: str | Sequence[str], templates: str, background: str | 
     if isinstance(labels, str):
         if labels.endswith((".txt", ".json")) and "," not in labels and not _is_file(labels):
             raise typer.BadParameter(
-                f"there is no file {labels!r}: name one, or labels parted by commas", param_hint="--labels"
+                f"there is no file {labels!r}: name one, or labels separated by commas", param_hint="--labels"
             )
         given = read_labels(Path(labels)) if _is_file(labels) else parse_labels(labels)
     return labels_of(
@@ -76,7 +78,9 @@ def asked_threshold(entries: Sequence[str] | None, names: Sequence[str]) -> floa
         try:
             value = float(number)
         except ValueError:
-            raise typer.BadParameter(f"{entry!r} is no number and not LABEL=NUMBER", param_hint="--threshold") from None
+            raise typer.BadParameter(
+                f"{entry!r} is neither a number nor LABEL=NUMBER", param_hint="--threshold"
+            ) from None
         if equals:
             single[" ".join(name.split())] = value
         else:

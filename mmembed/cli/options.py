@@ -37,10 +37,10 @@ Exclude: TypeAlias = Annotated[
 ]
 Workers: TypeAlias = Annotated[int | None, typer.Option("--workers", min=1, help="Reading threads.")]
 Shards: TypeAlias = Annotated[
-    int | None, typer.Option("--shards", min=1, help="Of a collection that is created in a Qdrant cluster.")
+    int | None, typer.Option("--shards", min=1, help="Shards of a collection that is created in a Qdrant cluster.")
 ]
 Replicas: TypeAlias = Annotated[
-    int | None, typer.Option("--replicas", min=1, help="Of a collection that is created in a Qdrant cluster.")
+    int | None, typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster.")
 ]
 FilterJson: TypeAlias = Annotated[
     str | None, typer.Option("--filter", help='A Qdrant filter as JSON: {"must": [{"key": "...", "match": {...}}]}.')
@@ -66,17 +66,19 @@ class Session:
     ] = None
     api_key: Annotated[
         str | None,
-        typer.Option("--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="Of the Qdrant server.", show_default=False),
+        typer.Option(
+            "--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.", show_default=False
+        ),
     ] = None
     grpc: Annotated[
         bool, typer.Option("--grpc", help="Talk gRPC to the Qdrant server: faster writes of long vectors.")
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")] = False
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default the best available.")
     ] = None
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Inputs a forward pass.")] = None
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Inputs per forward pass.")] = None
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model's repository.")
     ] = False

@@ -32,7 +32,9 @@ def search_command(
     ] = False,
     minus: Annotated[list[str] | None, typer.Option(help="Words to subtract; repeatable.")] = None,
     minus_image: Annotated[list[Path] | None, typer.Option(help="A picture to subtract; repeatable.")] = None,
-    weight: Annotated[list[str] | None, typer.Option(help="Of a mixed query: text=1, image=1 or minus=0.5.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="Weight in a mixed query: text=1, image=1 or minus=0.5.")
+    ] = None,
     id: Annotated[str | None, typer.Option(help="Search for what is like this stored point.")] = None,
     using: Annotated[str | None, typer.Option(help="Search by this vector alone.")] = None,
     encoder: Annotated[

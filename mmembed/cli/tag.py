@@ -23,29 +23,29 @@ def tag_command(
     session: o.Session,
     collection: Annotated[str, typer.Argument(help="Collection of images to tag.")],
     labels: Annotated[
-        str | None, typer.Option(help="Labels parted by commas, or a file of them, as for classify.")
+        str | None, typer.Option(help="Labels separated by commas, or a file of them, as for classify.")
     ] = None,
     templates: asked.Templates = "simple",
     background: asked.Background = None,
     threshold: asked.Thresholds = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Labels of one picture, at most.", show_default=False)
+        int | None, typer.Option(min=1, help="At most so many labels for one picture.", show_default=False)
     ] = None,
     best: Annotated[
         int | None,
-        typer.Option(min=1, help="Tag only the nearest so many pictures of each label.", show_default=False),
+        typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.", show_default=False),
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key of the labels; scores go to KEY_scores.")] = "labels",
     filter: o.FilterJson = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the tags under --key instead.")] = False,
     optimize: Annotated[
-        bool, typer.Option("--optimize", help="Then build the search graph of an embedded store anew.")
+        bool, typer.Option("--optimize", help="Afterwards rebuild the search graph of an embedded store.")
     ] = False,
 ) -> None:
     """Label the pictures of a collection from their stored vectors; none is opened or encoded again.
 
     By default each gets its best label, or with a SigLIP encoder those of at least 50 %. Prints how many have each.
-    Many writes undo the search graph of an embedded store: searches compare with every vector until it is built anew.
+    Many writes undo the search graph of an embedded store: searches compare with every vector until it is rebuilt.
     """
     if (labels is None) != remove:
         raise typer.BadParameter("give --labels, or --remove to remove tags, one of the two", param_hint="--labels")
@@ -86,7 +86,7 @@ def _after_writing(store: Store, collection: str, written: int, *, optimize: boo
     if optimize:
         store.optimize(collection)
     elif written >= _MANY and store.url.startswith("edge:"):
-        typer.echo("searches compare with every vector until the graph is built anew: add --optimize", err=True)
+        typer.echo("searches compare with every vector until the graph is rebuilt: add --optimize", err=True)
 
 
 def _summary(report: TagReport) -> str:

@@ -109,7 +109,7 @@ def _chat(url: str | None, model: str | None, at_once: int, queries_from: Querie
     if url is None:
         if model is not None:
             raise typer.BadParameter(
-                "names a model, but --chat URL, where it is, is missing", param_hint="--chat-model"
+                "names a model, but its address, --chat URL, is missing", param_hint="--chat-model"
             )
         return None
     if model is None:

@@ -29,7 +29,7 @@ def verify_command(
         str, typer.Argument(help="A name, or FILE.py:NAME, an encoder or a function without arguments that makes one.")
     ],
     against: Annotated[
-        str | None, typer.Option(help="An encoder of the same model that is right, named in the same ways.")
+        str | None, typer.Option(help="A correct encoder of the same model, named in the same ways.")
     ] = None,
     record: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write its answers to a JSON file, if it has no fault.")
@@ -49,7 +49,7 @@ def verify_command(
         typer.Option(min=0, help="Distance of two equal vectors that is allowed; by default it follows the dtype."),
     ] = None,
 ) -> None:
-    """Try an encoder in the ways in which encoders are silently wrong. Exits with 1 if one of them is found."""
+    """Test an encoder for the ways in which encoders go wrong silently. Exits with 1 if one of them is found."""
     from mmembed.encoders import Encoders
     from mmembed.testing import check_encoder, read_known_answers, record_known_answers, write_known_answers
 
@@ -114,7 +114,7 @@ def _made(make: Any, what: str) -> Any:
     try:
         return make()
     except Exception as exc:
-        raise EncoderLoadError(f"{what} cannot be run ({type(exc).__name__}: {exc}): mend it first") from exc
+        raise EncoderLoadError(f"{what} cannot be run ({type(exc).__name__}: {exc}): fix it first") from exc
 
 
 def _print(report: EncoderReport) -> None:

@@ -52,7 +52,7 @@ def prepare_collection(
         if "document" in getattr(encoder, "undivided", ()):
             raise SettingsError(
                 f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
-                f"passages of several for the vector {name!r}: leave ?late_chunking= away"
+                f"passages of several for the vector {name!r}: leave ?late_chunking= out"
             )
     if collection not in store.collections():
         contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})

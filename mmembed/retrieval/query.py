@@ -76,7 +76,7 @@ def _check_parts(query: Query) -> None:
     """The same, for each text, picture and weight."""
     unknown = set(query.weights) - set(WEIGHTS)
     if unknown:
-        raise InvalidQuery(f"weights are of {', '.join(WEIGHTS)}, not of {', '.join(sorted(unknown))}")
+        raise InvalidQuery(f"weights are for {', '.join(WEIGHTS)}, not of {', '.join(sorted(unknown))}")
     for name, weight in query.weights.items():
         if not isinstance(weight, int | float | np.number) or not math.isfinite(weight):
             raise InvalidQuery(f"the weight of {name} is {weight!r}: give a number")
