@@ -119,7 +119,7 @@ an error.
 
 ## Settings
 
-Of `mmembed serve`, each also a flag, which wins; a list is parted by white space. `MMEMBED_STORE` and
+Of `mmembed serve`, each also a flag, which wins; a list is separated by white space. `MMEMBED_STORE` and
 `MMEMBED_QDRANT_API_KEY` are read by every command. The service refuses to start with a variable `MMEMBED_*` that is
 not in these tables.
 

@@ -28,7 +28,7 @@ MmembedError
 │   ├── CollectionNotOurs     no contract: it is read, never written to
 │   └── CollectionMismatch    the vectors were made by another encoder
 ├── ServiceError              the service turns a request away
-│   ├── InvalidRequest        malformed, of the wrong type, or with an option that there is not
+│   ├── InvalidRequest        malformed, of the wrong type, or with an option that does not exist
 │   ├── Unauthorized          no key, or one that is not known
 │   ├── Forbidden             a key without the scope, or a page of another origin
 │   ├── RequestTooLarge       more bytes or inputs than are taken at once
@@ -36,13 +36,15 @@ MmembedError
 │   └── Overloaded            too much is waiting already: later it may be answered
 └── SettingsError             an option that makes no sense
 
-Each says in one sentence what was asked, what was found and what to do.
+Each says in one sentence what was asked, what was found and what to do. A parameter stands in it as Python has it,
+in backquotes: `cross_encoder=`, `dtype='float32'`. The command line and the service spell it their way by `respell`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 __all__ = [
     "CollectionMismatch",
@@ -81,6 +83,18 @@ __all__ = [
     "UnreadableSource",
     "UnsupportedModality",
 ]
+
+
+_PARAMETER = re.compile(r"`([a-z_]+)=([^`]*)`")
+
+
+def respell(sentence: str, spell: Callable[[str, str], str]) -> str:
+    """The sentence with each parameter in it as `spell(name, value)` has it; the value may be empty.
+
+    >>> respell("name it with `encoder=`", lambda name, value: f'"{name}"')
+    'name it with "encoder"'
+    """
+    return _PARAMETER.sub(lambda found: spell(found[1], found[2]), sentence)
 
 
 class MmembedError(Exception):
@@ -131,8 +145,7 @@ class UnsupportedModality(EncoderError):
 
     def __init__(self, encoder: str, modality: str, supported: Iterable[str]) -> None:
         super().__init__(
-            f"encoder {encoder!r} cannot encode {modality}, only {' and '.join(sorted(supported))}: "
-            f"`mmembed encoders` lists those that can"
+            f"encoder {encoder!r} cannot encode {modality}, only {' and '.join(sorted(supported))}: name one that can"
         )
 
 
@@ -166,7 +179,7 @@ class ImageTooLarge(InputError):
     def __init__(self, uri: str, width: int, height: int, max_pixels: int) -> None:
         super().__init__(
             f"{uri}: {width} x {height} pixels are more than the {max_pixels:,} allowed: "
-            f"shrink the picture or raise --max-pixels"
+            f"shrink the picture or raise `max_pixels=`"
         )
 
 
@@ -221,7 +234,7 @@ class CollectionNotFound(StoreError):
         elif names:
             advice = f"there are {', '.join(names)}"
         else:
-            advice = "it holds none yet: `mmembed index images FOLDER` or `mmembed index documents FOLDER` makes one"
+            advice = "it holds none yet: index images or documents first"
         super().__init__(f"no collection {collection!r} in {store}: {advice}")
 
 
@@ -238,7 +251,7 @@ class CollectionNotOurs(StoreError):
     def __init__(self, collection: str) -> None:
         super().__init__(
             f"collection {collection!r} was not made by mmembed (it carries no contract), so nothing is written "
-            f"to it: choose another --collection"
+            f"to it: choose another collection"
         )
 
 
@@ -257,7 +270,7 @@ class ServiceError(MmembedError):
 
 
 class InvalidRequest(ServiceError):
-    """Malformed, of the wrong type, or with an option that there is not."""
+    """Malformed, of the wrong type, or with an option that does not exist."""
 
 
 class Unauthorized(ServiceError):

@@ -86,7 +86,7 @@ def check_embeddings(vectors: DenseArray, *, n: int, dim: int | None, encoder: s
             f"encoder {encoder} returned {vectors.dtype} {vectors.shape} for {n} inputs, not float32 ({n}, {dim})"
         )
     if not np.isfinite(vectors).all():
-        raise InvalidEmbedding(f"encoder {encoder} returned a vector with NaN or infinity: try --dtype float32")
+        raise InvalidEmbedding(f"encoder {encoder} returned a vector with NaN or infinity: try `dtype='float32'`")
     norms = np.linalg.norm(vectors, axis=1)
     if n and np.abs(norms - 1).max() > _NORM_TOLERANCE:
         worst = float(norms[np.abs(norms - 1).argmax()])

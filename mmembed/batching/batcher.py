@@ -158,7 +158,7 @@ class Batcher:
     def _overloaded(self, more: int) -> Overloaded:
         seconds = max(1, min(60, math.ceil(self.waiting * (self._pace or 0))))
         return Overloaded(
-            f"{self.waiting} inputs wait for encoder {self.encoder.spec.name} already and {more} more are too many: "
+            f"{self.waiting} inputs already wait for encoder {self.encoder.spec.name}, and {more} more are too many: "
             f"try again in {seconds} s",
             retry_after_seconds=seconds,
         )

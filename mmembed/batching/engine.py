@@ -205,7 +205,7 @@ def _key(encoder: Encoder, one: Request) -> CacheKey | MmembedError:
     if isinstance(one.content, str):
         if len(one.content) > _LONGEST_TEXT:
             return InvalidRequest(
-                f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} may be: divide it"
+                f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} are allowed: split it"
             )
         return text_key(encoder, one.content, role=one.role, task=one.task)
     return image_key(encoder, one.content)

@@ -75,11 +75,11 @@ class ClassCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, EOFError) as exc:
-            _log.warning("the class embedding %s cannot be read (%s) and is made anew", file, exc)
+            _log.warning("the class embedding %s cannot be read (%s) and is computed again", file, exc)
             return None
         whole = isinstance(row, np.ndarray) and row.dtype == np.float32 and row.shape == (dim,)
         if not whole or abs(float(np.linalg.norm(row)) - 1) > 1e-3:
-            _log.warning("the class embedding %s is damaged and is made anew", file)
+            _log.warning("the class embedding %s is damaged and is computed again", file)
             return None
         return row
 
@@ -96,4 +96,6 @@ class ClassCache:
                 partial.unlink(missing_ok=True)
         except OSError as exc:
             self._writes = False
-            _log.warning("class embeddings are not kept in %s (%s): make room or give rights there", self.folder, exc)
+            _log.warning(
+                "class embeddings are not kept in %s (%s): make room or give write access there", self.folder, exc
+            )

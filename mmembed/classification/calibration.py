@@ -89,10 +89,10 @@ class Calibration:
                 after=tuple(ReliabilityBin(**row) for row in value["after"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise InvalidSample("this is no calibration of mmembed: make one with `mmembed calibrate`") from exc
+            raise InvalidSample("this is not a calibration that mmembed wrote: fit one") from exc
         whole = (read.temperature or 0) > 0 if read.method == "temperature" else read.shared is not None
         if read.method not in ("temperature", "platt") or not whole:
-            raise InvalidSample("this calibration is damaged: make it anew with `mmembed calibrate`")
+            raise InvalidSample("this calibration is damaged: fit it again")
         return read
 
 
@@ -111,7 +111,7 @@ def read_calibration(file: Path) -> Calibration:
     except OSError as exc:
         raise UnreadableSource(f"{file}: cannot be read ({exc.strerror})") from exc
     except ValueError as exc:
-        raise InvalidSample(f"{file}: no JSON, so no calibration: make one with `mmembed calibrate`") from exc
+        raise InvalidSample(f"{file}: not JSON, so not a calibration: fit one") from exc
     return Calibration.from_json(value)
 
 

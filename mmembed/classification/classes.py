@@ -155,7 +155,7 @@ def _check_known(encoder: Encoder, texts: Sequence[str]) -> None:
     for text, distance in zip(foreign, np.linalg.norm(rows - against, axis=1), strict=True):
         if distance <= _ALIKE:
             raise InvalidLabels(
-                f"{text!r} is in letters that encoder {encoder.spec.name} does not know: say it in other words, or "
+                f"{text!r} is in a script that encoder {encoder.spec.name} does not know: say it in other words, or "
                 f"take an encoder of its language"
             )
 

@@ -149,7 +149,7 @@ def read_labels(file: Path) -> Labels:
     except OSError as exc:
         raise InvalidLabels(f"labels {str(file)!r} cannot be read ({exc.strerror}): name a text or JSON file") from exc
     except (ValueError, RecursionError) as exc:
-        raise InvalidLabels(f"labels {str(file)!r} are no UTF-8 text or JSON ({exc}): correct the file") from exc
+        raise InvalidLabels(f"labels {str(file)!r} are neither UTF-8 text nor JSON ({exc}): correct the file") from exc
     lines = [line for line in text.split("\n") if line.strip()]  # not at what else Unicode calls a line
     if not lines:
         raise InvalidLabels(f"labels {str(file)!r} hold no line: write one label a line")
@@ -182,7 +182,7 @@ def _nested(node: Any, parents: tuple[str, ...]) -> Iterator[Label]:
         for group, below in node.items():
             yield from _nested(below, (*parents, group))
     else:
-        raise InvalidLabels(f"{json.dumps(node)} is no label: a label is a text, or an object with name and texts")
+        raise InvalidLabels(f"{json.dumps(node)} is not a label: a label is a text, or an object with name and texts")
 
 
 def _texts(label: dict[str, Any]) -> tuple[str, ...]:

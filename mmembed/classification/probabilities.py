@@ -88,7 +88,7 @@ def rank(
     See `decide`, which makes objects of it: this is the part that a million pictures can afford.
     """
     if top_k is not None and top_k < 1:
-        raise SettingsError(f"top_k is {top_k}: the best of the labels are at least 1")
+        raise SettingsError(f"top_k is {top_k}: give 1 or more")
     m = len(classes.labels.labels)
     cosines = scores[:, :m]
     values = cosines.astype(np.float64) if found is None else found[:, :m]
@@ -115,7 +115,7 @@ def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities 
     if isinstance(threshold, Mapping):
         threshold = {clean(name, "a label with a threshold"): value for name, value in threshold.items()}
         if unknown := [name for name in threshold if name not in names]:
-            raise InvalidLabels(f"a threshold was given for {unknown[0]!r}, which is no label: name one that is")
+            raise InvalidLabels(f"a threshold was given for {unknown[0]!r}, which is not a label: name one that is")
         lowest = np.array([threshold.get(name, -np.inf) for name in names], dtype=np.float64)
     else:
         lowest = np.full(len(names), threshold, dtype=np.float64)
@@ -147,7 +147,7 @@ def decide(
     A background text that is nearer than every label means none of these: labels are then still ranked, unless
     a threshold is to say which of them hold. Groups are neither cut nor held against a threshold.
 
-    Raises InvalidLabels for a threshold of a label that there is not, SettingsError for a top_k below 1.
+    Raises InvalidLabels for a threshold of a label that does not exist, SettingsError for a top_k below 1.
     """
     found = probabilities(classes, scores) if learnt is None else learnt
     ranked = rank(classes, scores, found, threshold=threshold, top_k=top_k)

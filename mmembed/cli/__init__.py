@@ -17,6 +17,7 @@ import typer
 from mmembed.cli import calibrate, classify, evaluate, few_shot, index, serve, tag, testset, verify
 from mmembed.cli import collections as listing
 from mmembed.cli import search as find
+from mmembed.cli.options import as_flags
 from mmembed.errors import MmembedError
 
 __all__ = ["app", "main"]
@@ -76,7 +77,7 @@ def main() -> None:
     try:
         code = app(prog_name="mmembed", standalone_mode=False)
     except MmembedError as exc:
-        _fail(str(exc))
+        _fail(as_flags(str(exc)))
     except _USAGE_ERROR as exc:
         _fail_usage(exc)
     except typer.Abort:

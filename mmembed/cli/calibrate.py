@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,16 +13,17 @@ from mmembed.cli import options as o
 if TYPE_CHECKING:
     from mmembed.classification.calibration import Calibration
     from mmembed.classification.sample import LabelledVectors
-    from mmembed.encoders import Encoders
-    from mmembed.types import Encoder, Failure, Store
+    from mmembed.types import Encoder, Failure
 
-_SHOWN = 20  # labels, failures
+_SHOWN = 20  # labels
 
 
+@o.shared("json", *o.MODELS, *o.STORE, to_read=True)
 def calibrate_command(
+    session: o.Session,
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Labelled pictures, one sub-folder a label; one named _none holds pictures of no label."),
+        typer.Argument(help="Labelled pictures, one sub-folder per label; one named _none holds pictures of no label."),
     ] = None,
     labels: Annotated[
         str | None,
@@ -36,7 +36,6 @@ def calibrate_command(
     collection: Annotated[
         str | None, typer.Option("--in", help="Collection whose encoder is calibrated, and that keeps the result.")
     ] = None,
-    store: o.StoreUrl = None,
     encoder: Annotated[
         str | None,
         typer.Option(help="By default the collection's own; without a collection, tiny.", show_default=False),
@@ -48,18 +47,14 @@ def calibrate_command(
         str, typer.Option(help="temperature, platt, or auto: platt for an encoder with a logit_bias (SigLIP).")
     ] = "auto",
     precision: Annotated[
-        float | None, typer.Option(help="A threshold for each label: this share of what it is given to is right.")
+        float | None,
+        typer.Option(help="A threshold for each label, so that this share of the pictures it is given to is right."),
     ] = None,
     false_positive_rate: Annotated[
-        float | None, typer.Option(help="A threshold for each label: it is given to this share of the others.")
+        float | None,
+        typer.Option(help="A threshold for each label, so that it is given to this share of the other pictures."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a reliability plot, .png, .svg or .pdf.")] = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Make probabilities mean what they say, from a small labelled sample.
 
@@ -75,66 +70,46 @@ def calibrate_command(
     from mmembed.classification.calibration import write_calibration
     from mmembed.classification.calibration_fit import fit_calibration, save_calibration
     from mmembed.classification.measures import check_plot_file, plot_reliability
-    from mmembed.encoders import Encoders
-    from mmembed.types import LoadOptions
 
     if plot is not None:
         check_plot_file(plot)
-    encoders = Encoders(LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code))
-    with ExitStack() as stack:
-        opened = None
-        if collection is not None:
-            opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-            stack.callback(opened.close)
-        loaded = _encoder(opened, collection, encoder, encoders)
-        sample = _sample(folder, truth, opened, collection, loaded)
-        names = labels or sorted({label for label in sample.truth if label is not None})
-        wanted = asked.asked_labels(names, templates, background)
-        classes = embed_classes(loaded, wanted, cache=asked.class_cache())
-        calibration = fit_calibration(
-            classes,
-            sample.vectors,
-            sample.truth,
-            method=method,  # type: ignore[arg-type]  # SettingsError for another
-            precision=precision,
-            false_positive_rate=false_positive_rate,
-        )
-        if output is not None:
-            write_calibration(output, calibration)
-        if opened is not None and collection is not None:
-            save_calibration(opened, collection, calibration)  # refuses what is too large for it: the file is there
+    loaded = asked.image_encoder(session, collection, encoder)
+    sample = _sample(session, folder, truth, collection, loaded)
+    names = labels or sorted({label for label in sample.truth if label is not None})
+    wanted = asked.asked_labels(names, templates, background)
+    classes = embed_classes(loaded, wanted, cache=asked.class_cache())
+    calibration = fit_calibration(
+        classes,
+        sample.vectors,
+        sample.truth,
+        method=method,  # type: ignore[arg-type]  # SettingsError for another
+        precision=precision,
+        false_positive_rate=false_positive_rate,
+    )
+    if output is not None:
+        write_calibration(output, calibration)
+    if collection is not None:
+        save_calibration(session.store, collection, calibration)  # refuses what is too large for it: the file is there
     if plot is not None:
         plot_reliability({"before": calibration.before, "after, cross-validated": calibration.after}, plot)
-    _tell(calibration, sample.failures, json=json)
-
-
-def _encoder(store: Store | None, collection: str | None, name: str | None, encoders: Encoders) -> Encoder:
-    """The encoder of the collection's pictures; without a collection the one that is named, or tiny."""
-    from mmembed.classification.collection_classes import image_encoder
-    from mmembed.collection import Collection
-
-    if store is None or collection is None:
-        return encoders[name or "tiny"]
-    return image_encoder(Collection(store, collection), encoders, encoders[name] if name is not None else None)
+    _tell(calibration, sample.failures, json=session.json)
 
 
 def _sample(
-    folder: Path | None, truth: str | None, store: Store | None, collection: str | None, encoder: Encoder
+    session: o.Session, folder: Path | None, truth: str | None, collection: str | None, encoder: Encoder
 ) -> LabelledVectors:
     from mmembed.classification.sample import embed_sample, stored_sample
     from mmembed.sources.labelled import NEGATIVES, read_class_folders
 
     if folder is not None:
         return embed_sample(read_class_folders(folder), encoder)
-    assert store is not None  # --truth needs a collection
-    assert collection is not None
+    assert collection is not None  # --truth needs one
     assert truth is not None
-    return stored_sample(store, collection, truth, negatives=NEGATIVES)
+    return stored_sample(session.store, collection, truth, negatives=NEGATIVES)
 
 
 def _tell(calibration: Calibration, failures: list[Failure], *, json: bool) -> None:
-    for failure in failures[:_SHOWN]:
-        typer.echo(f"failed: {failure.error}", err=True)
+    o.tell_failures(failures)
     if json:
         typer.echo(o.as_json(_summary(calibration, failures)))
     else:

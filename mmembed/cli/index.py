@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,19 +11,20 @@ from mmembed.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from mmembed.ingest import IngestReport
+    from mmembed.types import Modality
 
 app = typer.Typer(no_args_is_help=True, help="Index pictures or documents.")
 
-_SHOWN_FAILURES = 20
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Folders, files, patterns, or manifests (.csv, .jsonl).")
 ]
 
 
 @app.command("images")
+@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
 def index_images(
+    session: o.Session,
     paths: Paths,
-    store: o.StoreUrl = None,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "images",
     encoder: Annotated[
         str | None,
@@ -44,14 +44,7 @@ def index_images(
     sync: o.Sync = False,
     exclude: o.Exclude = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
     workers: o.Workers = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
     shards: o.Shards = None,
     replicas: o.Replicas = None,
 ) -> None:
@@ -59,43 +52,34 @@ def index_images(
 
     Exit code 3: finished, but some files failed.
     """
-    from mmembed.encoders import Encoders
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.ingest import ingest_images
-    from mmembed.types import LoadOptions
 
-    encoders = Encoders(
-        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-    )
-    opened = o.open_asked_store(store, api_key, grpc)
-    try:
-        name = encoder or o.remembered_name(opened, collection, "image") or "tiny"
-        with show_progress(_counter(paths, "image", IMAGE_SUFFIXES, exclude), "pictures") as on_progress:
-            report = ingest_images(
-                opened,
-                collection,
-                paths,
-                encoder=encoders[name],
-                caption_encoder=encoders[caption_encoder] if caption_encoder else None,
-                late_encoder=encoders[late_encoder] if late_encoder else None,
-                sync=sync,
-                exclude=exclude or (),
-                workers=workers,
-                max_pixels=max_pixels or MAX_PIXELS,
-                shards=shards,
-                replicas=replicas,
-                encoders=encoders,
-                on_progress=on_progress,
-            )
-    finally:
-        opened.close()
-    _finish(report, "pictures", as_json=json)
+    with show_progress(lambda: _count(paths, "image", IMAGE_SUFFIXES, exclude), "pictures") as on_progress:
+        report = ingest_images(
+            session.store,
+            collection,
+            paths,
+            encoder=session.encoder_of(collection, "image", encoder, "tiny"),
+            caption_encoder=session.load(caption_encoder),
+            late_encoder=session.load(late_encoder),
+            sync=sync,
+            exclude=exclude or (),
+            workers=workers,
+            max_pixels=max_pixels or MAX_PIXELS,
+            shards=shards,
+            replicas=replicas,
+            encoders=session.encoders,
+            on_progress=on_progress,
+        )
+    _finish(report, "pictures", as_json=session.json)
 
 
 @app.command("documents")
+@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
 def index_documents(
+    session: o.Session,
     paths: Paths,
-    store: o.StoreUrl = None,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "documents",
     encoder: Annotated[
         str | None,
@@ -128,14 +112,7 @@ def index_documents(
     images_collection: Annotated[str, typer.Option(help="Where pictures inside documents go.")] = "images",
     sync: o.Sync = False,
     exclude: o.Exclude = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
     workers: o.Workers = None,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
     shards: o.Shards = None,
     replicas: o.Replicas = None,
 ) -> None:
@@ -144,52 +121,34 @@ def index_documents(
     Exit code 3: finished, but some files failed.
     """
     from mmembed.documents import DOCUMENT_SUFFIXES
-    from mmembed.encoders import Encoders
     from mmembed.ingest import ingest_documents
-    from mmembed.types import LoadOptions
 
-    encoders = Encoders(
-        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
-    )
-    opened = o.open_asked_store(store, api_key, grpc)
-    try:
-        name = encoder or o.remembered_name(opened, collection, "text") or "minilm"
-        cross = cross_encoder or o.remembered_name(opened, collection, "cross")
-        with show_progress(_counter(paths, "text", DOCUMENT_SUFFIXES, exclude), "documents") as on_progress:
-            report = ingest_documents(
-                opened,
-                collection,
-                paths,
-                encoder=encoders[name],
-                cross_encoder=encoders[cross] if cross else None,
-                sparse_encoder=encoders[sparse_encoder] if sparse_encoder else None,
-                late_encoder=encoders[late_encoder] if late_encoder else None,
-                pictures_into=images_collection if pictures else None,
-                sync=sync,
-                exclude=exclude or (),
-                workers=workers,
-                shards=shards,
-                replicas=replicas,
-                encoders=encoders,
-                on_progress=on_progress,
-            )
-    finally:
-        opened.close()
-    _finish(report, "documents", as_json=json)
-
-
-def _counter(paths: list[str], modality: str, suffixes: frozenset[str], exclude: list[str] | None) -> Callable[[], int]:
-    """How many files there are to look at, counted without opening any."""
-
-    def count() -> int:
-        from mmembed.sources import scan
-
-        found = scan(
-            paths, modality="image" if modality == "image" else "text", suffixes=suffixes, exclude=exclude or ()
+    with show_progress(lambda: _count(paths, "text", DOCUMENT_SUFFIXES, exclude), "documents") as on_progress:
+        report = ingest_documents(
+            session.store,
+            collection,
+            paths,
+            encoder=session.encoder_of(collection, "text", encoder, "minilm"),
+            cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
+            sparse_encoder=session.load(sparse_encoder),
+            late_encoder=session.load(late_encoder),
+            pictures_into=images_collection if pictures else None,
+            sync=sync,
+            exclude=exclude or (),
+            workers=workers,
+            shards=shards,
+            replicas=replicas,
+            encoders=session.encoders,
+            on_progress=on_progress,
         )
-        return sum(1 for _ in found)
+    _finish(report, "documents", as_json=session.json)
 
-    return count
+
+def _count(paths: list[str], modality: Modality, suffixes: frozenset[str], exclude: list[str] | None) -> int:
+    """How many files there are to look at, counted without opening any."""
+    from mmembed.sources import scan
+
+    return sum(1 for _ in scan(paths, modality=modality, suffixes=suffixes, exclude=exclude or ()))
 
 
 def _finish(report: IngestReport, what: str, *, as_json: bool) -> None:
@@ -199,13 +158,7 @@ def _finish(report: IngestReport, what: str, *, as_json: bool) -> None:
         typer.echo(o.as_json(report.as_json()))
     else:
         typer.echo(_summary(report, what))
-        for failure in failures[:_SHOWN_FAILURES]:
-            typer.echo(
-                f"failed: {failure.error if failure.uri in failure.error else f'{failure.uri}: {failure.error}'}",
-                err=True,
-            )
-        if len(failures) > _SHOWN_FAILURES:
-            typer.echo(f"failed: and {len(failures) - _SHOWN_FAILURES} more; --json lists them all", err=True)
+        o.tell_failures(failures)
     if report.stored == 0 and not report.removed:
         why = f"all {len(report.failures)} failed" if report.failures else f"no {what} found"
         typer.echo(f"error: nothing could be indexed: {why}", err=True)

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mmembed.classification import ClassCache, Labels
+    from mmembed.cli.options import Session
+    from mmembed.types import Encoder
 
 LabelsText: TypeAlias = Annotated[
     str,
     typer.Option(
         "--labels",
-        help="Labels parted by commas, or a file of them (text, one a line, or .json): what is a file is read as one.",
+        help="Labels separated by commas, or a file of them (text, one per line, or .json): a file is read as one.",
     ),
 ]
 Templates: TypeAlias = Annotated[
@@ -25,7 +27,9 @@ Templates: TypeAlias = Annotated[
 ]
 Background: TypeAlias = Annotated[
     str | None,
-    typer.Option("--background", help="What else there may be, parted by commas: where it fits best, none does."),
+    typer.Option(
+        "--background", help="What else there may be, separated by commas: where it fits best, no label does."
+    ),
 ]
 Thresholds: TypeAlias = Annotated[
     list[str] | None,
@@ -55,7 +59,7 @@ def asked_labels(labels: str | Sequence[str], templates: str, background: str | 
     if isinstance(labels, str):
         if labels.endswith((".txt", ".json")) and "," not in labels and not _is_file(labels):
             raise typer.BadParameter(
-                f"there is no file {labels!r}: name one, or labels parted by commas", param_hint="--labels"
+                f"there is no file {labels!r}: name one, or labels separated by commas", param_hint="--labels"
             )
         given = read_labels(Path(labels)) if _is_file(labels) else parse_labels(labels)
     return labels_of(
@@ -74,7 +78,9 @@ def asked_threshold(entries: Sequence[str] | None, names: Sequence[str]) -> floa
         try:
             value = float(number)
         except ValueError:
-            raise typer.BadParameter(f"{entry!r} is no number and not LABEL=NUMBER", param_hint="--threshold") from None
+            raise typer.BadParameter(
+                f"{entry!r} is neither a number nor LABEL=NUMBER", param_hint="--threshold"
+            ) from None
         if equals:
             single[" ".join(name.split())] = value
         else:
@@ -82,6 +88,16 @@ def asked_threshold(entries: Sequence[str] | None, names: Sequence[str]) -> floa
     if not single:
         return whole
     return single if whole is None else {**dict.fromkeys(names, whole), **single}
+
+
+def image_encoder(session: Session, collection: str | None, name: str | None) -> Encoder:
+    """The encoder of the collection's images; without a collection the one that is named, or tiny."""
+    from mmembed.classification.collection_classes import image_encoder
+    from mmembed.collection import Collection
+
+    if collection is None:
+        return session.encoders[name or "tiny"]
+    return image_encoder(Collection(session.store, collection), session.encoders, session.load(name))
 
 
 def class_cache() -> ClassCache:

@@ -1,43 +1,34 @@
-"""Options that several commands share, and how they become a store, an encoder and a filter."""
+"""Options that several commands share, and how they become a store, encoders and a filter."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
 
 import typer
+
+from mmembed.errors import respell
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-    from mmembed.types import Store
+    from mmembed.encoders import Encoders
+    from mmembed.types import Encoder, Failure, Store
 
-StoreUrl: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        envvar="MMEMBED_STORE",
-        help="http://HOST:6333, edge:FOLDER; by default an embedded Qdrant Edge in your data directory.",
-        show_default=False,
-    ),
-]
-ApiKey: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="Of the Qdrant server.", show_default=False),
-]
-Grpc: TypeAlias = Annotated[
-    bool, typer.Option("--grpc", help="Talk gRPC to the Qdrant server: faster writes of long vectors.")
-]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")]
-Device: TypeAlias = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default the best there is.")
-]
-Dtype: TypeAlias = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-BatchSize: TypeAlias = Annotated[int | None, typer.Option("--batch-size", min=1, help="Inputs a forward pass.")]
-TrustRemoteCode: TypeAlias = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model's repository.")
-]
+STORE = ("store_url", "api_key", "grpc")
+MODELS = ("device", "dtype", "trust_remote_code")
+
+_FLAGS = {"vector_name": "--using"}  # others are called as their parameter is
+_QUOTES = "'\""
+
 Sync: TypeAlias = Annotated[
     bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")
 ]
@@ -46,14 +37,131 @@ Exclude: TypeAlias = Annotated[
 ]
 Workers: TypeAlias = Annotated[int | None, typer.Option("--workers", min=1, help="Reading threads.")]
 Shards: TypeAlias = Annotated[
-    int | None, typer.Option("--shards", min=1, help="Of a collection that is created in a Qdrant cluster.")
+    int | None, typer.Option("--shards", min=1, help="Shards of a collection that is created in a Qdrant cluster.")
 ]
 Replicas: TypeAlias = Annotated[
-    int | None, typer.Option("--replicas", min=1, help="Of a collection that is created in a Qdrant cluster.")
+    int | None, typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster.")
 ]
 FilterJson: TypeAlias = Annotated[
     str | None, typer.Option("--filter", help='A Qdrant filter as JSON: {"must": [{"key": "...", "match": {...}}]}.')
 ]
+
+
+@dataclass(frozen=True)
+class Session:
+    """The shared options of one run of a command, each declared here once, and the store and encoders they lead to.
+
+    A field is an option; `shared` says which of them a command has. Both store and encoders are made when they are
+    first asked for, so that a usage error comes before either.
+    """
+
+    store_url: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            envvar="MMEMBED_STORE",
+            help="http://HOST:6333, edge:FOLDER; by default an embedded Qdrant Edge in your data directory.",
+            show_default=False,
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.", show_default=False
+        ),
+    ] = None
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="Talk gRPC to the Qdrant server: faster writes of long vectors.")
+    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")] = False
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default the best available.")
+    ] = None
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Inputs per forward pass.")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model's repository.")
+    ] = False
+    to_read: bool = field(default=False, kw_only=True)
+    closing: ExitStack = field(default_factory=ExitStack, kw_only=True)
+
+    @property
+    def place(self) -> str:
+        """The address of the store; by default an Edge folder in the user's data directory."""
+        return self.store_url or default_store()
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the store is a folder in which nothing was indexed yet."""
+        folder = Path(self.place.removeprefix("edge:")).expanduser()
+        return self.place.startswith("edge:") and not (folder / "collections").is_dir()
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Open until the command ends; made if it is not there, unless the command only reads."""
+        from mmembed.errors import StoreUnavailable
+        from mmembed.stores import open_store
+
+        if self.to_read and self.is_missing:  # a mistyped folder
+            raise StoreUnavailable(f"there is no store at {self.place}: `mmembed index images FOLDER` makes one")
+        opened = open_store(self.place, api_key=self.api_key, prefer_grpc=self.grpc)
+        self.closing.callback(opened.close)
+        return opened
+
+    @functools.cached_property
+    def encoders(self) -> Encoders:
+        from mmembed.encoders import Encoders
+        from mmembed.types import LoadOptions
+
+        return Encoders(LoadOptions(self.device, self.dtype, self.batch_size, self.trust_remote_code))
+
+    def load(self, name: str | None) -> Encoder | None:
+        return self.encoders[name] if name else None
+
+    def encoder_of(self, collection: str, vector: str, name: str | None, default: str) -> Encoder:
+        """The one that is named, else the one that the collection remembers for this vector, else the default."""
+        return self.encoders[name or self.remembered(collection, vector) or default]
+
+    def remembered(self, collection: str, vector: str) -> str | None:
+        """The encoder that the collection remembers for this vector, if it is there and ours."""
+        contract = self.store.contract(collection) if collection in self.store.collections() else None
+        return contract.vectors[vector].encoder if contract is not None and vector in contract.vectors else None
+
+
+def shared(
+    *options: str, session: type[Session] = Session, to_read: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these fields of `session` as options, behind its own, and the Session as its first argument.
+
+        @shared(*STORE, "json", to_read=True)
+        def count_command(session: Session, collection: str) -> None:
+            typer.echo(session.store.count(collection))
+
+    Typer reads a signature: the one that it is shown has the options in place of the session.
+    """
+    declared = get_type_hints(session, include_extras=True)
+    defaults = inspect.signature(session).parameters
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())[1:]
+        named = SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
+        hints = get_type_hints(named, globalns=command.__globals__, include_extras=True)
+        hints |= {name: declared[name] for name in options}
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            flags = {name: given.pop(name) for name in options}
+            with ExitStack() as closing:
+                command(session(**flags, to_read=to_read, closing=closing), **given)
+
+        shown = own + [defaults[name] for name in options]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in shown]
+        )
+        run.__annotations__ = hints
+        return run
+
+    return decorate
 
 
 def default_store() -> str:
@@ -61,30 +169,6 @@ def default_store() -> str:
     import platformdirs
 
     return f"edge:{platformdirs.user_data_path('mmembed') / 'store.mm'}"
-
-
-def open_asked_store(url: str | None, api_key: str | None, grpc: bool, *, to_read: bool = False) -> Store:
-    """The store, made if it is not there, unless it is only read: a mistyped folder is then an error."""
-    from mmembed.errors import StoreUnavailable
-    from mmembed.stores import open_store
-
-    if to_read and is_missing(url):
-        raise StoreUnavailable(
-            f"there is no store at {url or default_store()}: `mmembed index images FOLDER` makes one"
-        )
-    return open_store(url or default_store(), api_key=api_key, prefer_grpc=grpc)
-
-
-def is_missing(url: str | None) -> bool:
-    """Whether the store is a folder in which nothing was indexed yet."""
-    asked = url or default_store()
-    return asked.startswith("edge:") and not (Path(asked.removeprefix("edge:")).expanduser() / "collections").is_dir()
-
-
-def remembered_name(store: Store, collection: str, vector: str) -> str | None:
-    """The encoder that the collection remembers for this vector, if it is there and ours."""
-    contract = store.contract(collection) if collection in store.collections() else None
-    return contract.vectors[vector].encoder if contract is not None and vector in contract.vectors else None
 
 
 def parse_filter(text: str | None) -> Filter | None:
@@ -99,6 +183,25 @@ def parse_filter(text: str | None) -> Filter | None:
     except ValueError as exc:
         first = exc.errors()[0]["msg"] if isinstance(exc, ValidationError) else str(exc)
         raise typer.BadParameter(f"not a Qdrant filter ({first})", param_hint="--filter") from exc
+
+
+def tell_failures(failures: Sequence[Failure], *, shown: int = 20) -> None:
+    """A line on stderr for each, up to `shown`."""
+    for failure in failures[:shown]:
+        said = failure.error if failure.uri in failure.error else f"{failure.uri}: {failure.error}"
+        typer.echo(f"failed: {as_flags(said)}", err=True)
+    if len(failures) > shown:
+        typer.echo(f"failed: and {len(failures) - shown:,} more", err=True)
+
+
+def as_flags(sentence: str) -> str:
+    """A sentence of an error with parameters as flags: `cross_encoder=` -> --cross-encoder."""
+    return respell(sentence, _flag)
+
+
+def _flag(name: str, value: str) -> str:
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    return flag if value in ("", "True") else f"{flag} {shlex.quote(value.strip(_QUOTES))}"
 
 
 def existing_file(path: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Counted", "show_progress"]
+__all__ = ["Counted", "show_progress", "show_steps"]
 
 _LINE_EVERY_SECONDS = 15.0
 
@@ -25,6 +25,7 @@ class Counted(Protocol):
 
 
 OnProgress: TypeAlias = Callable[[Counted], None]
+OnStep: TypeAlias = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
 @contextmanager
@@ -59,6 +60,36 @@ def _lines(count: Callable[[], int], what: str, console: Console) -> OnProgress:
         line = f"{what}: {report.done:,} of {total:,}, {_per_second(report):,.1f} a second, {left:,.0f} s left"
         console.print(line, highlight=False)
         said = time.monotonic()
+
+    return say
+
+
+@contextmanager
+def show_steps() -> Iterator[OnStep]:
+    """Give work that knows how much of it there is something to report to."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _step_lines(console)
+        return
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+def _step_lines(console: Console) -> OnStep:
+    said = time.monotonic()
+
+    def say(what: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= _LINE_EVERY_SECONDS:
+            console.print(f"{what}: {done:,} of {total:,}", highlight=False)
+            said = time.monotonic()
 
     return say
 

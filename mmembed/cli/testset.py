@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmembed.cli import options as o
+from mmembed.cli.progress import show_steps
 
 if TYPE_CHECKING:
     from mmembed.encoders.remote import ApiKey
     from mmembed.evaluation.testsets import Chat, MadeTestSet
 
 _KEY = "MMEMBED_CHAT_API_KEY"
-_LINE_EVERY_SECONDS = 15.0
-_SHOWN_FAILURES = 5
 
 
 class QueriesFrom(StrEnum):
@@ -29,10 +25,11 @@ class QueriesFrom(StrEnum):
     headings = "headings"
 
 
+@o.shared("json", *o.MODELS, *o.STORE, to_read=True)
 def make_command(
+    session: o.Session,
     output: Annotated[Path, typer.Option(help="Folder to write: corpus.jsonl, queries.jsonl, qrels/test.tsv.")],
     collection: Annotated[str, typer.Option("--in", help="Collection to make it of.")] = "images",
-    store: o.StoreUrl = None,
     sample: Annotated[int, typer.Option(min=1, help="Documents or pictures to make queries for.")] = 100,
     queries_each: Annotated[int, typer.Option(min=1, help="Queries for each of them.")] = 2,
     seed: Annotated[int, typer.Option(help="Another seed draws another sample.")] = 0,
@@ -55,12 +52,6 @@ def make_command(
     ] = None,
     first: Annotated[int, typer.Option(min=1, help="Hits among which the source must be.")] = 10,
     no_filter: Annotated[bool, typer.Option("--no-filter", help="Keep queries that do not find their source.")] = False,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    api_key: o.ApiKey = None,
-    grpc: o.Grpc = False,
 ) -> None:
     """Make a test set of a collection, without judging anything: queries that were made from what they should find.
 
@@ -72,36 +63,27 @@ def make_command(
         raise typer.BadParameter("cannot be given together with --no-filter", param_hint="--filter-by")
     model = _chat(chat, chat_model, chat_at_once, queries_from)
 
-    from mmembed.encoders import Encoders
     from mmembed.evaluation.testsets import RoundTrip, make_test_set
-    from mmembed.types import LoadOptions
 
-    opened = o.open_asked_store(store, api_key, grpc, to_read=True)
-    try:
-        with _progress() as say:
-            made = make_test_set(
-                opened,
-                collection,
-                output,
-                queries_from=model or queries_from.value,
-                sample=sample,
-                queries_each=queries_each,
-                seed=seed,
-                round_trip=None if no_filter else RoundTrip(filter_by, first),
-                caption_key=caption_key,
-                encoders=Encoders(LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)),
-                on_progress=say,
-            )
-    finally:
-        opened.close()
-    _show(made, json)
+    with show_steps() as on_progress:
+        made = make_test_set(
+            session.store,
+            collection,
+            output,
+            queries_from=model or queries_from.value,
+            sample=sample,
+            queries_each=queries_each,
+            seed=seed,
+            round_trip=None if no_filter else RoundTrip(filter_by, first),
+            caption_key=caption_key,
+            encoders=session.encoders,
+            on_progress=on_progress,
+        )
+    _show(made, session.json)
 
 
 def _show(made: MadeTestSet, json: bool) -> None:
-    for failure in made.failures[:_SHOWN_FAILURES]:
-        typer.echo(failure.error, err=True)
-    if len(made.failures) > _SHOWN_FAILURES:
-        typer.echo(f"... and {len(made.failures) - _SHOWN_FAILURES} more failures", err=True)
+    o.tell_failures(made.failures, shown=5)
     lost = made.dropped.get("not found again", 0)
     if lost > made.queries:
         typer.echo(
@@ -127,7 +109,7 @@ def _chat(url: str | None, model: str | None, at_once: int, queries_from: Querie
     if url is None:
         if model is not None:
             raise typer.BadParameter(
-                "names a model, but --chat URL, where it is, is missing", param_hint="--chat-model"
+                "names a model, but its address, --chat URL, is missing", param_hint="--chat-model"
             )
         return None
     if model is None:
@@ -150,30 +132,3 @@ def _key_for(url: str) -> ApiKey | None:
     if secret := os.environ.get(_KEY, "").strip():
         return ApiKey(_KEY, secret)
     return find_key(url, home=HOME, variables=(_KEY, "OPENAI_API_KEY"))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, elsewhere a line now and then."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines()
-        return
-    with Progress(console=console, transient=True) as bar:
-        tasks = {what: bar.add_task(what, total=None) for what in ("queries", "filtering")}
-        yield lambda what, done, total: bar.update(tasks[what], completed=done, total=total)
-
-
-def _lines() -> Callable[[str, int, int], None]:
-    said = time.monotonic()
-
-    def say(what: str, done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _LINE_EVERY_SECONDS:
-            typer.echo(f"{what}: {done:,} of {total:,}", err=True)
-            said = time.monotonic()
-
-    return say

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 _COLOURS = {"passed": typer.colors.GREEN, "fault": typer.colors.RED, "skipped": typer.colors.BRIGHT_BLACK}
 
 
+@o.shared("json", *o.MODELS, "batch_size")
 def verify_command(
+    session: o.Session,
     encoder: Annotated[
         str, typer.Argument(help="A name, or FILE.py:NAME, an encoder or a function without arguments that makes one.")
     ],
     against: Annotated[
-        str | None, typer.Option(help="An encoder of the same model that is right, named in the same ways.")
+        str | None, typer.Option(help="A correct encoder of the same model, named in the same ways.")
     ] = None,
     record: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write its answers to a JSON file, if it has no fault.")
@@ -46,18 +48,12 @@ def verify_command(
         float | None,
         typer.Option(min=0, help="Distance of two equal vectors that is allowed; by default it follows the dtype."),
     ] = None,
-    json: o.Json = False,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    batch_size: o.BatchSize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
-    """Try an encoder in the ways in which encoders are silently wrong. Exits with 1 if one of them is found."""
+    """Test an encoder for the ways in which encoders go wrong silently. Exits with 1 if one of them is found."""
     from mmembed.encoders import Encoders
     from mmembed.testing import check_encoder, read_known_answers, record_known_answers, write_known_answers
-    from mmembed.types import LoadOptions
 
-    encoders = Encoders(LoadOptions(device, dtype, batch_size, trust_remote_code))
+    encoders = session.encoders
     answers = None if known is None else read_known_answers(known)
     tried = _load(encoder, encoders)
     report = check_encoder(
@@ -68,7 +64,7 @@ def verify_command(
         checkpoint=checkpoint,
         tolerance=tolerance,
     )
-    if json:
+    if session.json:
         typer.echo(
             o.as_json({"encoder": report.encoder, "ok": report.ok, "checks": [asdict(c) for c in report.checks]})
         )
@@ -118,7 +114,7 @@ def _made(make: Any, what: str) -> Any:
     try:
         return make()
     except Exception as exc:
-        raise EncoderLoadError(f"{what} cannot be run ({type(exc).__name__}: {exc}): mend it first") from exc
+        raise EncoderLoadError(f"{what} cannot be run ({type(exc).__name__}: {exc}): fix it first") from exc
 
 
 def _print(report: EncoderReport) -> None:

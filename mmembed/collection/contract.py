@@ -67,7 +67,7 @@ def contract_from_json(value: Any, collection: str) -> Contract:
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise StoreError(
             f"the contract of collection {collection!r} cannot be read ({type(exc).__name__}: {exc}): its metadata "
-            f"key {METADATA_KEY!r} was changed by hand; put it back, or index into another --collection"
+            f"key {METADATA_KEY!r} was changed by hand; put it back, or index into another collection"
         ) from exc
     return Contract(kind=value["kind"], vectors=vectors, version=version, notes=notes)
 

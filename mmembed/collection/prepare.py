@@ -14,12 +14,7 @@ from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload,
 
 __all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
 
-_OPTIONS = {
-    "caption": "--caption-encoder",
-    "cross": "--cross-encoder",
-    "late": "--late-encoder",
-    "sparse": "--sparse-encoder",
-}
+_NAMED = ("caption", "cross", "late", "sparse")  # vectors that have a parameter of their own; others have `encoder`
 _MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
 _PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a
@@ -57,7 +52,7 @@ def prepare_collection(
         if "document" in encoder.spec.whole_call:
             raise SettingsError(
                 f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
-                f"passages of several for the vector {name!r}: leave ?late_chunking= away"
+                f"passages of several for the vector {name!r}: leave ?late_chunking= out"
             )
     store, indexes = collection.store, INDEXES[_MODALITY[kind]]
     if not collection.exists:
@@ -73,8 +68,8 @@ def prepare_collection(
         try:
             check_fingerprint(collection.name, name, stored, encoder)
         except CollectionMismatch as exc:
-            option = _OPTIONS.get(name, "--encoder")
-            advice = f"index with {option} '{stored.encoder}', or into another --collection"
+            parameter = f"{name}_encoder" if name in _NAMED else "encoder"
+            advice = f"index with `{parameter}={stored.encoder!r}`, or into another collection"
             raise CollectionMismatch(
                 collection.name, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
             ) from exc

@@ -36,7 +36,7 @@ def write_thumbnail(path: Path, webp: bytes) -> None:
         error = StoreFull if exc.errno == errno.ENOSPC else StoreError
         raise error(
             f"the thumbnail {path} cannot be written ({exc.strerror}): everything before it is stored; "
-            f"make room or give rights there, and go on"
+            f"make room or give write access there, and go on"
         ) from exc
 
 

@@ -13,7 +13,7 @@ from mmembed.types import Failure
 
 @dataclass(frozen=True)
 class Section:
-    """A run of text under one heading; paragraphs are parted by an empty line."""
+    """A run of text under one heading; paragraphs are separated by an empty line."""
 
     text: str
     headings: tuple[str, ...] = ()  # the path of headings above it, outermost first

@@ -53,7 +53,7 @@ def decode(content: bytes, uri: str, *, declared: str | None = None) -> str:
             try:
                 return _newlines(content.decode(encoding))
             except UnicodeDecodeError as exc:
-                raise UnreadableDocument(f"{uri}: begins like {encoding.upper()} and goes on otherwise") from exc
+                raise UnreadableDocument(f"{uri}: begins as {encoding.upper()} and goes on as something else") from exc
     if b"\0" in content:
         raise UnreadableDocument(f"{uri}: binary content, not text: its suffix says otherwise")
     for known in ("utf-8-sig", declared):
@@ -77,7 +77,7 @@ def _guess(content: bytes, uri: str) -> str:
 
     best = from_bytes(content).best()
     if best is None:
-        raise UnreadableDocument(f"{uri}: text in an encoding that cannot be told: save it as UTF-8")
+        raise UnreadableDocument(f"{uri}: text in an unknown encoding: save it as UTF-8")
     return str(best)
 
 

@@ -122,7 +122,7 @@ class Checkpoint:
                     f"know: pip install -U transformers, or name another model"
                 )
             elif "trust_remote_code" in str(exc):
-                todo = f"{self.model} runs Python of its own repository: read it, then pass --trust-remote-code"
+                todo = f"{self.model} runs Python of its own repository: read it, then pass `trust_remote_code=True`"
             elif self.local:
                 todo = f"folder {self.model} cannot be loaded ({reason}): it must hold config, tokenizer and weights"
             elif isinstance(exc, OSError):
@@ -166,7 +166,7 @@ def find_checkpoint(name: EncoderName, *, revision: str | None, example: str) ->
     path = Path(name.model).expanduser()
     if path.is_dir():
         if revision:
-            raise SettingsError(f"a folder such as {path} has no revision: leave ?revision={revision} away")
+            raise SettingsError(f"a folder such as {path} has no revision: leave ?revision={revision} out")
         return Checkpoint(str(path.resolve()), None, local=True)
     if name.model.startswith((".", "/", "~")):
         raise EncoderLoadError(f"encoder {str(name)!r} names a folder that is not there: check the path")

@@ -124,7 +124,7 @@ def find_origin(name: EncoderName, checkpoint: Checkpoint, option: str | None, *
     if beside is not None:
         raise EncoderLoadError(
             f"encoder {str(name)!r}: {checkpoint.model} has an adapter of its own, beside {option}: merge one of them "
-            f"into the model first, or leave ?adapter= away"
+            f"into the model first, or leave ?adapter= out"
         )
     adapter = find_adapter(option)
     return Origin(replace(name, options={**name.options, "adapter": adapter.source}), checkpoint, adapter)
@@ -194,7 +194,7 @@ def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: LoraAdapter) ->
 
 def _read_adapter(source: str, folder: Path) -> LoraAdapter:
     if not (folder / _CONFIG).is_file():
-        raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is no adapter: name a folder that PEFT wrote")
+        raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is not an adapter: name a folder that PEFT wrote")
     if not (folder / WEIGHTS).is_file():
         found = f"only the pickled {_PICKLE}" if (folder / _PICKLE).is_file() else "no weights"
         raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {WEIGHTS}")

@@ -66,7 +66,7 @@ def text_prefix(template: str, role: Role, task: str | None) -> str:
 def check_task(encoder: str, task: str | None) -> None:
     """Raise SettingsError for a task of an encoder without prompts: it would change nothing, and not say so."""
     if task not in (None, "", "retrieval"):
-        raise SettingsError(f"encoder {encoder} knows no task {task!r}: it has retrieval alone, so leave it away")
+        raise SettingsError(f"encoder {encoder} knows no task {task!r}: it has retrieval alone, so leave it out")
 
 
 @dataclass(frozen=True)

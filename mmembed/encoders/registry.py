@@ -84,7 +84,7 @@ def parse_name(name: str) -> EncoderName:
         return replace(expanded, options={**expanded.options, **options})
     family, _, model = stem.partition(":")
     if not family:
-        raise UnknownEncoder(name, PRESETS, hint="a name is FAMILY:MODEL or a preset; `mmembed encoders` lists them")
+        raise UnknownEncoder(name, PRESETS, hint="a name is FAMILY:MODEL, or a preset such as minilm or siglip2-b32")
     return EncoderName(family, model, options)
 
 
@@ -214,7 +214,7 @@ def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
             if option == "dim":
                 raise SettingsError(
                     f"encoder {bare!r} was asked for fewer dimensions, but models of family {name.family!r} were not "
-                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= away"
+                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= out"
                 )
             has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
             raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")

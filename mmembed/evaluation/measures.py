@@ -80,7 +80,7 @@ class Scores:
 
 
 def parse_measures(names: Iterable[str]) -> tuple[str, ...]:
-    """Names in any case -> as they are written, each once. Raises SettingsError for those that there are not."""
+    """Names in any case -> as they are written, each once. Raises SettingsError for those that do not exist."""
     return tuple(dict.fromkeys(_parsed(name).name for name in names))
 
 

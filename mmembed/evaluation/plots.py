@@ -29,7 +29,7 @@ def plot_reports(reports: Sequence[Report], file: Path) -> None:
     Raises SettingsError for another suffix.
     """
     if file.suffix.lower() not in SUFFIXES:
-        raise SettingsError(f"--plot {file.name} is neither .png nor .svg: name a file of one of these")
+        raise SettingsError(f"{file.name} is neither .png nor .svg: name a file of one of these")
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

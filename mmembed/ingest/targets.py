@@ -193,7 +193,7 @@ class DocumentTarget:
         rows = encode_texts(list(self.by_passage.values()), texts, role="document")
         made: dict[str, Embeddings | list[np.ndarray]] = dict(zip(self.by_passage, rows, strict=True))
         dense = made["text"]
-        assert isinstance(dense, np.ndarray)  # checked at the door: kind is dense
+        assert isinstance(dense, np.ndarray)  # checked on the way in: kind is dense
         check_embeddings(dense, n=len(texts), dim=self.encoder.spec.dim, encoder=self.encoder.spec.name)
         limit = self.cross.spec.context_length or MAX_TOKENS
         pieces = [windows(text, count_tokens=self.cross.count_tokens, max_tokens=limit) for text in texts]

@@ -200,7 +200,7 @@ def _encoder_of(
         if encoder is None:
             raise InvalidQuery(
                 f"collection {collection.name!r} was not made by mmembed and does not say which encoder made its "
-                f"vectors: name it with --encoder, and the vector with --using"
+                f"vectors: name it with `encoder=`, and the vector with `vector_name=`"
             )
         return encoder
     vector = contract.vectors[name]

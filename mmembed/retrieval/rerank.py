@@ -82,6 +82,6 @@ def _scores(reranker: Reranker, text: str, candidates: Sequence[str | Image.Imag
     if scores.shape != (len(candidates),) or not np.isfinite(scores).all():
         raise InvalidEmbedding(
             f"reranker {reranker.name} returned scores of shape {scores.shape} for {len(candidates)} candidates, or "
-            f"NaN among them: try --dtype float32"
+            f"NaN among them: try `dtype='float32'`"
         )
     return [float(score) for score in scores]

@@ -108,8 +108,13 @@ def error_response(error: e.MmembedError, *, shape: ErrorShape = our_shape, hidd
 def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
     """What a client is told of an error."""
     if isinstance(error, e.StoreError | e.EncoderError) or status_of(error) >= 500:
-        return without_places(str(error), hidden)
-    return str(error)
+        return without_places(as_fields(error), hidden)
+    return as_fields(error)
+
+
+def as_fields(error: e.MmembedError) -> str:
+    """Its sentence with parameters as fields of JSON: `dtype='float32'` -> "dtype": "float32"."""
+    return e.respell(str(error), lambda name, value: f'"{name}"' + (f": {value}" if value else "").replace("'", '"'))
 
 
 def fault_response(shape: ErrorShape) -> Response:
@@ -161,7 +166,9 @@ def _http_response(request: Request, exc: HTTPException) -> Response:
     elif exc.status_code == 405:
         sentence = f"{path[:200]} does not take {request.method[:20]}: /openapi.json lists what it takes"
     elif exc.detail == _UNPARSED:
-        sentence = "the body cannot be read: it is no UTF-8, nested too deeply, or has a number of too many digits"
+        sentence = (
+            "the body cannot be read: it is not UTF-8, is nested too deeply, or has a number with too many digits"
+        )
     else:
         sentence = str(exc.detail)
     kind = "InvalidRequest" if exc.status_code == 400 else http.HTTPStatus(exc.status_code).phrase.title()
@@ -211,4 +218,4 @@ def _plain(value: Any) -> Any:
     """What orjson leaves to us: arrays of a layout or type that it does not write."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -133,7 +133,7 @@ def _parsed(url: str, asked: str) -> httpx.URL:
         parsed = httpx.URL(url[: _MAX_URL + 1])
         host = parsed.host
     except (httpx.InvalidURL, UnicodeError):  # of `xn--` and what follows, which is read only when it is asked for
-        raise ForbiddenUrl(f"{shown(asked)} is no address that can be fetched: give http(s)://HOST/PATH") from None
+        raise ForbiddenUrl(f"{shown(asked)} is not an address that can be fetched: give http(s)://HOST/PATH") from None
     if len(url) > _MAX_URL:
         raise ForbiddenUrl(f"{shown(asked)} is not fetched: an address may have {_MAX_URL} characters")
     if parsed.scheme not in _SCHEMES or not host or (parsed.port or 0) > 65535:

@@ -79,7 +79,7 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """For what is no HTTP: a head that cannot be read, or a body whose chunks cannot."""
-        self._refuse(InvalidRequest("this is no request of HTTP/1.1: its head or its chunks cannot be read"))
+        self._refuse(InvalidRequest("this is not an HTTP/1.1 request: its head or its chunks cannot be read"))
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -72,7 +72,7 @@ class ServedEncoders:
             return found[0]
         if unread is not None:
             raise unread.with_traceback(None)
-        hint = f"several are called so, {' and '.join(found)}: give the full name of one"
+        hint = f"several have this name, {' and '.join(found)}: give the full name of one"
         names = self.names()
         if not found:
             hint = f"served are {', '.join(names)}; others are named with --encoder when the service is started"
@@ -131,7 +131,7 @@ class ServedEncoders:
             try:
                 found = {_canonical(name) for name in _remembered(self._store)}
             except StoreError as exc:
-                logger.warning("which encoders the collections remember cannot be told: %s", exc)
+                logger.warning("which encoders the collections remember cannot be read: %s", exc)
                 self._unread = exc
             else:
                 self._unread = None
@@ -208,7 +208,7 @@ def _remembered(store: Store) -> Iterator[str]:
         except StoreUnavailable:
             raise
         except StoreError as exc:  # dropped this moment, or made by a newer mmembed: the others are served all the same
-            logger.debug("the encoders of collection %r cannot be told: %s", collection, exc)
+            logger.debug("the encoders of collection %r cannot be read: %s", collection, exc)
             continue
         if contract is not None:
             yield from (vector.encoder for vector in contract.vectors.values())

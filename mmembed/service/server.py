@@ -96,7 +96,7 @@ def listen(host: str, port: int) -> socket.socket:
         reason = {
             errno.EADDRINUSE: f"port {port} is in use: stop what listens there or choose another --port",
             errno.EACCES: f"port {port} is kept for the system: choose another --port, above 1023",
-        }.get(exc.errno or 0, f"it is no address of this computer ({found}): choose another --host")
+        }.get(exc.errno or 0, f"it is not an address of this computer ({found}): choose another --host")
         raise SettingsError(f"{host}:{port} cannot be listened on, {reason}") from exc
 
 

@@ -27,7 +27,7 @@ Words = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """What `mmembed serve` runs with. A flag wins over its variable; lists in variables are parted by white space.
+    """What `mmembed serve` runs with. A flag wins over its variable; lists in variables are separated by white space.
 
     An empty variable is none: what fills variables from a file or a secret sets those that are missing to nothing.
     """
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs keys.")
     port: int = Field(8600, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     store: str | None = Field(None, description="http://HOST:6333 or edge:FOLDER; by default the embedded store.")
-    qdrant_api_key: str | None = Field(None, repr=False, description="Of the Qdrant server.")
+    qdrant_api_key: str | None = Field(None, repr=False, description="API key of the Qdrant server.")
     grpc: bool = Field(False, description="Talk gRPC to the Qdrant server.")
     folder: Path | None = Field(None, description="Where uploads and thumbnails lie; by default beside the store.")
 
@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     reranker: Words = Field((), description="Rerankers that a search may name.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; by default the best there is.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16.")
-    batch_size: int | None = Field(None, ge=1, description="Inputs a forward pass; by default the encoder's own.")
+    batch_size: int | None = Field(None, ge=1, description="Inputs per forward pass; by default the encoder's own.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with a model's repository.")
 
     key: Words = Field((), repr=False, description="SECRET:SCOPE,SCOPE of search, index, infer, admin; no scope: all.")
@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(50_000_000, ge=1, description="Largest picture.")
     max_inputs: int = Field(1024, ge=1, description="Texts and pictures in one request.")
     max_image_mb: float = Field(20, gt=0, description="Largest picture that is fetched from an address, in MiB.")
-    rate: float | None = Field(None, gt=0, description="Requests a second for each key, or address without keys.")
-    max_batch_tokens: int = Field(16_384, ge=1, description="Tokens a forward pass.")
+    rate: float | None = Field(None, gt=0, description="Requests per second for each key, or address without keys.")
+    max_batch_tokens: int = Field(16_384, ge=1, description="Tokens per forward pass.")
     max_wait_ms: float = Field(5, ge=0, description="How long a forward pass waits for inputs that are on the way.")
     max_queue: int = Field(2048, ge=1, description="Inputs that may wait for one encoder; more are answered 429.")
     cache_mb: float = Field(256, ge=0, description="Vectors kept for inputs that come again, in MiB.")
@@ -79,7 +79,9 @@ class Settings(BaseSettings):
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+/?", origin):
-                raise ValueError(f"{origin!r} is no origin: give https://HOST or http://HOST:PORT without a path, or *")
+                raise ValueError(
+                    f"{origin!r} is not an origin: give https://HOST or http://HOST:PORT without a path, or *"
+                )
         return tuple(origin.rstrip("/").lower() for origin in origins)
 
     @model_validator(mode="after")
@@ -116,14 +118,14 @@ def is_loopback(host: str) -> bool:
 def read_settings(**flags: Any) -> Settings:
     """Flags that are not None, else variables, else defaults.
 
-    Raises SettingsError for a value that makes no sense, and for a variable `MMEMBED_*` that there is not.
+    Raises SettingsError for a value that makes no sense, and for a variable `MMEMBED_*` that is not a setting.
     """
     known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields} | _OTHERS
     for name in os.environ:
         if name.upper().startswith(_PREFIX) and name.upper() not in known and not name.startswith(f"{_PREFIX}TEST_"):
             nearest = difflib.get_close_matches(name.upper(), known, n=1)
-            meant = f"did you mean {nearest[0]}?" if nearest else "docs/reference.md lists those there are"
-            raise SettingsError(f"the variable {name} is no setting: {meant}")
+            meant = f"did you mean {nearest[0]}?" if nearest else "docs/reference.md lists them all"
+            raise SettingsError(f"the variable {name} is not a setting: {meant}")
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:

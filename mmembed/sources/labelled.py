@@ -42,7 +42,7 @@ def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> lis
         raise UnreadableSource(f"{printable(str(folder))}: not a folder that can be read ({exc.strerror})") from exc
     if not set(entries) - {negatives}:
         raise InvalidSample(
-            f"{printable(str(folder))}: there is no class in it: make one sub-folder a class and put its pictures there"
+            f"{printable(str(folder))}: there is no class in it: make a sub-folder per class and put its pictures there"
         )
     pictures = [
         picture for name in entries for picture in _pictures(folder / name, None if name == negatives else name)

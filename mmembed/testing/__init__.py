@@ -21,7 +21,7 @@ A model of another library needs only the function that embeds with it. Here one
         context_length=model.max_seq_length,
     )
 
-    $ mmembed verify mine.py:encoder --checkpoint FOLDER
+    report = check_encoder(encoder, checkpoint=Path("FOLDER"))
 
 An engine that returns a list of arrays does as well; this one counts letters:
 

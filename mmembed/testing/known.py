@@ -83,9 +83,7 @@ def read_known_answers(file: Path) -> KnownAnswers:
         sides = {side: {key: _vector(row) for key, row in content[side].items()} for side in _SIDES}
         return KnownAnswers(content["encoder"], content["fingerprint"], content["kind"], **sides)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise SettingsError(
-            f"{file} holds no known answers ({exc}): `mmembed verify ENCODER --record FILE` writes them"
-        ) from exc
+        raise SettingsError(f"{file} holds no known answers ({exc}): record them again") from exc
 
 
 def _listed(vector: Vector) -> Any:

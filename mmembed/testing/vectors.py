@@ -20,7 +20,7 @@ def split_rows(found: Any, n: int, kind: Kind) -> list[Vector]:
     try:
         rows: list[Vector] = [_row(row, kind) for row in found]
     except Exception as exc:  # a stranger's objects may raise anything
-        raise Fault(f"{n} inputs became {_describe(found)}, which are no {kind} vectors ({exc})") from exc
+        raise Fault(f"{n} inputs became {_describe(found)}, which are not {kind} vectors ({exc})") from exc
     if len(rows) != n:
         raise Fault(f"{n} inputs became {len(rows)} vectors")
     return rows

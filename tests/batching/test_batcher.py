@@ -367,7 +367,7 @@ def test_a_full_queue_refuses_all_of_a_call(batcher_of: MakeBatcher) -> None:
     batcher = batcher_of(encoder, max_queue=3)
     first = held(batcher, encoder)
     waiting = ask(batcher, "a", "b")
-    with pytest.raises(Overloaded, match="2 inputs wait for encoder recorder already and 2 more") as refused:
+    with pytest.raises(Overloaded, match="2 inputs already wait for encoder recorder, and 2 more") as refused:
         ask(batcher, "c", "d")
     assert 1 <= refused.value.retry_after_seconds <= 60
     assert batcher.waiting == 2

@@ -314,7 +314,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"precision": 0.9, "false_positive_rate": 0.1}, SettingsError, "not both"),
     ({"precision": 1.5}, SettingsError, "a precision is a number between 0 and 1, not 1.5"),
     ({"false_positive_rate": float("nan")}, SettingsError, "a false positive rate is a number between 0 and 1"),
-    ({"folds": 1}, SettingsError, "two folds at least"),
+    ({"folds": 1}, SettingsError, "at least two folds"),
 ]
 
 
@@ -354,7 +354,7 @@ def test_a_file_holds_all_of_it(fitted: Calibration, tmp_path: Path) -> None:
 def test_a_file_that_is_no_calibration_is_refused(broken: str, tmp_path: Path) -> None:
     """One sentence, whatever is in it."""
     (tmp_path / "c.json").write_text(broken)
-    with pytest.raises(InvalidSample, match="mmembed calibrate"):
+    with pytest.raises(InvalidSample, match="fit one"):
         read_calibration(tmp_path / "c.json")
     with pytest.raises(UnreadableSource, match="cannot be read"):
         read_calibration(tmp_path / "gone.json")
@@ -366,7 +366,7 @@ def test_a_file_that_is_no_calibration_is_refused(broken: str, tmp_path: Path) -
 def test_a_damaged_calibration_is_refused(fitted: Calibration, change: dict[str, Any]) -> None:
     """One from which probabilities could not be computed is not loaded."""
     value = json.loads(json.dumps(fitted.to_json()))
-    with pytest.raises(InvalidSample, match="mmembed calibrate"):
+    with pytest.raises(InvalidSample, match="fit it again"):
         Calibration.from_json({**value, **change})
 
 

@@ -120,7 +120,7 @@ def test_a_sample_that_cannot_be_dealt_out_is_refused() -> None:
         with pytest.raises(InvalidSample) as caught:
             stratified_split(truth, shots=shots)
         assert says in str(caught.value)
-    with pytest.raises(SettingsError, match="at least, not from 0"):
+    with pytest.raises(SettingsError, match="at least one picture of each label, not from 0"):
         stratified_split(["a", "b"] * 5, shots=0)
 
 

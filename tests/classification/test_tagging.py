@@ -563,7 +563,7 @@ def test_command_says_when_a_graph_is_due(tmp_path: Path) -> None:
     store.close()
     first = program(tmp_path, "tag", "many", "--labels", "cat,dog")
     assert first.returncode == 0
-    assert first.stderr.splitlines()[-1].endswith("until the graph is built anew: add --optimize")
+    assert first.stderr.splitlines()[-1].endswith("until the graph is rebuilt: add --optimize")
     second = program(tmp_path, "tag", "many", "--labels", "cat,dog", "--optimize")
     assert (second.returncode, second.stderr) == (0, "")
     store = open_store(f"edge:{tmp_path / 'store'}")

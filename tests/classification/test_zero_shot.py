@@ -365,7 +365,7 @@ def test_labels_json(tmp_path: Path) -> None:
     )
     for text, message in [
         ("[1]", "1 is no label"),
-        ("[", "no UTF-8 text or JSON"),
+        ("[", "neither UTF-8 text nor JSON"),
         ("[]", "no label was given"),
         ('[{"name": "a", "text": ["b"]}]', "has 'text'"),
         ('[{"name": "a", "texts": "b"}]', "not a list"),
@@ -468,7 +468,7 @@ def test_labels_in_a_script_that_the_encoder_does_not_know(tiny: Encoder, clip: 
     """They are refused, alone or in any number; an encoder that reads every character, as CLIP does, takes them."""
     cache = ClassCache()
     for _ in range(2):  # and what was refused is not remembered as if it were a class
-        with pytest.raises(InvalidLabels, match=f"{label!r} is in letters that encoder tiny does not know"):
+        with pytest.raises(InvalidLabels, match=f"{label!r} is in a script that encoder tiny does not know"):
             embed_classes(tiny, ["cat", label], cache=cache)
     assert len(embed_classes(clip, ["cat", label, "кот и собака"]).embeddings) == 3
     assert len(embed_classes(tiny, ["crème brûlée", "cat"]).embeddings) == 2

@@ -119,7 +119,7 @@ def test_bad_pictures_are_told_by_the_exit_code(program: Program) -> None:
             "'simpel' is not one of openai, simple, plain, nor a file",
         ),
         (("--labels", "cat,dog", "--threshold", "cow=0.5"), 1, "'cow', which is no label"),
-        (("--labels", "cat,dog", "--threshold", "half"), 2, "'half' is no number and not LABEL=NUMBER"),
+        (("--labels", "cat,dog", "--threshold", "half"), 2, "'half' is neither a number nor LABEL=NUMBER"),
         (("--labels", "cat,dog", "--in", "nothing", "--store", "edge:store.mm"), 1, "no collection 'nothing'"),
         (("--labels", "cat,dog", "--encoder", "bm25"), 1, "cannot encode labels as dense vectors"),
         ((), 2, "--labels"),

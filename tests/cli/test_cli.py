@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import pdf
 from PIL import Image
 from programs import DEMO, Program, Result
 
@@ -151,6 +152,25 @@ def test_search_by_picture_and_filter(indexed: Program) -> None:
     assert indexed("search", "--id", only["id"], "--filter", nothing, "--json") == Result(0, "", "")
 
 
+def test_search_in_several_collections(indexed: Program) -> None:
+    """Hits of all of them, best first, each with its collection; one that cannot answer is named on stderr."""
+    asked = ["search", "rain clouds", "--in", "images", "--in", "documents"]
+    found = indexed(*asked, "--json")
+    assert (found.code, found.err) == (0, "")
+    assert [list(row) for row in found.rows] == [HIT_KEYS] * len(found.rows)
+    assert {row["collection"] for row in found.rows} == {"images", "documents"}
+    assert [row["score"] for row in found.rows] == sorted((row["score"] for row in found.rows), reverse=True)
+    assert " in documents\n" in indexed(*asked).out
+    id = found.rows[0]["id"]
+    (first, *_) = indexed("search", "--id", id, "--in", "images", "--in", "documents", "--json").rows
+    assert first["collection"] == found.rows[0]["collection"]
+    skipping = indexed("search", "--id", id, "--in", "images", "--in", "documents", "--json").err
+    assert skipping.startswith("skipped: ")
+    assert skipping.count("\n") == 1
+    assert "orders the hits of one collection" in indexed.fails(*asked, "--rerank", "x", code=2)
+    assert "no collection 'nothing'" in indexed.fails(*asked, "--in", "nothing")
+
+
 def test_late_vectors_and_rerankers(program: Program) -> None:
     """Encoders of further vectors are named once and remembered; each stage of a search can be left out."""
     for name in ("geese", "hens"):
@@ -191,6 +211,36 @@ def test_collections_delete_and_drop(program: Program) -> None:
     assert program("delete", hit["id"], hit["id"]).out == "1 points removed from images\n"
     assert program("drop", "images") == Result(0, "images removed (1 points)\n", "")
     assert program("collections", "--json").out == ""
+
+
+def remaining(program: Program) -> dict[str, int]:
+    """How many points each collection holds."""
+    return {row["collection"]: row["points"] for row in program("collections", "--json").rows}
+
+
+def test_a_deleted_document_takes_its_images_with_it(program: Program) -> None:
+    """By a filter on its uri or by the ids of all its passages, no image embedded in it stays; others do."""
+    folder = program.root / "texts"
+    folder.mkdir()
+    for name, colour in (("a", "red"), ("b", "blue"), ("c", "green")):
+        picture = Image.effect_noise((200, 200), 50).convert("RGB")
+        picture.paste(colour, (0, 0, 100, 200))
+        pdf(folder / f"{name}.pdf", [("Words about one colour, which is enough for a passage.", picture)] * 2)
+    words = ["--encoder", "fake", "--cross-encoder", "fake"]
+    assert program("index", "images", colours(program.root / "own", "red"), "--encoder", "fake").code == 0
+    assert program("index", "documents", "texts", *words).code == 0
+    before = remaining(program)
+    assert before["images"] == 4
+    uri = json.dumps({"must": [{"key": "uri", "match": {"value": str(folder / "a.pdf")}}]})
+    assert program("delete", "--in", "documents", "--filter", uri).code == 0
+    assert remaining(program)["images"] == 3
+    asked = ["search", "colour", "--in", "documents", "--all-passages", "--limit", "50", "--json"]
+    ids = [row["id"] for row in program(*asked).rows if row["uri"] == str(folder / "b.pdf")]
+    assert ids
+    assert program("delete", "--in", "documents", *ids).code == 0
+    assert remaining(program)["images"] == 2
+    left = {row["uri"] for row in program("search", "x", "--json").rows}
+    assert left == {str(program.root / "own" / "red.png"), *(uri for uri in left if "c.pdf" in uri)}
 
 
 def test_info(program: Program) -> None:
@@ -240,7 +290,7 @@ def test_errors_are_one_line(program: Program) -> None:
     assert "'siglip2-b32'" in line
     line = program.fails("search", "x", "--in", "photos")
     assert "no collection 'photos'" in line
-    assert "mmembed index images FOLDER" in line
+    assert "index images or documents first" in line
     line = program.fails("search", "x", "--store", "http://127.0.0.1:1")
     assert "http://127.0.0.1:1" in line
     assert "none of the three forms" in program.fails("search", "x", "--store", "photos")
@@ -250,6 +300,16 @@ def test_errors_are_one_line(program: Program) -> None:
     assert "--encoder 'fake'" in line
     assert "was made by fake, not by fake:other" in program.fails("search", "x", "--encoder", "fake:other")
     assert "there are images" in program.fails("search", "x", "--in", "documents")
+
+
+def test_errors_spell_parameters_as_flags(program: Program) -> None:
+    """What an error calls `cross_encoder=` in Python is --cross-encoder here, also in the line of a failed file."""
+    (program.root / "a.txt").write_text("Some words about foxes.")
+    words = ["index", "documents", "a.txt", "--encoder", "fake"]
+    assert program(*words, "--cross-encoder", "fake?dim=8").code == 0
+    assert "index with --cross-encoder 'fake?dim=8'" in program.fails(*words, "--cross-encoder", "fake")
+    folder = colours(program.root / "pictures", "red")
+    assert "raise --max-pixels\n" in program("index", "images", folder, "--encoder", "fake", "--max-pixels", "9").err
 
 
 def test_nothing_to_index(program: Program) -> None:

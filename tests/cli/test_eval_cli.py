@@ -149,7 +149,7 @@ def test_test_sets_of_one_name_do_not_mix_in_one_store(run: Run, folder: Path, t
         (("captions", "photos", "--encoder", "bm25"), 1, "cannot encode"),
         (("captions", "nowhere.json"), 1, "cannot be read"),
         (("zero-shot", "one"), 1, "there is one class"),
-        (("retrieval", "photos"), 1, "is no test set that can be read"),
+        (("retrieval", "photos"), 1, "is not a test set that can be read"),
         (("retrieval", "beir", "--measure", "goodness"), 1, "no measure 'goodness'"),
         (("retrieval", "beir", "--compare", "fake", "fake"), 2, "cannot be compared with itself"),
         (("retrieval", "beir", "--compare", "fake", "bm25", "--encoder", "fake"), 2, "give one of them"),

@@ -140,7 +140,7 @@ def test_folder_in_use(tmp_path: Path) -> None:
         ([], {"MMEMBED_PROT": "8601"}, "did you mean MMEMBED_PORT?"),
         ([], {"MMEMBED_PORT": "many"}, "port: "),
         (["--port", "70000"], {}, "port: "),
-        (["--key", "abc:serach"], {}, "key 1 of --key names scopes that there are not"),
+        (["--key", "abc:serach"], {}, "key 1 of --key names scopes that do not exist"),
         (["--key-file", "no.such"], {}, "the key file 'no.such' cannot be read"),
         (["--host", "no.such.invalid"], {"MMEMBED_KEY": "abc"}, "choose another --host"),
         (["--host", "192.0.2.1", "--key", "abc"], {}, "(Cannot assign requested address): choose another --host"),

@@ -293,7 +293,7 @@ def test_pickled_and_absent_adapters_are_refused(folders: dict[str, Path], tmp_p
     (tmp_path / "lora" / "adapter_model.bin").unlink()
     with pytest.raises(EncoderLoadError, match="holds no weights"):
         encoder_of("siglip", folders["siglip"], tmp_path / "lora")
-    with pytest.raises(EncoderLoadError, match=r"has no adapter_config\.json, so it is no adapter"):
+    with pytest.raises(EncoderLoadError, match=r"has no adapter_config\.json, so it is not an adapter"):
         encoder_of("siglip", folders["siglip"], folders["clip"])
     with pytest.raises(EncoderLoadError, match=r"adapter \./nowhere is a folder that is not there"):
         encoder_of("siglip", folders["siglip"], "./nowhere")

@@ -405,7 +405,7 @@ def test_encoders_of_the_wrong_kind(store: Store, folder: Path, fake: Encoder) -
     assert store.collections() == []
     ingest_more(store, folder, fake, late_encoder=late)
     other = load_encoder("fake:other?kind=multi")
-    with pytest.raises(CollectionMismatch, match=r"vector 'late'.*--late-encoder 'fake\?kind=multi'"):
+    with pytest.raises(CollectionMismatch, match=r"vector 'late'.*`late_encoder='fake\?kind=multi'`"):
         ingest_more(store, folder, fake, sparse_encoder=sparse, late_encoder=other)
     contract = store.contract("documents")
     assert contract is not None

@@ -562,5 +562,5 @@ def test_late_encoders_of_pictures(store: Store, folder: Path, fake: Encoder) ->
         ingest_images(store, "images", [folder], encoder=fake, late_encoder=load_encoder("fake?kind=sparse"))
     assert store.collections() == []
     ingest_images(store, "images", [folder], encoder=fake, late_encoder=late)
-    with pytest.raises(CollectionMismatch, match=r"--late-encoder 'fake\?kind=multi'"):
+    with pytest.raises(CollectionMismatch, match=r"`late_encoder='fake\?kind=multi'`"):
         ingest_images(store, "images", [folder], encoder=fake, late_encoder=load_encoder("fake:b?kind=multi"))

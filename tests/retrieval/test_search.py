@@ -635,7 +635,7 @@ def test_documents_indexed_without_a_vector_say_how_to_get_it(memory: Store) -> 
     from mmembed.collection.prepare import vector_contract
 
     memory.create("old", Contract("documents", {"text": vector_contract(fake, "text")}), indexes={})
-    with pytest.raises(InvalidQuery, match="--cross-encoder"):
+    with pytest.raises(InvalidQuery, match="`cross_encoder=`"):
         search(memory, "old", image=RED)
 
 
@@ -758,7 +758,7 @@ def test_a_collection_that_is_not_ours_needs_an_encoder(memory: Store) -> None:
     """It remembers none, so words cannot be compared with it before one is named; every refusal is one of ours."""
     fake = load_encoder("fake")
     foreign(memory, fake, named=True)
-    with pytest.raises(InvalidQuery, match="name it with --encoder"):
+    with pytest.raises(InvalidQuery, match="name it with `encoder=`"):
         search(memory, "theirs", text="river")
     for how in (
         {"encoder": fake},

@@ -186,7 +186,7 @@ def test_what_the_router_says(service: Server) -> None:
         (
             "limit=3",
             b"[" * 100_000,
-            "the body cannot be read: it is no UTF-8, nested too deeply, or has a number of too many digits",
+            "the body cannot be read: it is not UTF-8, is nested too deeply, or has a number with too many digits",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def test_flags_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lists_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that is a list is parted by white space, as are lines; names with commas and colons stay whole."""
+    """A variable that is a list is separated by white space, as are lines; names with commas and colons stay whole."""
     monkeypatch.setenv("MMEMBED_ENCODER", "minilm  open_clip:ViT-B-32/laion2b\nbge-m3?output=sparse")
     monkeypatch.setenv("MMEMBED_KEY", "one:search,index two")
     settings = read_settings()
@@ -44,16 +44,16 @@ def test_lists_in_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("MMEMBED_PROT", "1", "the variable MMEMBED_PROT is no setting: did you mean MMEMBED_PORT?"),
-        ("mmembed_prot", "1", "the variable mmembed_prot is no setting"),
-        ("MMEMBED_WWWWWWWWWWWW", "1", "docs/reference.md lists those there are"),
+        ("MMEMBED_PROT", "1", "the variable MMEMBED_PROT is not a setting: did you mean MMEMBED_PORT?"),
+        ("mmembed_prot", "1", "the variable mmembed_prot is not a setting"),
+        ("MMEMBED_WWWWWWWWWWWW", "1", "docs/reference.md lists them all"),
         ("MMEMBED_PORT", "many", "port: 'many' cannot be used, input should be a valid integer"),
         ("MMEMBED_PORT", "-1", "port: '-1' cannot be used, "),
         ("MMEMBED_MAX_BODY_MB", "0", "max_body_mb: "),
         ("MMEMBED_MAX_BODY_MB", "inf", "max_body_mb: "),
         ("MMEMBED_RATE", "nan", "rate: "),
-        ("MMEMBED_ALLOW_ORIGIN", "shop.example", "allow_origin: 'shop.example' is no origin"),
-        ("MMEMBED_ALLOW_ORIGIN", "https://shop.example/path", "is no origin"),
+        ("MMEMBED_ALLOW_ORIGIN", "shop.example", "allow_origin: 'shop.example' is not an origin"),
+        ("MMEMBED_ALLOW_ORIGIN", "https://shop.example/path", "is not an origin"),
         ("MMEMBED_MAX_QUEUE", "10", "max_queue (10) must hold one request of max_inputs (1024)"),
         ("MMEMBED_HOST", "192.0.2.1", "needs keys"),
     ],

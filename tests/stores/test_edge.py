@@ -434,6 +434,6 @@ def test_filters_where_the_graph_is_no_help(tmp_path: Path) -> None:
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     """A mistyped folder, of pictures say, is not made into a store."""
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(StoreError, match="is no store, and holds other things"):
+    with pytest.raises(StoreError, match="is not a store and holds other things"):
         open_store(f"edge:{tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]

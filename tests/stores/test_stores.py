@@ -41,7 +41,7 @@ def test_create_and_contract(store: Store, name: str) -> None:
     assert store.contract(name) == CONTRACT
     assert name in store.collections()
     assert store.count(name) == 0
-    with pytest.raises(StoreError, match=f"{name!r} exists already"):
+    with pytest.raises(StoreError, match=f"{name!r} already exists"):
         store.create(name, CONTRACT, indexes={})
 
 
@@ -131,7 +131,7 @@ def test_foreign_collection_is_read_never_written(store: Store, name: str) -> No
         for write in writes:
             with pytest.raises(CollectionNotOurs, match=name):
                 write()
-        with pytest.raises(StoreError, match="exists already"):
+        with pytest.raises(StoreError, match="already exists"):
             store.create(name, CONTRACT, indexes={})
         assert [p.payload for p in store.scroll(name)] == [{"n": 0}, {"n": 1}, {"n": 2}]
     finally:

@@ -60,7 +60,7 @@ class FewShotNote:
         try:
             note = cls(**{**value, "names": tuple(value["names"])})
         except (KeyError, TypeError) as exc:
-            raise InvalidSample("what was learnt cannot be read: learn it anew with `mmembed few-shot`") from exc
+            raise InvalidSample("what was learnt cannot be read: learn it again") from exc
         return note
 
 

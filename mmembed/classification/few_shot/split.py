@@ -29,13 +29,13 @@ def stratified_split(truth: Sequence[str], *, shots: int | None = None, seed: in
         SettingsError: fewer shots than one.
     """
     if shots is not None and shots < 1:
-        raise SettingsError(f"few-shot learns from one picture of each label at least, not from {shots}")
+        raise SettingsError(f"few-shot learns from at least one picture of each label, not from {shots}")
     labels = sorted(set(truth))
     if len(labels) < 2:
         raise InvalidSample(
-            f"every picture has the label {labels[0]!r}: few-shot learns to tell two labels at least apart"
+            f"every picture has the label {labels[0]!r}: few-shot learns to tell at least two labels apart"
             if labels
-            else "there is no labelled picture: give a folder with one sub-folder a label"
+            else "there is no labelled picture: give a folder with one sub-folder per label"
         )
     least = (shots or 1) + 2
     parts: list[Split] = ["train"] * len(truth)

@@ -137,7 +137,7 @@ class BgeM3(TextEncoder):
         states: torch.Tensor = out.last_hidden_state.float()  # (rows, width, hidden)
         if not torch.isfinite(states).all():
             raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
+                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
             )
         return {output: _POOLS[output](states, rows, self._weights) for output in outputs}
 

@@ -110,7 +110,7 @@ class DecoderLM(TextEncoder):
         pooled = self._forward.pool(rows, self._prefix_of(prefix) if prefix and rows else None)
         if not np.isfinite(pooled).all():
             raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
+                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
             )
         return truncate(pooled, self.spec.dim or pooled.shape[1])  # in float32: half precision leaves norms off by 1e-3
 
@@ -228,7 +228,7 @@ def _least_dim(name: EncoderName, dim: str | None, family: DecoderFamily, config
     if not dims and dim is not None:
         raise SettingsError(
             f"encoder {str(name)!r} was asked for fewer dimensions, but {name.family} was not trained so that its "
-            f"first ones stand alone (Matryoshka): leave ?dim= away"
+            f"first ones stand alone (Matryoshka): leave ?dim= out"
         )
     return min(dims, default=config.hidden_size)
 

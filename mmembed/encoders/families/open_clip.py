@@ -65,7 +65,7 @@ def load(
         name = replace(name, options={**name.options, "tokenizer": str(folder)})
     if adapter is not None:
         if recipe.adapter is not None:
-            raise EncoderLoadError(f"encoder {str(name)!r} has an adapter of its own: leave ?adapter= away")
+            raise EncoderLoadError(f"encoder {str(name)!r} has an adapter of its own: leave ?adapter= out")
         found = find_adapter(adapter)
         known = (recipe.repository, f"hf-hub:{recipe.repository}") if recipe.repository else ()
         check_base(found, {recipe.model, *known}, on_hub=bool(known), weights=[recipe.weights])

@@ -101,7 +101,7 @@ def read_layout(
         adapter = _read_json(checkpoint, "adapter_config.json")
         if adapter is not None and base is None:
             raise EncoderLoadError(
-                f"{checkpoint.model} is an adapter of {adapter.get('base_model_name_or_path')} and no whole model: "
+                f"{checkpoint.model} is an adapter of {adapter.get('base_model_name_or_path')} and not a whole model: "
                 f"write FAMILY:BASE?adapter={checkpoint.model}, or merge the two and name that folder"
             )
         if config is None and listing is None:
@@ -137,7 +137,7 @@ def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 def check_finite(rows: npt.NDArray[np.float32], encoder: str, dtype: str) -> npt.NDArray[np.float32]:
     """`rows` as they are. Raises InvalidEmbedding for NaN or infinity, which half precision can come to."""
     if not np.isfinite(rows).all():
-        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try --dtype bfloat16 or float32")
+        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try `dtype='bfloat16'` or `dtype='float32'`")
     return rows
 
 
@@ -237,7 +237,7 @@ def matryoshka_dim(name: str, dim: str | None, full: int, preset: Preset | None)
         raise SettingsError(
             f"encoder {name!r} was asked for {dim} dimensions, but "
             + (f"it was trained for {', '.join(map(str, known))}" if known else "is not known to be Matryoshka")
-            + ": leave ?dim= away or take one it was trained for"
+            + ": leave ?dim= out or take one it was trained for"
         )
     return int(dim)
 
@@ -250,7 +250,7 @@ def matryoshka_dims(preset: Preset | None, full: int) -> tuple[int, ...]:
 
 
 def whole_number(name: str, option: str, value: str | None, *, least: int) -> int | None:
-    """The number that an option of a name gives, None where it is left away. Raises SettingsError for another word."""
+    """The number that an option of a name gives, None where it is left out. Raises SettingsError for another word."""
     if value is None:
         return None
     if not value.isascii() or not value.isdigit() or int(value) < least:

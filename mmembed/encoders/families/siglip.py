@@ -141,7 +141,7 @@ def _pictures(name: str, kind: str, model: Any, processor: Any, max_patches: str
     if max_patches is not None:
         raise SettingsError(
             f"encoder {name!r} has a fixed resolution, {model.config.vision_config.image_size} pixels a side: leave "
-            f"?max_patches={max_patches} away, or name a NaFlex checkpoint"
+            f"?max_patches={max_patches} out, or name a NaFlex checkpoint"
         )
     return SquarePictures(name, model, processor)
 

@@ -109,7 +109,7 @@ class SpladeEncoder(TextEncoder):
         table: DenseArray = weights.float().numpy()
         if not np.isfinite(table).all():
             raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
+                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
             )
         return table
 

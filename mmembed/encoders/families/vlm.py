@@ -52,7 +52,7 @@ _TOWERS = ("clip", "siglip", "siglip2")  # model types with a family of their ow
 _PIXELS = {"qwen3_vl": (4 * 32 * 32, 1800 * 32 * 32)}
 """Fewest and most pixels of a picture by model type, where the published files allow more than was trained with."""
 _UNUSED_TOWERS = {"embedding_gemma2": {"audio_config": None}}
-"""Parts of a config to leave away by model type: no sounds are encoded here."""
+"""Parts of a config to leave out by model type: no sounds are encoded here."""
 
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 4, 16
 _GPU_DTYPE = "bfloat16"  # Gemma overflows in float16
@@ -232,7 +232,7 @@ def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping
         return
     pictures = model.processor.image_processor
     if "max_pixels" not in pictures.valid_kwargs.__annotations__:  # where its two edges are numbers of pixels
-        raise SettingsError(f"encoder {str(name)!r} takes pictures of one size: leave ?max_pixels= away")
+        raise SettingsError(f"encoder {str(name)!r} takes pictures of one size: leave ?max_pixels= out")
     least, limit = fewest or pictures.size["shortest_edge"], asked or usual
     if asked is not None and asked < least:
         raise SettingsError(f"encoder {str(name)!r} says max_pixels={asked}: it reads no fewer than {least} pixels")

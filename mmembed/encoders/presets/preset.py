@@ -40,7 +40,7 @@ class Preset:
     revision: str | None = None  # the commit of the model's repository that is loaded
     licence: str = ""
     commercial_use: bool = True
-    remote_code: bool = False  # loads only with --trust-remote-code
+    remote_code: bool = False  # loads only with trust_remote_code
     photographs: bool = True  # False: its pictures are drawings, so captions know more than it does
 
     @property
@@ -79,7 +79,7 @@ def check_loadable(preset: Preset, *, trust_remote_code: bool) -> None:
             )
     if preset.remote_code and not trust_remote_code:
         raise EncoderLoadError(
-            f"{preset.model} runs Python of its own repository: read it, then pass --trust-remote-code"
+            f"{preset.model} runs Python of its own repository: read it, then pass `trust_remote_code=True`"
         )
 
 

@@ -132,13 +132,13 @@ class Api:
         try:
             answer = response.json()
         except (ValueError, RecursionError) as exc:  # no JSON, or nested too deeply
-            raise InvalidEmbedding(f"{self.host} answered with something that is no JSON: {self._look_at()}") from exc
+            raise InvalidEmbedding(f"{self.host} answered with something that is not JSON: {self._look_at()}") from exc
         if not isinstance(answer, dict):
-            raise InvalidEmbedding(f"{self.host} answered with JSON that is no object: {self._look_at()}")
+            raise InvalidEmbedding(f"{self.host} answered with JSON that is not an object: {self._look_at()}")
         return answer
 
     def _look_at(self) -> str:
-        return f"it is no {self._what}" if self.own else f"is {self._option}{self.url} an {self._what}?"
+        return f"it is not an {self._what}" if self.own else f"is {self._option}{self.url} an {self._what}?"
 
     def _may_pass(self, exc: BaseException) -> bool:
         if isinstance(exc, _ErrorStatus):

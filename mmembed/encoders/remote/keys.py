@@ -89,7 +89,7 @@ def server_url(url: str, *, option: str = "?base_url=") -> str:
 
 
 _BAD_URL = (
-    "{option} is no address of a server: write http://host:port/path, without a user, a password or a query; "
+    "{option} is not the address of a server: write http://host:port/path, without a user, a password or a query; "
     f"a key goes into the environment variable {KEYS_VARIABLE} as key@host"
 )
 

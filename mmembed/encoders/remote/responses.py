@@ -61,16 +61,16 @@ def _vector(row: object, host: str) -> npt.NDArray[np.float32]:
         try:
             content = base64.b64decode(row, validate=True)
         except (binascii.Error, ValueError) as exc:
-            raise InvalidEmbedding(f"{host} returned a vector that is no base64 ({exc})") from exc
+            raise InvalidEmbedding(f"{host} returned a vector that is not base64 ({exc})") from exc
         if len(content) % 4:
-            raise InvalidEmbedding(f"{host} returned a vector of {len(content)} bytes, which is no row of float32")
+            raise InvalidEmbedding(f"{host} returned a vector of {len(content)} bytes, which is not a row of float32")
         return np.frombuffer(content, dtype="<f4").astype(np.float32)
     try:
         array = np.asarray(row)
     except ValueError as exc:  # lists of several lengths
-        raise InvalidEmbedding(f"{host} returned a vector that is no list of numbers ({exc})") from exc
+        raise InvalidEmbedding(f"{host} returned a vector that is not a list of numbers ({exc})") from exc
     if array.ndim != 1 or array.dtype.kind not in "iuf":
-        raise InvalidEmbedding(f"{host} returned a vector that is no list of numbers but {_kind(row)}")
+        raise InvalidEmbedding(f"{host} returned a vector that is not a list of numbers but {_kind(row)}")
     with np.errstate(over="ignore"):  # becomes infinity, which is refused
         return array.astype(np.float32)
 

@@ -30,6 +30,6 @@ def read_test_set(folder: Path, *, split: str | None = None) -> TestSet:
     if first_of(folder, "queries.tsv"):
         return read_trec(folder)
     raise InvalidTestSet(
-        f"{folder} is no test set that can be read: there is no corpus.jsonl (BEIR), no queries.tsv (TREC) and no "
+        f"{folder} is not a test set that can be read: there is no corpus.jsonl (BEIR), no queries.tsv (TREC) and no "
         f"cran.all.1400 (Cranfield) in it"
     )

@@ -72,7 +72,7 @@ def read_captions(file: str | Path, *, pictures: str | Path | None = None) -> Ca
     if not found:
         where = " or ".join(str(root) for root in roots)
         what = f"names {len(missing):,} pictures, and none is in {where}" if missing else "names no picture"
-        raise InvalidTestSet(f"{file.name}: {what}: put the pictures there, or name their folder (--pictures)")
+        raise InvalidTestSet(f"{file.name}: {what}: put the pictures there, or name their folder with `pictures=`")
     captioned = tuple(CaptionedPicture(path, tuple(said)) for path, said in found.items() if said)
     if not captioned:
         raise InvalidTestSet(f"{file.name}: its {len(found):,} pictures have no caption: write at least one for each")

@@ -101,7 +101,7 @@ def _jsonl_lines(file: Path, text: str) -> Iterator[_Line]:
         try:
             yield _line(json.loads(line), file.parent)
         except (ValueError, TypeError) as exc:
-            raise InvalidTestSet(f"{file.name}: line {number} is no search ({_reason(exc)}): correct it") from exc
+            raise InvalidTestSet(f"{file.name}: line {number} is not a search ({_reason(exc)}): correct it") from exc
 
 
 def _line(row: Any, folder: Path) -> _Line:
@@ -135,7 +135,7 @@ def _csv_lines(file: Path, text: str) -> Iterator[_Line]:
         for row in reader:
             yield _csv_line(row)
     except (csv.Error, ValueError) as exc:
-        raise InvalidTestSet(f"{file.name}: line {reader.line_num} is no search ({exc}): correct it") from exc
+        raise InvalidTestSet(f"{file.name}: line {reader.line_num} is not a search ({exc}): correct it") from exc
 
 
 def _csv_line(row: Mapping[str, str | None]) -> _Line:
@@ -154,5 +154,5 @@ def _grade(given: object) -> int:
 
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ValidationError):
-        return f"its filter is not one of Qdrant: {exc.errors()[0]['msg']}"
+        return f"its filter is not a Qdrant filter: {exc.errors()[0]['msg']}"
     return str(exc)

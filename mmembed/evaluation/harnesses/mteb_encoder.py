@@ -70,7 +70,7 @@ class MtebEncoder:
         if precision not in (None, "float32"):
             raise SettingsError(
                 f"encoder {self.encoder.spec.name} was asked for {precision} vectors, but returns float32 alone: leave "
-                f"precision away, and measure quantization with QdrantSearch on a quantized collection"
+                f"precision out, and measure quantization with QdrantSearch on a quantized collection"
             )
         role = role_of(prompt_type)
         task = accepted_task(self.encoder, task_metadata, role, self.tasks)

@@ -102,7 +102,7 @@ def read_class_texts(file: str | Path, names: Sequence[str], *, templates: tuple
     The file is JSON, {"t_shirt": "T-shirt", "hat": ["hat", "cap"]}, or CSV with the columns `folder` and `text`, where
     a folder that comes again has several texts. Classes that it does not name keep their name.
 
-    Raises InvalidLabels where it is neither, or names a folder that there is not.
+    Raises InvalidLabels where it is neither, or names a folder that does not exist.
     """
     file = Path(file).expanduser()
     try:

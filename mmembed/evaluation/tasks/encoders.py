@@ -106,5 +106,5 @@ def _index(anew: Collection, files: _Files, encoder: Encoder, on_progress: OnPro
         report = ingest_documents(store, name, [files.manifest], encoder=encoder, pictures_into=None, on_progress=tell)
     if not report.stored:
         raise InvalidTestSet(
-            f"none of the {files.count:,} files could be indexed anew ({report.failures[0].error}): look at them"
+            f"none of the {files.count:,} files could be indexed again ({report.failures[0].error}): look at them"
         )

@@ -48,7 +48,7 @@ say that it is a picture. Answer with a JSON list of {number} strings and nothin
 
 def server_of(url: str) -> str:
     """`http://HOST/v1`, also where the whole address of its chat was given. Raises SettingsError for no address."""
-    return server_url(url, option="--chat").removesuffix(_PATH)
+    return server_url(url, option="the chat URL").removesuffix(_PATH)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Chat:
             self.key,
             own=url == HOME,
             what="OpenAI-compatible chat API",
-            option="--chat ",
+            option="the chat URL ",
             patience=self.patience,
         )
 
@@ -132,16 +132,16 @@ def read_answer(body: Mapping[str, Any], number: int) -> list[str]:
         case {"choices": [{"message": {"refusal": str(refusal)}}, *_]}:
             raise ValueError(f"the model refused ({one_line(refusal)[:120]}): leave this source out or ask another one")
         case _:
-            raise ValueError("the answer holds no message of a chat: is --chat an OpenAI-compatible chat API?")
+            raise ValueError("the answer holds no message of a chat: is the server an OpenAI-compatible chat API?")
     fenced = _FENCED.fullmatch(said.strip())
     try:
         queries = json.loads(fenced[1] if fenced else said)
     except (ValueError, RecursionError) as exc:
-        cut = "was cut off" if choice.get("finish_reason") == "length" else "is no JSON list of strings"
+        cut = "was cut off" if choice.get("finish_reason") == "length" else "is not a JSON list of strings"
         raise ValueError(f"the model's answer {cut} ({one_line(said)[:80]!r}): run it again or ask another") from exc
     if not isinstance(queries, list) or not queries or not all(isinstance(query, str) for query in queries):
         raise ValueError(
-            f"the model's answer is no list of strings ({one_line(said)[:80]!r}): run it again or ask another"
+            f"the model's answer is not a list of strings ({one_line(said)[:80]!r}): run it again or ask another"
         )
     return [one_line(query) for query in queries[:number]]
 

@@ -26,12 +26,11 @@ _PICTURES = "pictures"
 def check_folder(folder: Path) -> None:
     """Make the folder. Raises SettingsError where it is a file, or holds a test set that was not made here."""
     if folder.exists() and not folder.is_dir():
-        raise SettingsError(f"{folder} is a file, and a test set is a folder of files: name another --output")
+        raise SettingsError(f"{folder} is a file, and a test set is a folder of files: name another folder")
     foreign = [name for name in ("corpus.jsonl", "queries.jsonl") if (folder / name).exists()]
     if foreign and not (folder / _FACTS).exists():
         raise SettingsError(
-            f"{folder} holds a {foreign[0]} that `mmembed testset` did not write, and would lose it: "
-            f"name another --output"
+            f"{folder} holds a {foreign[0]} that mmembed did not write, and would lose it: name another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
 

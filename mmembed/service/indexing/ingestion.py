@@ -107,7 +107,7 @@ def _refuse_other_kinds(sent: Sequence[Sent], contents: Contents, report: Ingest
     kinds = ", ".join(sorted(_SUFFIXES[contents]))
     for one in sent:
         if Path(one.name).suffix.lower() not in _SUFFIXES[contents]:
-            report.failures.append(Failure(one.name, f"{one.name}: its name ends in none of {kinds}"))
+            report.failures.append(Failure(one.name, f"{one.name}: its name does not end in any of {kinds}"))
 
 
 def _encoder(service: Service, contract: Contract | None, contents: Contents, name: str | None) -> Encoder:

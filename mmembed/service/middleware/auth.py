@@ -203,7 +203,7 @@ def _parse(where: str, line: str) -> Key:
         secret, scopes = line, frozenset(SCOPES)
     elif len(scopes) != len(names):
         raise SettingsError(
-            f"{where} names scopes that there are not: write SECRET:SCOPE,SCOPE with scopes of {', '.join(SCOPES)}"
+            f"{where} names scopes that do not exist: write SECRET:SCOPE,SCOPE with scopes of {', '.join(SCOPES)}"
         )
     if not secret:
         raise SettingsError(f"{where} has no secret before its scopes: write SECRET:SCOPE,SCOPE")

@@ -95,7 +95,7 @@ def _check_size(service: Service, asked: ClassifyRequest, pictures: int) -> None
     """Raise RequestTooLarge for more pictures, or more sentences of labels, than are taken at once."""
     most = service.settings.max_inputs
     if pictures > most:
-        raise RequestTooLarge(f"the request has {pictures} pictures and at most {most} may be: divide it")
+        raise RequestTooLarge(f"the request has {pictures} pictures and at most {most} are allowed: split it")
     templates = TEMPLATES[asked.templates] if isinstance(asked.templates, str) else asked.templates
     texts = len(asked.background) + sum(
         max(1, len(one.texts)) if isinstance(one, LabelTexts) else 1 for one in asked.labels
@@ -104,7 +104,7 @@ def _check_size(service: Service, asked: ClassifyRequest, pictures: int) -> None
     if sentences > _SENTENCES_AN_INPUT * most:
         raise RequestTooLarge(
             f"the labels in their templates are {sentences:,} sentences and at most {_SENTENCES_AN_INPUT * most:,} "
-            f"may be: use fewer labels or templates"
+            f"are allowed: use fewer labels or templates"
         )
 
 

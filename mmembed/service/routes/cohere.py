@@ -67,7 +67,9 @@ class EmbedRequest(BaseModel):
     texts: ListOf[str] | None = Field(None, examples=[["two parrots on a branch", "a red kite"]])
     images: ListOf[str] | None = Field(None, description="Data URIs, or http(s) addresses.")
     inputs: ListOf[MixedInput] | None = None
-    embedding_types: ListOf[EmbeddingType] = Field(["float"], min_length=1, description="int8 and uint8 there are not.")
+    embedding_types: ListOf[EmbeddingType] = Field(
+        ["float"], min_length=1, description="int8 and uint8 are not available."
+    )
     output_dimension: int | None = Field(None, ge=1, description="The first so many, of an encoder trained for that.")
     truncate: Literal["NONE", "START", "END"] = Field("END", description="Of a text that is too long; not START.")
     max_tokens: int | None = Field(None, ge=1, description="Longer texts are refused, not cut.")
@@ -77,8 +79,10 @@ class EmbedRequest(BaseModel):
 class Embeddings(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
     floats: list[list[float]] | None = Field(None, alias="float")
-    binary: list[list[int]] | None = Field(None, description="Eight signs a number, which is -128 for none positive.")
-    ubinary: list[list[int]] | None = Field(None, description="Eight signs a number, the first is its highest bit.")
+    binary: list[list[int]] | None = Field(
+        None, description="Eight signs per number, which is -128 where none is positive."
+    )
+    ubinary: list[list[int]] | None = Field(None, description="Eight signs per number; the first is its highest bit.")
     base64: list[str] | None = Field(None, description="Of little-endian float32.")
 
 
@@ -120,7 +124,7 @@ def _parts_in(inputs: Sequence[MixedInput]) -> int:
 
 
 def _groups(request: EmbedRequest) -> list[list[Sent]]:
-    """What becomes one vector each. Raises InvalidRequest for options that there are not, and for nothing to embed."""
+    """What becomes one vector each. Raises InvalidRequest for options that do not exist, and for nothing to embed."""
     given = [name for name in ("texts", "images", "inputs") if getattr(request, name)]
     if len(given) != 1:
         raise InvalidRequest(

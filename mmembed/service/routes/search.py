@@ -181,7 +181,7 @@ def _pixels(service: Service, images: _ImageFiles) -> int:
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:
         raise InvalidRequest(
-            f"the pictures of a search have {pixels:,} pixels, and at most {most:,} may be: shrink them"
+            f"the pictures of a search have {pixels:,} pixels, and at most {most:,} are allowed: shrink them"
         )
     return pixels
 

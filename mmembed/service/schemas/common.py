@@ -67,7 +67,7 @@ def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> m
         place = ".".join(deepest)
         raise PydanticCustomError(
             "filter",
-            "this is no filter of Qdrant{at}: see https://qdrant.tech/documentation/concepts/filtering",
+            "this is not a Qdrant filter{at}: see https://qdrant.tech/documentation/concepts/filtering",
             {"at": f" at {place[:200]}" if place else ""},
         ) from None
     return made

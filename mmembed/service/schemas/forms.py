@@ -80,7 +80,7 @@ class PictureForm(JsonOrForm):
 
 
 def _query(form: FormData, fields: tuple[str, ...]) -> bytes:
-    """The JSON of the query. Raises InvalidRequest for a field that there is not, or of the wrong kind."""
+    """The JSON of the query. Raises InvalidRequest for a field that does not exist, or of the wrong kind."""
     for name in form:
         if name not in fields:
             raise InvalidRequest(f"the form has a field {name[:40]!r}: it may have {', '.join(fields)}")
@@ -184,7 +184,7 @@ def sent_files(form: FormData, limit: int) -> list[Sent]:
     if not files or len(files) < len(form.getlist("file")):
         raise InvalidRequest("the form needs at least one part `file`, and each with a file name")
     if len(files) > limit:
-        raise RequestTooLarge(f"more than {limit} files were sent, and so many are taken at once: divide them")
+        raise RequestTooLarge(f"more than {limit} files were sent, and so many are taken at once: split them")
     said = _said(form.getlist("items"), len(files))
     return [
         Sent(

@@ -20,7 +20,7 @@ _SENTENCE = "no collection 'imags' in the store: did you mean 'images'?"
 _ERRORS: dict[int | str, str] = {
     400: "The request is malformed, or asks for what cannot be; the sentence says what.",
     401: "No key, or one that is not known.",
-    403: "The key has not the scope, or a page of another origin asks.",
+    403: "The key lacks the scope, or a page of another origin asks.",
     404: "No such collection or point.",
     408: "The request did not arrive in time.",
     413: "More bytes or inputs than are taken at once.",

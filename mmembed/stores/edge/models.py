@@ -265,4 +265,4 @@ _FIELD_PARTS: dict[str, Callable[[Any], Any]] = {
 
 
 def _untranslatable(what: str) -> InvalidQuery:
-    return InvalidQuery(f"a filter with the condition {what!r} was asked, and Qdrant Edge has none: use a server")
+    return InvalidQuery(f"a filter has the condition {what!r}, which Qdrant Edge does not support: use a server")

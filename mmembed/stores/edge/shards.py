@@ -68,7 +68,7 @@ class ShardFolder:
     def create(self, name: str, contract: Json, indexes: dict[str, str]) -> None:
         home = self.root / directory_name(name)
         if _is_whole(home):
-            raise StoreError(f"collection {name!r} exists already in edge:{self.folder}: drop it first, or take it")
+            raise StoreError(f"collection {name!r} already exists in edge:{self.folder}: drop it first, or take it")
         self._require_room(_NEW_SHARD_BYTES)
         staging = self.root / f".new-{home.name}"
         for leftover in (staging, home):  # a contract that lost its shard holds nothing

@@ -64,7 +64,7 @@ class EdgeStore:
             raise StoreError(f"the folder {folder} cannot be made ({exc}): choose another") from exc
         if there - _LOCK_FILES and "collections" not in there:
             raise StoreError(
-                f"the folder {folder} is no store, and holds other things: choose another, or an empty one"
+                f"the folder {folder} is not a store and holds other things: choose another, or an empty one"
             )
         self._pipe = ShardPipe(folder, Hello(os.getpid(), command, wait_seconds, free_margin_bytes))
         self._contracts: dict[str, Contract | None] = {}  # nobody else can change them while the folder is ours

@@ -139,7 +139,7 @@ class Collections:
         """See `Store.create`. A failure half-way leaves no collection."""
         check_new(collection, contract)
         if collection == CONTRACTS or self.ask(collection, partial(self._client.collection_exists, collection)):
-            raise StoreError(f"collection {collection!r} exists already in {self.url}: drop it first, or take it")
+            raise StoreError(f"collection {collection!r} already exists in {self.url}: drop it first, or take it")
         metadata = {METADATA_KEY: contract_to_json(contract)}
         if self.version < _METADATA_SINCE:
             self._keep_contract(collection, contract)  # first: one without a collection does no harm

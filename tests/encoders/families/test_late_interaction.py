@@ -286,7 +286,7 @@ def test_a_model_without_a_projection_is_refused(tmp_path: Path) -> None:
 def test_an_adapter_is_refused(tmp_path: Path) -> None:
     """vidore/colqwen2.5-v0.2 is an adapter: without its projection it would run on a random one."""
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "vidore/colqwen2.5-base"}', "utf-8")
-    with pytest.raises(EncoderLoadError, match=r"is an adapter of vidore/colqwen2\.5-base and no whole model"):
+    with pytest.raises(EncoderLoadError, match=r"is an adapter of vidore/colqwen2\.5-base and not a whole model"):
         load_encoder(f"late:{tmp_path}", device="cpu")
 
 

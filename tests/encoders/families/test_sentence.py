@@ -405,5 +405,5 @@ def test_an_overflow_names_the_encoder_and_what_to_try(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["encoder.layer.0.output.dense.weight"].fill_(float("inf"))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InvalidEmbedding, match=rf"encoder sentence:{folder} overflowed in float32: try --dtype"):
+    with pytest.raises(InvalidEmbedding, match=rf"encoder sentence:{folder} overflowed in float32: try `dtype="):
         load_encoder(f"sentence:{folder}", device="cpu").encode_text(["a"], role="query")

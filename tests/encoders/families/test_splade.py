@@ -326,7 +326,7 @@ def test_a_saved_model_that_lost_its_head_is_refused(inference_free: Path, tmp_p
 
 
 def test_an_adapter_is_refused(saved: Path, tmp_path: Path) -> None:
-    """An adapter is no whole model: its base would be neither checked nor in the fingerprint."""
+    """An adapter is not a whole model: its base would be neither checked nor in the fingerprint."""
     copied = shutil.copytree(saved, tmp_path / "copy")
     (copied / "adapter_config.json").write_text("{}", "utf-8")
     with pytest.raises(EncoderLoadError, match="is an adapter of"):

@@ -401,7 +401,7 @@ def test_other_layouts_are_refused(qwen_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EncoderLoadError, match=r"has no modules\.json"):
         load_encoder(f"vlm:{bare}", device="cpu")
     (bare / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}), "utf-8")
-    with pytest.raises(EncoderLoadError, match="is an adapter of some/base and no whole model"):
+    with pytest.raises(EncoderLoadError, match="is an adapter of some/base and not a whole model"):
         load_encoder(f"vlm:{bare}", device="cpu")
     other = build_cross_encoder(tmp_path / "cross")
     (other / "modules.json").write_text("[]", "utf-8")

@@ -156,13 +156,13 @@ def test_no_more_queries_than_asked_for() -> None:
 @pytest.mark.parametrize(
     ("body", "found"),
     [
-        (completion("Here are some queries: a cat, a dog"), "no JSON list"),
-        (completion('Sure!\n```json\n["a cat"]\n```'), "no JSON list"),
+        (completion("Here are some queries: a cat, a dog"), "not a JSON list"),
+        (completion('Sure!\n```json\n["a cat"]\n```'), "not a JSON list"),
         (completion('{"queries": ["a cat"]}'), "no list of strings"),
         (completion('["a cat", 3]'), "no list of strings"),
         (completion("[]"), "no list of strings"),
         (completion('["a c', finish_reason="length"), "cut off"),
-        (completion("[" * 100_000), "no JSON list"),
+        (completion("[" * 100_000), "not a JSON list"),
         (completion(None), "no message of a chat"),
         ({"choices": [{"message": {"content": None, "refusal": "I cannot\nhelp"}}]}, "refused (I cannot help)"),
         ({"choices": []}, "no message of a chat"),
@@ -266,11 +266,11 @@ def test_a_wrong_key_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_and_a_redirect_name_the_option(tmp_path: Path) -> None:
-    """404 and 307 end it too, and say what to look at: the model's name and --chat."""
+    """404 and 307 end it too, and say what to look at: the model's name and the URL."""
     for reply in (Reply({"error": "model not found"}, status=404), Reply(status=307, headers={"Location": "/v2"})):
         with StandIn(lambda _: answers("x")) as server:
             server.first(reply)
-            with pytest.raises(EncoderRefused, match="--chat"):
+            with pytest.raises(EncoderRefused, match="the chat URL"):
                 ask(chat(server), [FERRY], tmp_path)
 
 
@@ -322,6 +322,6 @@ def test_the_address_with_or_without_its_end(given: str, server: str) -> None:
 )
 def test_what_is_no_address(given: str) -> None:
     """The sentence names the option and repeats nothing of what may be a secret."""
-    with pytest.raises(SettingsError, match="--chat is no address") as refused:
+    with pytest.raises(SettingsError, match="the chat URL is no address") as refused:
         server_of(given)
     assert "secret" not in str(refused.value)

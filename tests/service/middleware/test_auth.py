@@ -213,7 +213,7 @@ def test_many_unknown_keys_from_one_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (("secret-abc:serach",), "key 1 of --key names scopes that there are not"),
+        (("secret-abc:serach",), "key 1 of --key names scopes that do not exist"),
         (("ok", "secret-abc:search,"), "key 2 of --key names scopes"),
         ((":search",), "no secret"),
         (("secret-abc:search", "secret-abc:index"), "twice"),

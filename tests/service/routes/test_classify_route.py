@@ -289,7 +289,7 @@ def test_what_cannot_be_done_is_said(peer: Peer, status: int, asked: dict[str, A
 
 
 def test_forms_are_checked(peer: Peer) -> None:
-    """A picture twice, a field that there is not, and a broken query are answered 400 with a sentence."""
+    """A picture twice, a field that does not exist, and a broken query are answered 400 with a sentence."""
     query = {"query": json.dumps({"labels": LABELS, "image": "a"})}
     for sent, sentence in (
         ({"files": {"image": b"a"}, "data": query}, "the picture came twice"),

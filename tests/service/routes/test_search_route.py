@@ -423,7 +423,7 @@ def test_a_collection_of_a_newer_mmembed_is_skipped(tmp_path: Path) -> None:
         ({"text": "a", "task": "nope"}, "task"),
         ({"text": "a", "filter": {"must": [{"key": "x", "match": {"valu": 1}}]}}, "at must.0.match.valu"),
         ({"text": "a", "filter": {"mist": []}}, "at mist"),
-        ({"text": "a", "filter": []}, "no filter of Qdrant"),
+        ({"text": "a", "filter": []}, "not a Qdrant filter"),
         ({"text": "a", "filter": {"must": [{"key": "x"}] * 50_000}}, "more than 50,000 parts"),
         ({"image": "!"}, "base64"),
         ({"image": "aGVsbG8="}, "the picture to search with"),
@@ -456,7 +456,7 @@ def test_an_unknown_collection(served: Served) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'"a"', b"[1]", b"null", b"[" * 100_000, b'{"text": "\\ud800"}'])
 def test_what_is_no_query_is_refused(served: Served, body: bytes) -> None:
-    """No JSON, JSON that is no object, and half a character are a 400."""
+    """No JSON, JSON that is not an object, and half a character are a 400."""
     served.refused("/v1/search/drawings", 400, content=body, headers={"content-type": "application/json"})
 
 
