@@ -90,7 +90,7 @@ def search_command(
         raise typer.BadParameter("give words, --image FILE, --id POINT or --positive TEXT", param_hint="QUERY")
     names = list(dict.fromkeys(collections or ["images"]))
     picture = o.existing_file(image) if image is not None else None
-    less = [*(minus or []), *(o.existing_file(path) for path in minus_image or [])]
+    less: list[str | Path] = [*(minus or []), *(o.existing_file(path) for path in minus_image or [])]
     weights = dict(_weight(entry) for entry in weight or [])
     wanted = o.parse_filter(filter)
     from mmembed.retrieval.query import Search
