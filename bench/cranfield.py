@@ -23,8 +23,8 @@ from ir_measures import nDCG
 from lines import Lines, arguments
 
 from mmembed import Contract, Encoder, Hit, Leg, Point, Store, ingest_documents, load_encoder, open_store, search
-from mmembed.evaluation import cranfield as evaluation
-from mmembed.ingest.collection import vector_contract
+from mmembed.collection.prepare import vector_contract
+from mmembed.evaluation.formats import cranfield as evaluation
 
 DENSE, TOLERANCE, HYBRID = 0.3995, 0.0005, 0.43
 ABSTRACTS, QUERIES = 1400, 225

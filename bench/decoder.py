@@ -19,7 +19,7 @@ import torch
 from lines import Lines, arguments
 from transformers import MistralConfig, MistralModel
 
-from mmembed.encoders.decoder_forward import DecoderForward, Ways
+from mmembed.encoders.families.decoder_forward import DecoderForward, Ways
 from mmembed.types import DenseArray
 from mmembed.vectors import l2_normalize
 

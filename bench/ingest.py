@@ -28,8 +28,8 @@ from photographs import write_photographs
 from PIL import Image
 
 from mmembed import LoadOptions, ingest_images, open_store
-from mmembed.encoders.fake import FakeEncoder
-from mmembed.registry import parse_name
+from mmembed.encoders.families.fake import FakeEncoder
+from mmembed.encoders.registry import parse_name
 from mmembed.types import DenseArray, Pixels
 
 SAMPLE_SECONDS = 0.05

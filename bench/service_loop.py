@@ -19,7 +19,7 @@ from served import points_of, search_for, unit_rows, write_store
 
 from mmembed import load_encoder
 from mmembed.service.app import create_app
-from mmembed.settings import Settings, read_settings
+from mmembed.service.settings import Settings, read_settings
 
 __all__ = ["measure_gaps"]
 

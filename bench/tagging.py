@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from lines import Lines, arguments
 
+from mmembed.classification.classes import Classes
+from mmembed.classification.labels import labels_of
+from mmembed.classification.tagging import tag
+from mmembed.collection import Collection
 from mmembed.stores import open_store
 from mmembed.types import Contract, DenseArray, Point, Store, VectorContract
-from mmembed.zero_shot.classes import Classes
-from mmembed.zero_shot.image_vectors import image_vectors
-from mmembed.zero_shot.labels import labels_of
-from mmembed.zero_shot.tagging import tag
 
 SECONDS_FOR_100_000 = 20
 BATCH = 2048
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"edge:{Path(folder) / 'store.mm'}")
         fill(store, options.points, options.dim)
-        read = seconds(lambda: [None for _ in image_vectors(store, COLLECTION)])
+        read = seconds(lambda: [None for _ in Collection(store, COLLECTION).image_vectors()])
         lines.add("the vectors read alone", read, unit="s", points=options.points, dim=options.dim)
         report = tag(store, COLLECTION, classes)
         level = SECONDS_FOR_100_000 * options.points / 100_000

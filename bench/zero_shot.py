@@ -21,9 +21,10 @@ from open_clip_ingest import write_checkpoint
 from photographs import write_photographs
 
 from mmembed import Encoder, Failure, PixelEncoder, load_encoder
-from mmembed.images import load_image, load_in_order
+from mmembed.classification import Classes, classify, embed_classes, score
+from mmembed.images import load_image
+from mmembed.streams import load_in_order
 from mmembed.types import DenseArray, Pixels
-from mmembed.zero_shot import Classes, classify, embed_classes, score
 
 AT_MOST = 1.1
 STATED_FOR = 1000  # pictures: with fewer, embedding the labels weighs more

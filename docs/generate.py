@@ -11,9 +11,9 @@ from typer.cli import get_docs_for_click
 
 from mmembed import errors
 from mmembed.cli import app
-from mmembed.instructions import is_symmetric, known_tasks
-from mmembed.presets import PRESETS, Preset
-from mmembed.settings import Settings
+from mmembed.encoders.presets import PRESETS, Preset
+from mmembed.encoders.prompts import is_symmetric, known_tasks
+from mmembed.service.settings import Settings
 
 TARGET = Path(__file__).with_name("reference.md")
 

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mmembed.classification import Classified, Labels, classify
+    from mmembed.classification.tagging import tag
+    from mmembed.collection import Collection
+    from mmembed.encoders.pool import Encoders
+    from mmembed.encoders.registry import families, load_encoder, load_reranker
     from mmembed.errors import MmembedError
     from mmembed.ingest import IngestReport, ingest_documents, ingest_images
-    from mmembed.registry import families, load_encoder, load_reranker
-    from mmembed.retrieval import search
-    from mmembed.retrieval.several import search_several
+    from mmembed.retrieval.api import search, search_several
     from mmembed.stores import open_store
     from mmembed.types import (
         Contract,
@@ -33,19 +36,19 @@ if TYPE_CHECKING:
         Store,
         VectorContract,
     )
-    from mmembed.zero_shot import Classified, Labels, classify
-    from mmembed.zero_shot.tagging import tag
 
 _HOME = {
-    "Classified": "zero_shot",
+    "Classified": "classification",
+    "Collection": "collection",
     "Contract": "types",
     "Encoder": "types",
     "EncoderSpec": "types",
+    "Encoders": "encoders.pool",
     "Failure": "types",
     "Hit": "types",
     "IngestReport": "ingest",
     "Item": "types",
-    "Labels": "zero_shot",
+    "Labels": "classification",
     "Leg": "types",
     "LoadOptions": "types",
     "MmembedError": "errors",
@@ -55,26 +58,28 @@ _HOME = {
     "SparseVector": "types",
     "Store": "types",
     "VectorContract": "types",
-    "classify": "zero_shot",
-    "families": "registry",
+    "classify": "classification",
+    "families": "encoders.registry",
     "ingest_documents": "ingest",
     "ingest_images": "ingest",
-    "load_encoder": "registry",
-    "load_reranker": "registry",
+    "load_encoder": "encoders.registry",
+    "load_reranker": "encoders.registry",
     "open_store": "stores",
     "search": "retrieval",
-    "search_several": "retrieval.several",
-    "tag": "zero_shot.tagging",
+    "search_several": "retrieval",
+    "tag": "classification.tagging",
 }
-# modules that are reached as attributes: `mmembed.zero_shot`
-_PARTS = ("evaluation", "few_shot", "harnesses", "testsets", "zero_shot")
+# modules that are reached as attributes: `mmembed.classification`
+_PARTS = ("classification", "evaluation")
 
 
 __all__ = [
     "Classified",
+    "Collection",
     "Contract",
     "Encoder",
     "EncoderSpec",
+    "Encoders",
     "Failure",
     "Hit",
     "IngestReport",

@@ -6,13 +6,10 @@ import io
 import re
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -20,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
-from mmembed.errors import ImageTooLarge, InputError, SettingsError, UnreadableImage
+from mmembed.errors import ImageTooLarge, UnreadableImage
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "Picture",
     "load_image",
-    "load_in_order",
     "picture_size",
     "read_picture",
     "thumbnail_webp",
@@ -57,7 +53,6 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
 }
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 _warning_filters = threading.Lock()
 
@@ -248,38 +243,3 @@ def thumbnail_webp(image: Image.Image, *, side: int = 256) -> bytes:
     out = io.BytesIO()
     image.save(out, "WEBP", quality=80, method=1)  # method 4, the default, takes three times as long
     return out.getvalue()
-
-
-def load_in_order(
-    jobs: Iterable[T], load: Callable[[T], R], *, workers: int, ahead: int
-) -> Generator[tuple[T, R | InputError], None, None]:
-    """Run `load` on every job in `workers` threads and yield `(job, result)` in the order of the jobs.
-
-    Jobs are pulled lazily; at most `ahead` are being loaded or wait to be yielded. An InputError
-    is yielded in place of its result, any other exception is raised. Closing the generator
-    cancels what has not begun and waits for what has.
-    """
-    if workers < 1 or ahead < 1:
-        raise SettingsError(f"loading needs at least one worker and one job ahead, not {workers} and {ahead}")
-    return _load_in_order(iter(jobs), load, workers, ahead)
-
-
-def _load_in_order(
-    jobs: Iterator[T], load: Callable[[T], R], workers: int, ahead: int
-) -> Generator[tuple[T, R | InputError], None, None]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmembed-load")
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    try:
-        while True:
-            waiting.extend((job, pool.submit(load, job)) for job in islice(jobs, ahead - len(waiting)))
-            if not waiting:
-                return
-            job, future = waiting.popleft()
-            result: R | InputError
-            try:
-                result = future.result()
-            except InputError as exc:
-                result = exc
-            yield job, result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -92,3 +92,6 @@ def check_embeddings(vectors: DenseArray, *, n: int, dim: int | None, encoder: s
         worst = float(norms[np.abs(norms - 1).argmax()])
         raise InvalidEmbedding(f"encoder {encoder} returned a vector of norm {worst:.4f}, not 1")
     return vectors
+
+
+Floats = npt.NDArray[np.float64]

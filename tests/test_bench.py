@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
-BENCH = Path(__file__).parent.parent / "bench"
+BENCH = ROOT / "bench"
 REACHED, MISSED = 0, 3
 
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="the benches are in the repository, not in its packages")

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from deploy_files import (
     DEPLOY,
-    ROOT,
     compose,
     deployments,
     documents,
@@ -25,8 +24,9 @@ from deploy_files import (
     pods,
     unit,
 )
+from places import ROOT
 
-from mmembed.settings import Settings, read_settings
+from mmembed.service.settings import Settings, read_settings
 
 INFERENCE = "QDRANT__INFERENCE__ADDRESS"
 
@@ -177,7 +177,7 @@ def test_image_is_built_from_what_is_there(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"mmembed/service/web/index.html", "mmembed/service/app.py", "mmembed/encoders/tiny.py"} <= names
+    assert {"mmembed/service/web/index.html", "mmembed/service/app.py", "mmembed/encoders/families/tiny.py"} <= names
 
 
 class Answering(BaseHTTPRequestHandler):

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from mmembed.errors import ImageTooLarge, InputError, SettingsError, UnreadableImage
-from mmembed.images import IMAGE_SUFFIXES, load_image, load_in_order, read_picture, thumbnail_webp
+from mmembed.images import IMAGE_SUFFIXES, load_image, read_picture, thumbnail_webp
+from mmembed.streams import load_in_order
 
 
 def load(image: Image.Image, format: str = "PNG", **options: object) -> np.ndarray:

@@ -13,8 +13,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
+from places import ROOT
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"-?\d+\.\d+")
 TOLERANCE = 0.02  # of a score or probability between machines
 MAX_BYTES = 300_000
@@ -106,7 +107,7 @@ def test_its_pictures_are_pictures(path: Path) -> None:
 
 def test_the_list_names_every_notebook() -> None:
     """The README of the folder links each of them."""
-    listed = (Path(__file__).parent.parent / "notebooks" / "README.md").read_text(encoding="utf-8")
+    listed = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
     assert NOTEBOOKS
     for path in NOTEBOOKS:
         assert f"({path.name})" in listed

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import doctest
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from commands import mmembed, python
 from markdown_it import MarkdownIt
+from places import ROOT
 
 from mmembed.demo import PICTOGRAMS
 
-ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "plugins" / "mmembed-example"
 SHOWN = {"red": "1f34e.png", "yellow": "1f34c.png", "green": "1f966.png", "blue": "1f30a.png"}
 
@@ -43,19 +41,6 @@ def indexed(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     printed = mmembed("index", "images", str(root / "pictures"), "--encoder", "colours", "--store", store, on=installed)
     assert printed.startswith("pictures: 4 embedded")
     return store
-
-
-def python(*arguments: str, on: Path | None = None, status: int = 0, cwd: Path | None = None) -> str:
-    """What a new Python prints: stdout, or stderr where it is expected to fail."""
-    path = os.pathsep.join(filter(None, [str(on or ""), os.environ.get("PYTHONPATH")]))
-    command, environment = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout if status == 0 else done.stderr
-
-
-def mmembed(*arguments: str, on: Path | None = None, status: int = 0, cwd: Path | None = None) -> str:
-    return python("-m", "mmembed", *arguments, on=on, status=status, cwd=cwd)
 
 
 def blocks(language: str) -> list[str]:

@@ -20,11 +20,11 @@ from checkpoints_clip import OPEN_CLIP_SIGLIP, open_clip_folder
 from checkpoints_text import build_e5_mistral
 from checkpoints_vlm import build_cross_encoder
 from markdown_it import MarkdownIt
+from places import ROOT
 
 from mmembed import errors
 from mmembed.demo import DOCUMENTS, PICTOGRAMS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 

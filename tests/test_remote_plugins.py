@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_plugins import ROOT, mmembed, python
+from commands import mmembed, python
+from places import ROOT
 
 from mmembed.testing.http import Asked, Reply, StandIn
 

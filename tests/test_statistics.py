@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.statistics import Interval, bootstrap_intervals, differences, randomisation_test
+from mmembed.statistics import Interval, bootstrap_intervals, differences, randomisation_test
 
 
 def test_interval_is_scipys() -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mmembed import __version__
-from mmembed.cli import calibrate, classify, evaluate, few_shot, find, index, listing, serve, tag, testset, verify
+from mmembed.cli import calibrate, classify, evaluate, few_shot, index, serve, tag, testset, verify
+from mmembed.cli import collections as listing
+from mmembed.cli import search as find
 from mmembed.errors import MmembedError
 
 __all__ = ["app", "main"]
@@ -63,7 +65,7 @@ def demo_command(
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        typer.echo(__version__)
+        typer.echo(metadata.version("mmembed"))
         raise typer.Exit
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import labels as asked
+from mmembed.cli import label_options as asked
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
-    from mmembed.types import Encoder, Failure, LoadOptions, Store
-    from mmembed.zero_shot.calibration import Calibration
-    from mmembed.zero_shot.sample import LabelledVectors
+    from mmembed.classification.calibration import Calibration
+    from mmembed.classification.sample import LabelledVectors
+    from mmembed.encoders import Encoders
+    from mmembed.types import Encoder, Failure, Store
 
 _SHOWN = 20  # labels, failures
 
@@ -70,20 +71,22 @@ def calibrate_command(
     if collection is None and (output is None or truth is not None):
         raise typer.BadParameter("say what is calibrated and keeps the result", param_hint="--in COLLECTION")
 
+    from mmembed.classification import embed_classes
+    from mmembed.classification.calibration import write_calibration
+    from mmembed.classification.calibration_fit import fit_calibration, save_calibration
+    from mmembed.classification.measures import check_plot_file, plot_reliability
+    from mmembed.encoders import Encoders
     from mmembed.types import LoadOptions
-    from mmembed.zero_shot import embed_classes
-    from mmembed.zero_shot.calibration import fit_calibration, save_calibration, write_calibration
-    from mmembed.zero_shot.reliability import check_plot_file, plot_reliability
 
     if plot is not None:
         check_plot_file(plot)
-    run = LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    encoders = Encoders(LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code))
     with ExitStack() as stack:
         opened = None
         if collection is not None:
             opened = o.open_asked_store(store, api_key, grpc, to_read=True)
             stack.callback(opened.close)
-        loaded = image_encoder(opened, collection, encoder, run)
+        loaded = image_encoder(opened, collection, encoder, encoders)
         sample = _sample(folder, truth, opened, collection, loaded)
         names = labels or sorted({label for label in sample.truth if label is not None})
         wanted = asked.asked_labels(names, templates, background)
@@ -105,24 +108,25 @@ def calibrate_command(
     _tell(calibration, sample.failures, json=json)
 
 
-def image_encoder(store: Store | None, collection: str | None, name: str | None, run: LoadOptions) -> Encoder:
+def image_encoder(store: Store | None, collection: str | None, name: str | None, encoders: Encoders) -> Encoder:
     """The encoder of the collection's pictures; without a collection the one that is named, or tiny.
 
     Raises InvalidQuery for a collection without the vector `image`, CollectionMismatch where another encoder is named.
     """
+    from mmembed.collection import Collection
+    from mmembed.collection.contract import check_fingerprint
     from mmembed.errors import CollectionNotOurs, InvalidQuery
-    from mmembed.registry import check_fingerprint, load_remembered
 
     if store is None or collection is None:
-        return o.load_asked_encoder(name or "tiny", run)
+        return encoders[name or "tiny"]
     contract = store.contract(collection)
     if contract is None:
         raise CollectionNotOurs(collection)
     if "image" not in contract.vectors:
         raise InvalidQuery(f"collection {collection!r} holds {contract.kind}, not images: name one that does with --in")
     if name is None:
-        return load_remembered(collection, "image", contract.vectors["image"], run=run)
-    loaded = o.load_asked_encoder(name, run)
+        return Collection(store, collection).encoder("image", encoders)
+    loaded = encoders[name]
     check_fingerprint(collection, "image", contract.vectors["image"], loaded)
     return loaded
 
@@ -130,8 +134,8 @@ def image_encoder(store: Store | None, collection: str | None, name: str | None,
 def _sample(
     folder: Path | None, truth: str | None, store: Store | None, collection: str | None, encoder: Encoder
 ) -> LabelledVectors:
-    from mmembed.sources.classes import NEGATIVES, read_class_folders
-    from mmembed.zero_shot.sample import embed_sample, stored_sample
+    from mmembed.classification.sample import embed_sample, stored_sample
+    from mmembed.sources.labelled import NEGATIVES, read_class_folders
 
     if folder is not None:
         return embed_sample(read_class_folders(folder), encoder)

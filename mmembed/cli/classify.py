@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmembed.cli import labels as asked
+from mmembed.cli import label_options as asked
 from mmembed.cli import options as o
 from mmembed.cli.index import Paths
 
 if TYPE_CHECKING:
-    from mmembed.types import Encoder, Failure, LoadOptions, Store
-    from mmembed.zero_shot import Classes, Classified, Labels, LabelScore
-    from mmembed.zero_shot.pictures import Learnt
+    from mmembed.classification import Classes, Classified, Labels, LabelScore
+    from mmembed.classification.zero_shot import Learnt
+    from mmembed.encoders import Encoders
+    from mmembed.types import Encoder, Failure, Store
 
 _SHOWN = 5  # labels of a picture, where people read
 
@@ -66,26 +67,29 @@ def classify_command(
     wanted = asked.asked_labels(labels, templates, background)
     limits = asked.asked_threshold(threshold, wanted.names)
 
+    from mmembed.classification import classify, embed_classes
+    from mmembed.encoders import Encoders
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.sources import scan
     from mmembed.types import LoadOptions
-    from mmembed.zero_shot import classify, embed_classes
 
     found = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoders = Encoders(
+        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    )
     with ExitStack() as stack:
         learnt = None
         if collection is None:
-            used = o.load_asked_encoder(encoder or "tiny", run)
+            used = encoders[encoder or "tiny"]
             classes = embed_classes(used, wanted, cache=asked.class_cache())
         else:
             opened = o.open_asked_store(store, api_key, grpc, to_read=True)
             stack.callback(opened.close)
-            used, classes = _of_collection(opened, collection, encoder, run, wanted)
+            used, classes = _of_collection(opened, collection, encoder, encoders, wanted)
             if few_shot:
                 learnt, classes = _learnt(opened, collection, classes), classes.calibrated(None)
         if calibration is not None:
-            from mmembed.zero_shot.calibration import read_calibration
+            from mmembed.classification.calibration import read_calibration
 
             classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
         results = classify(
@@ -102,27 +106,27 @@ def classify_command(
 
 
 def _of_collection(
-    opened: Store, collection: str, encoder: str | None, run: LoadOptions, labels: Labels
+    opened: Store, collection: str, encoder: str | None, encoders: Encoders, labels: Labels
 ) -> tuple[Encoder, Classes]:
     """The encoder that made the pictures' vectors, and the labels as it sees them, calibrated where they were."""
+    from mmembed.classification import embed_classes
+    from mmembed.classification.calibration_fit import load_calibration
+    from mmembed.collection.contract import check_fingerprint
     from mmembed.errors import InvalidQuery
-    from mmembed.registry import check_fingerprint
-    from mmembed.zero_shot import embed_classes
-    from mmembed.zero_shot.calibration import load_calibration
 
     contract = opened.contract(collection)
     if contract is None or "image" not in contract.vectors:
         raise InvalidQuery(f"collection {collection!r} remembers no encoder of pictures: give --encoder instead")
     vector = contract.vectors["image"]
-    used = o.load_asked_encoder(encoder or vector.encoder, run)
+    used = encoders[encoder or vector.encoder]
     check_fingerprint(collection, "image", vector, used)
     classes = embed_classes(used, labels, cache=asked.class_cache())
     return used, classes.calibrated(load_calibration(opened, collection, classes))
 
 
 def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
+    from mmembed.classification.few_shot import load_adapter
     from mmembed.errors import InvalidSample
-    from mmembed.few_shot import load_adapter
 
     adapter = load_adapter(opened, collection, classes)
     if adapter is None:

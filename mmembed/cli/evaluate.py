@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmembed.cli import evaluated as e
+from mmembed.cli import evaluate_options as e
 from mmembed.cli import options as o
 from mmembed.cli.evaluate_searches import eval_runs, eval_searches
 
@@ -45,12 +45,12 @@ def eval_captions(
     What papers on CLIP print as R@k is hit_rate@k. The encoder is tiny by default.
     """
     e.check_files(plot, output)
-    from mmembed.evaluation.captions import read_captions
-    from mmembed.evaluation.image_text import IMAGE_TEXT_MEASURES, compare_both_ways, evaluate_captions
+    from mmembed.evaluation.formats.captions import read_captions
+    from mmembed.evaluation.tasks.image_text import IMAGE_TEXT_MEASURES, compare_both_ways, evaluate_captions
 
     measures = e.asked_measures(measure, IMAGE_TEXT_MEASURES)
     read = read_captions(captions, pictures=pictures)
-    encoders = e.asked_encoders(encoder, compare, "tiny", e.asked_run(device, dtype, batch_size, trust_remote_code))
+    encoders = e.asked_encoders(encoder, compare, "tiny", e.asked_pool(device, dtype, batch_size, trust_remote_code))
     with e.opened_place(context, store, collection, api_key, grpc) as opened, e.eval_progress() as on_progress:
         results = [
             evaluate_captions(
@@ -102,15 +102,15 @@ def eval_retrieval(
     The encoder is minilm by default, tiny where there are pictures.
     """
     e.check_files(plot, output)
-    from mmembed.evaluation.layouts import read_test_set
-    from mmembed.evaluation.passages import evaluate_passages
-    from mmembed.evaluation.retrieval import evaluate_retrieval
+    from mmembed.evaluation.formats import read_test_set
+    from mmembed.evaluation.tasks.passages import evaluate_passages
+    from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
 
     measures = e.asked_measures(measure)
     test_set = read_test_set(folder.expanduser(), split=split)
     pictures = [entry.image for some in (test_set.corpus, test_set.queries) for entry in some.values() if entry.image]
     default = "tiny" if pictures else "minilm"
-    encoders = e.asked_encoders(encoder, compare, default, e.asked_run(device, dtype, batch_size, trust_remote_code))
+    encoders = e.asked_encoders(encoder, compare, default, e.asked_pool(device, dtype, batch_size, trust_remote_code))
     evaluate = evaluate_passages if passages else evaluate_retrieval
     name = f"{test_set.name}-passages" if passages else test_set.name
     with e.opened_place(context, store, collection, api_key, grpc) as opened, e.eval_progress() as on_progress:
@@ -159,16 +159,16 @@ def eval_zero_shot(
     The encoder is tiny by default.
     """
     e.check_files(plot, output)
-    from mmembed.cli.labels import asked_labels
-    from mmembed.evaluation.classes import evaluate_classes, read_class_texts
-    from mmembed.sources.classes import read_class_folders
+    from mmembed.cli.label_options import asked_labels
+    from mmembed.evaluation.tasks.classification import evaluate_classes, read_class_texts
+    from mmembed.sources.labelled import read_class_folders
 
     read = read_class_folders(folder.expanduser())
     names = sorted({picture.label for picture in read if picture.label is not None})
     wanted = asked_labels(names, templates, None)
     if labels is not None:
         wanted = read_class_texts(labels, names, templates=wanted.templates)
-    encoders = e.asked_encoders(encoder, compare, "tiny", e.asked_run(device, dtype, batch_size, trust_remote_code))
+    encoders = e.asked_encoders(encoder, compare, "tiny", e.asked_pool(device, dtype, batch_size, trust_remote_code))
     with e.opened_place(context, store, collection, api_key, grpc) as opened, e.eval_progress() as on_progress:
         reports = [
             evaluate_classes(

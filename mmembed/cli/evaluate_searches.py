@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import evaluated as e
+from mmembed.cli import evaluate_options as e
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
-    from mmembed.evaluation.search_log import SearchLog
+    from mmembed.evaluation.formats.search_log import SearchLog
 
 
 def eval_searches(
@@ -47,8 +47,8 @@ def eval_searches(
     "relevant", and "filter" a Qdrant filter; columns of a CSV are query, uri and grade.
     """
     e.check_files(plot, output)
-    from mmembed.evaluation.reindexed import evaluate_encoders
-    from mmembed.evaluation.searches import evaluate_searches
+    from mmembed.evaluation.tasks.encoders import evaluate_encoders
+    from mmembed.evaluation.tasks.searches import evaluate_searches
 
     names = collections or ["images"]
     if len(names) > 1 and compare is not None:
@@ -57,17 +57,17 @@ def eval_searches(
         raise typer.BadParameter(f"{names[0]!r} cannot be compared with itself", param_hint="--in")
     measures = e.asked_measures(measure)
     read = _read_log(log.expanduser())
-    run = e.asked_run(device, dtype, None, trust_remote_code)
+    pool = e.asked_pool(device, dtype, None, trust_remote_code)
     opened = o.open_asked_store(store, api_key, grpc, to_read=True)
     try:
         with e.eval_progress() as on_progress:
             if compare is not None:
-                encoders = e.asked_encoders(encoder, compare, "tiny", run)
+                encoders = e.asked_encoders(encoder, compare, "tiny", pool)
                 reports = evaluate_encoders(
                     opened, names[0], read, encoders, query_task=task, measures=measures, on_progress=on_progress
                 )
             else:
-                given = o.load_asked_encoder(encoder, run) if encoder is not None else None
+                given = pool[encoder] if encoder is not None else None
                 reports = [
                     evaluate_searches(
                         opened,
@@ -76,7 +76,7 @@ def eval_searches(
                         encoder=given,
                         query_task=task,
                         measures=measures,
-                        run=run,
+                        encoders=pool,
                         on_progress=on_progress,
                     )
                     for name in names
@@ -99,7 +99,7 @@ def eval_runs(
 ) -> None:
     """Rankings that are there already, of any system: judge them, and compare every two."""
     e.check_files(plot, output)
-    from mmembed.evaluation.run_files import evaluate_run_files
+    from mmembed.evaluation.tasks.run_files import evaluate_run_files
 
     report = evaluate_run_files(
         qrels.expanduser(), [run.expanduser() for run in runs], measures=e.asked_measures(measure)
@@ -108,7 +108,7 @@ def eval_runs(
 
 
 def _read_log(file: Path) -> SearchLog:
-    from mmembed.evaluation.layouts import read_test_set
-    from mmembed.evaluation.search_log import log_of, read_searches
+    from mmembed.evaluation.formats import read_test_set
+    from mmembed.evaluation.formats.search_log import log_of, read_searches
 
     return log_of(read_test_set(file)) if file.is_dir() else read_searches(file)

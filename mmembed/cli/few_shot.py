@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import labels as asked
+from mmembed.cli import label_options as asked
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
-    from mmembed.few_shot import FewShotReport
+    from mmembed.classification.few_shot import FewShotReport
 
 _SHOWN_FAILURES = 20
 
@@ -48,14 +48,17 @@ def few_shot_command(
     and a logistic probe), and compares both with zero-shot on pictures that took no part. Exit code 3: finished, but
     some pictures could not be read.
     """
-    from mmembed.few_shot import learn_few_shot
-    from mmembed.sources.classes import read_class_folders
+    from mmembed.classification.few_shot import learn_few_shot
+    from mmembed.encoders import Encoders
+    from mmembed.sources.labelled import read_class_folders
     from mmembed.types import LoadOptions
 
     pictures = read_class_folders(folder)
     names = labels or sorted({picture.label for picture in pictures if picture.label is not None})
     wanted = asked.asked_labels(names, templates, None)
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoders = Encoders(
+        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    )
     opened = o.open_asked_store(store, api_key, grpc)
     try:
         name = encoder or o.remembered_name(opened, collection, "image") or "tiny"
@@ -63,7 +66,7 @@ def few_shot_command(
             opened,
             collection,
             pictures,
-            encoder=o.load_asked_encoder(name, run),
+            encoder=encoders[name],
             labels=wanted,
             shots=shots,
             key=key,

@@ -59,11 +59,14 @@ def index_images(
 
     Exit code 3: finished, but some files failed.
     """
+    from mmembed.encoders import Encoders
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.ingest import ingest_images
     from mmembed.types import LoadOptions
 
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoders = Encoders(
+        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    )
     opened = o.open_asked_store(store, api_key, grpc)
     try:
         name = encoder or o.remembered_name(opened, collection, "image") or "tiny"
@@ -72,16 +75,16 @@ def index_images(
                 opened,
                 collection,
                 paths,
-                encoder=o.load_asked_encoder(name, run),
-                caption_encoder=o.load_asked_encoder(caption_encoder, run) if caption_encoder else None,
-                late_encoder=o.load_asked_encoder(late_encoder, run) if late_encoder else None,
+                encoder=encoders[name],
+                caption_encoder=encoders[caption_encoder] if caption_encoder else None,
+                late_encoder=encoders[late_encoder] if late_encoder else None,
                 sync=sync,
                 exclude=exclude or (),
                 workers=workers,
                 max_pixels=max_pixels or MAX_PIXELS,
                 shards=shards,
                 replicas=replicas,
-                run=run,
+                encoders=encoders,
                 on_progress=on_progress,
             )
     finally:
@@ -141,10 +144,13 @@ def index_documents(
     Exit code 3: finished, but some files failed.
     """
     from mmembed.documents import DOCUMENT_SUFFIXES
+    from mmembed.encoders import Encoders
     from mmembed.ingest import ingest_documents
     from mmembed.types import LoadOptions
 
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoders = Encoders(
+        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    )
     opened = o.open_asked_store(store, api_key, grpc)
     try:
         name = encoder or o.remembered_name(opened, collection, "text") or "minilm"
@@ -154,17 +160,17 @@ def index_documents(
                 opened,
                 collection,
                 paths,
-                encoder=o.load_asked_encoder(name, run),
-                cross_encoder=o.load_asked_encoder(cross, run) if cross else None,
-                sparse_encoder=o.load_asked_encoder(sparse_encoder, run) if sparse_encoder else None,
-                late_encoder=o.load_asked_encoder(late_encoder, run) if late_encoder else None,
+                encoder=encoders[name],
+                cross_encoder=encoders[cross] if cross else None,
+                sparse_encoder=encoders[sparse_encoder] if sparse_encoder else None,
+                late_encoder=encoders[late_encoder] if late_encoder else None,
                 pictures_into=images_collection if pictures else None,
                 sync=sync,
                 exclude=exclude or (),
                 workers=workers,
                 shards=shards,
                 replicas=replicas,
-                run=run,
+                encoders=encoders,
                 on_progress=on_progress,
             )
     finally:

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-    from mmembed.types import Encoder, LoadOptions, Store
+    from mmembed.types import Store
 
 StoreUrl: TypeAlias = Annotated[
     str | None,
@@ -79,18 +79,6 @@ def is_missing(url: str | None) -> bool:
     """Whether the store is a folder in which nothing was indexed yet."""
     asked = url or default_store()
     return asked.startswith("edge:") and not (Path(asked.removeprefix("edge:")).expanduser() / "collections").is_dir()
-
-
-def load_asked_encoder(name: str, run: LoadOptions) -> Encoder:
-    from mmembed.registry import load_encoder
-
-    return load_encoder(
-        name,
-        device=run.device,
-        dtype=run.dtype,
-        batch_size=run.batch_size,
-        trust_remote_code=run.trust_remote_code,
-    )
 
 
 def remembered_name(store: Store, collection: str, vector: str) -> str | None:

@@ -19,15 +19,15 @@ def serve_command(**flags: Any) -> None:
 
     Each option is also a variable MMEMBED_..., such as MMEMBED_PORT; a flag wins. Ctrl-C finishes what was accepted.
     """
-    from mmembed.registry import check_name
-    from mmembed.settings import read_settings
+    from mmembed.encoders.registry import check_name
+    from mmembed.service.settings import read_settings
 
     settings = read_settings(**flags)  # before what takes a second to import
     for name in settings.encoder:
         check_name(name)  # a slip of the operator's, not a model that fails to load
     if settings.store is None:
         settings = settings.model_copy(update={"store": o.default_store()})
-    from mmembed.service.serving import log_to_stderr, serve
+    from mmembed.service.server import log_to_stderr, serve
 
     log_to_stderr()
     serve(settings, say=lambda line: typer.echo(line, err=True))
@@ -35,7 +35,7 @@ def serve_command(**flags: Any) -> None:
 
 def _options() -> list[inspect.Parameter]:
     """Typer reads a function's signature: this is one made of the fields of Settings, whose defaults stay theirs."""
-    from mmembed.settings import Settings
+    from mmembed.service.settings import Settings
 
     found = []
     for name, field in Settings.model_fields.items():

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import labels as asked
+from mmembed.cli import label_options as asked
 from mmembed.cli import options as o
 from mmembed.cli.progress import show_progress
 
 if TYPE_CHECKING:
+    from mmembed.classification.tagging import TagReport
     from mmembed.types import Store
-    from mmembed.zero_shot.tagging import TagReport
 
 
 _MANY = 10_000  # points that a search compares with in no time, graph or not
@@ -57,10 +57,13 @@ def tag_command(
         raise typer.BadParameter("give --labels, or --remove to remove tags, one of the two", param_hint="--labels")
     wanted = o.parse_filter(filter)
 
+    from mmembed.classification.tagging import remove_tags, tag
+    from mmembed.encoders import Encoders
     from mmembed.types import LoadOptions
-    from mmembed.zero_shot.tagging import remove_tags, tag
 
-    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoders = Encoders(
+        LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    )
     given = asked.asked_labels(labels, templates, background) if labels is not None else None
     opened = o.open_asked_store(store, api_key, grpc, to_read=True)
     try:
@@ -83,7 +86,7 @@ def tag_command(
                 filter=wanted,
                 on_progress=on_progress,
                 cache=asked.class_cache(),
-                run=run,
+                encoders=encoders,
             )
         typer.echo(o.as_json(report.as_json()) if json else _summary(report))
         written = report.tagged + report.untagged + report.removed

@@ -15,8 +15,8 @@ import typer
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
-    from mmembed.remote import ApiKey
-    from mmembed.testsets import Chat, MadeTestSet
+    from mmembed.encoders.remote import ApiKey
+    from mmembed.evaluation.testsets import Chat, MadeTestSet
 
 _KEY = "MMEMBED_CHAT_API_KEY"
 _LINE_EVERY_SECONDS = 15.0
@@ -72,7 +72,8 @@ def make_command(
         raise typer.BadParameter("cannot be given together with --no-filter", param_hint="--filter-by")
     model = _chat(chat, chat_model, chat_at_once, queries_from)
 
-    from mmembed.testsets import RoundTrip, make_test_set
+    from mmembed.encoders import Encoders
+    from mmembed.evaluation.testsets import RoundTrip, make_test_set
     from mmembed.types import LoadOptions
 
     opened = o.open_asked_store(store, api_key, grpc, to_read=True)
@@ -88,7 +89,7 @@ def make_command(
                 seed=seed,
                 round_trip=None if no_filter else RoundTrip(filter_by, first),
                 caption_key=caption_key,
-                run=LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code),
+                encoders=Encoders(LoadOptions(device=device, dtype=dtype, trust_remote_code=trust_remote_code)),
                 on_progress=say,
             )
     finally:
@@ -136,15 +137,15 @@ def _chat(url: str | None, model: str | None, at_once: int, queries_from: Querie
             f"{queries_from.value} are queries without a model: leave out --chat", param_hint="--from"
         )
 
-    from mmembed.testsets.chat import Chat, server_of
+    from mmembed.evaluation.testsets.chat import Chat, server_of
 
     return Chat(server_of(url), model, _key_for(server_of(url)), at_once)
 
 
 def _key_for(url: str) -> ApiKey | None:
     """Who sets this variable and gives --chat means it for this server; OpenAI's own key goes to OpenAI alone."""
-    from mmembed.remote import ApiKey, find_key
-    from mmembed.testsets.chat import HOME
+    from mmembed.encoders.remote import ApiKey, find_key
+    from mmembed.evaluation.testsets.chat import HOME
 
     if secret := os.environ.get(_KEY, "").strip():
         return ApiKey(_KEY, secret)

@@ -15,8 +15,9 @@ from mmembed.cli import options as o
 from mmembed.errors import EncoderLoadError
 
 if TYPE_CHECKING:
+    from mmembed.encoders import Encoders
     from mmembed.testing import Check, EncoderReport
-    from mmembed.types import Encoder, LoadOptions
+    from mmembed.types import Encoder
 
 _COLOURS = {"passed": typer.colors.GREEN, "fault": typer.colors.RED, "skipped": typer.colors.BRIGHT_BLACK}
 
@@ -52,17 +53,18 @@ def verify_command(
     trust_remote_code: o.TrustRemoteCode = False,
 ) -> None:
     """Try an encoder in the ways in which encoders are silently wrong. Exits with 1 if one of them is found."""
+    from mmembed.encoders import Encoders
     from mmembed.testing import check_encoder, read_known_answers, record_known_answers, write_known_answers
     from mmembed.types import LoadOptions
 
-    run = LoadOptions(device, dtype, batch_size, trust_remote_code)
+    encoders = Encoders(LoadOptions(device, dtype, batch_size, trust_remote_code))
     answers = None if known is None else read_known_answers(known)
-    tried = _load(encoder, run)
+    tried = _load(encoder, encoders)
     report = check_encoder(
         tried,
-        against=None if against is None else _load(against, run),
+        against=None if against is None else _load(against, encoders),
         known=answers,
-        load=(lambda name: o.load_asked_encoder(name, run)) if thorough else None,
+        load=(lambda name: Encoders(encoders.options)[name]) if thorough else None,
         checkpoint=checkpoint,
         tolerance=tolerance,
     )
@@ -78,9 +80,9 @@ def verify_command(
         write_known_answers(record_known_answers(tried), record)
 
 
-def _load(name: str, run: LoadOptions) -> Encoder:
+def _load(name: str, encoders: Encoders) -> Encoder:
     in_file = re.fullmatch(r"(.+\.py):(\w+)", name)
-    return o.load_asked_encoder(name, run) if in_file is None else _make(Path(in_file[1]), in_file[2])
+    return encoders[name] if in_file is None else _make(Path(in_file[1]), in_file[2])
 
 
 def _make(file: Path, name: str) -> Encoder:

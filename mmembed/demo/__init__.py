@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmembed.demo.sheet import Section, write_sheet
+from mmembed.encoders.registry import load_encoder
 from mmembed.errors import CollectionMismatch, SettingsError
 from mmembed.ingest import ingest_documents, ingest_images
-from mmembed.registry import load_encoder
-from mmembed.retrieval import search
+from mmembed.retrieval.api import search
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Hit, Store
 

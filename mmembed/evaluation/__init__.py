@@ -15,24 +15,29 @@
 Reading order: measures.py -> statistics.py -> report.py -> testset.py -> layouts.py.
 """
 
-from mmembed.evaluation.beir import read_beir, write_beir
-from mmembed.evaluation.captions import Captions, read_captions
-from mmembed.evaluation.classes import evaluate_classes
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 from mmembed.evaluation.compare import compare
-from mmembed.evaluation.cranfield import read_cranfield
-from mmembed.evaluation.image_text import BothWays, compare_both_ways, evaluate_captions
-from mmembed.evaluation.layouts import read_test_set
+from mmembed.evaluation.formats import read_test_set
+from mmembed.evaluation.formats.beir import read_beir, write_beir
+from mmembed.evaluation.formats.captions import Captions, read_captions
+from mmembed.evaluation.formats.cranfield import read_cranfield
+from mmembed.evaluation.formats.search_log import SearchLog, log_of, read_searches
+from mmembed.evaluation.formats.trec import read_qrels, read_queries, read_run, read_trec, write_qrels, write_run
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, depth_of, evaluate_run, parse_measures
-from mmembed.evaluation.passages import evaluate_passages
-from mmembed.evaluation.reindexed import evaluate_encoders
 from mmembed.evaluation.report import Compared, Comparison, Estimate, Report, Row, System, evaluate_system
-from mmembed.evaluation.retrieval import evaluate_retrieval
-from mmembed.evaluation.run_files import evaluate_run_files
-from mmembed.evaluation.search_log import SearchLog, log_of, read_searches
-from mmembed.evaluation.searches import evaluate_searches
-from mmembed.evaluation.statistics import Interval, bootstrap_intervals, randomisation_test
+from mmembed.evaluation.tasks.classification import evaluate_classes
+from mmembed.evaluation.tasks.encoders import evaluate_encoders
+from mmembed.evaluation.tasks.image_text import BothWays, compare_both_ways, evaluate_captions
+from mmembed.evaluation.tasks.passages import evaluate_passages
+from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
+from mmembed.evaluation.tasks.run_files import evaluate_run_files
+from mmembed.evaluation.tasks.searches import evaluate_searches
 from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
-from mmembed.evaluation.trec import read_qrels, read_queries, read_run, read_trec, write_qrels, write_run
+from mmembed.statistics import Interval, bootstrap_intervals, randomisation_test
 
 __all__ = [
     "MEASURES",
@@ -82,3 +87,11 @@ __all__ = [
     "write_qrels",
     "write_run",
 ]
+
+_PARTS = ("harnesses", "testsets")  # packages of their own, loaded when they are first used
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"mmembed.evaluation.{name}")
+    raise AttributeError(f"module 'mmembed.evaluation' has no attribute {name!r}")

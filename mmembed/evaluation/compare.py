@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.indexes import OnProgress
+from mmembed.evaluation.corpus_index import OnProgress
 from mmembed.evaluation.measures import Qrels, Run, Scores, depth_of, evaluate_run, parse_measures
 from mmembed.evaluation.report import Compared, Report, System
 from mmembed.types import Encoder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, evaluate_run
-from mmembed.evaluation.statistics import Interval, bootstrap_intervals, differences, randomisation_test
+from mmembed.statistics import Interval, bootstrap_intervals, differences, randomisation_test
 
 if TYPE_CHECKING:
     from rich.console import Group

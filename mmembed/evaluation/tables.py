@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mmembed.evaluation.report import Comparison, Estimate, Report, Row
-from mmembed.evaluation.statistics import CONFIDENCE
+from mmembed.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from mmembed.documents import DOCUMENT_SUFFIXES, read_document
 from mmembed.errors import InputError
-from mmembed.images import load_in_order
-from mmembed.ingest.inside import documents_of_bare_pictures, lacks_pictures, picture_items, write_pictures_of
+from mmembed.ingest.embedded_images import documents_of_bare_pictures, lacks_pictures, picture_items, write_pictures_of
 from mmembed.ingest.passages import Read, drop_passages_from, finish_move, forget_donor, points_of, refresh, reuse
-from mmembed.ingest.plan import Planned, batched, note_manifests, plan, remove_gone, roots_of, until_first_item
+from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, roots_of, until_first_item
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.sources import scan
-from mmembed.types import Encoder, Failure, Item, LoadOptions, Point, Store
+from mmembed.streams import batched, load_in_order
+from mmembed.types import Encoder, Failure, Item, Point, Store
 
 __all__ = ["ingest_documents", "write_documents"]
 
@@ -42,7 +42,7 @@ def ingest_documents(
     workers: int | None = None,
     shards: int | None = None,
     replicas: int | None = None,
-    run: LoadOptions | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
     on_progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Index text, Markdown, HTML, PDF and DOCX, cut into passages of at most 256 tokens, into `collection`.
@@ -61,7 +61,7 @@ def ingest_documents(
         pictures_into: the collection for pictures inside documents, with their alt text as caption;
             None leaves them out.
         sync: also remove documents that are gone from the disk or from their manifest.
-        run: device, dtype and batch size of encoders that are loaded here.
+        encoders: where those come from that are not given, as for `search`.
         on_progress: called with the growing report after each batch.
 
     Raises:
@@ -85,7 +85,7 @@ def ingest_documents(
         roots=roots_of(sources),
         shards=shards,
         replicas=replicas,
-        run=run,
+        encoders=encoders,
         sparse_encoder=sparse_encoder,
         late_encoder=late_encoder,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmembed.collection.payload import tags_in
+from mmembed.collection.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
 from mmembed.errors import InputError
-from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, load_in_order, read_picture, thumbnail_webp
+from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS, read_picture, thumbnail_webp
 from mmembed.ingest.plan import Planned, note_manifests, plan, remove_gone, roots_of, until_first_item
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import ImageTarget
-from mmembed.ingest.thumbnails import remove_thumbnails, thumbnail_path, write_thumbnail
 from mmembed.sources import scan
-from mmembed.stores.payload_keys import tags_in
+from mmembed.streams import load_in_order
 from mmembed.types import (
     DenseArray,
     Embeddings,
     Encoder,
     Failure,
     Item,
-    LoadOptions,
     Payload,
     PixelEncoder,
     Pixels,
@@ -55,7 +55,7 @@ def ingest_images(
     max_pixels: int = MAX_PIXELS,
     shards: int | None = None,
     replicas: int | None = None,
-    run: LoadOptions | None = None,
+    encoders: Mapping[str, Encoder] | None = None,
     on_progress: Callable[[IngestReport], None] | None = None,
 ) -> IngestReport:
     """Index the pictures of folders, files, globs and manifests into `collection`.
@@ -96,7 +96,7 @@ def ingest_images(
         roots=roots_of(sources),
         shards=shards,
         replicas=replicas,
-        run=run,
+        encoders=encoders,
         late_encoder=late_encoder,
     )
     for _ in write_pictures(target, chain(first, items), report, workers=workers, max_pixels=max_pixels):

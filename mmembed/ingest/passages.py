@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 from qdrant_client import models
 
+from mmembed.collection.payload import OURS, item_id
 from mmembed.documents import Document, Passage
-from mmembed.ingest.inside import linked_pictures
-from mmembed.ingest.plan import Planned, batched, point_id
+from mmembed.ingest.embedded_images import linked_pictures
+from mmembed.ingest.plan import Planned
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.targets import DocumentTarget
-from mmembed.stores.payload_keys import OURS
+from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
 __all__ = ["Read", "drop_passages_from", "finish_move", "forget_donor", "points_of", "refresh", "reuse"]
@@ -45,7 +46,7 @@ def points_of(target: DocumentTarget, ready: Read) -> list[Point]:
             own["page"] = passage.page
         if passage.number == 0:
             own |= linked_pictures(target, document)
-        id = point_id("text", planned.item.uri, passage.number)
+        id = item_id("text", planned.item.uri, passage.number)
         points.append(Point(id, {}, {**shared, **own, "embedded_text": passage.text}))
     return points
 
@@ -71,7 +72,7 @@ def refresh(target: DocumentTarget, ready: Read) -> None:
             target.collection, filter=models.Filter(must=[_uri_is(planned.item.uri)]), payload=False
         )
     ]
-    head = point_id("text", planned.item.uri, 0)
+    head = item_id("text", planned.item.uri, 0)
     target.store.set_payload(target.collection, [id for id in ids if id != head], payload)
     linked = linked_pictures(target, ready.document) if ready.document is not None else {}
     target.store.set_payload(target.collection, [head], {**payload, **linked})
@@ -97,7 +98,7 @@ def reuse(target: DocumentTarget, ready: Read, report: IngestReport) -> list[Rea
         page = {"page": point.payload["page"]} if "page" in point.payload else {}
         linked = linked_pictures(target, ready.document) if number == 0 else {}
         payload = {**own, **kept, **page, **linked, "title": title, **moved_from}
-        points[number] = Point(point_id("text", planned.item.uri, number), point.vectors, payload)
+        points[number] = Point(item_id("text", planned.item.uri, number), point.vectors, payload)
     if sorted(points) != list(range(count)):  # the donor was being written when something stopped it
         return [replace(ready, passages=target.cut(ready.document))]
     drop_passages_from(target, planned, count)
@@ -127,7 +128,7 @@ def finish_move(target: DocumentTarget, planned: Planned) -> None:
 def forget_old_place(target: DocumentTarget, uri: str, old_uri: str) -> None:
     target.store.delete_where(target.collection, models.Filter(must=[_uri_is(old_uri)]))
     target.forget_pictures_of([old_uri])
-    target.store.set_payload(target.collection, [point_id("text", uri, 0)], {"moved_from": None})
+    target.store.set_payload(target.collection, [item_id("text", uri, 0)], {"moved_from": None})
 
 
 def forget_donor(target: DocumentTarget, planned: Planned) -> None:

@@ -4,64 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import takewhile
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from qdrant_client import models
 
+from mmembed.collection.payload import OURS, RESERVED, item_id, path_of, tags_in
 from mmembed.errors import InputError
 from mmembed.sources import FileState, content_hash, file_state
-from mmembed.stores.payload_keys import OURS, RESERVED, tags_in
-from mmembed.types import Failure, IndexType, Item, Modality, Payload, Store
+from mmembed.streams import batched
+from mmembed.types import Failure, Item, Modality, Payload, Store
 
 __all__ = [
     "FROM_READING",
-    "INDEXES",
     "Action",
     "Planned",
-    "batched",
     "is_gone",
     "note_manifests",
-    "path_of",
     "plan",
-    "point_id",
     "remove_gone",
     "roots_of",
     "until_first_item",
 ]
 
-_NAMESPACE = uuid.UUID("6d6d656d-6265-5d00-8000-000000000001")
 _BATCH = 256
 _RECENT = 4096
 
-INDEXES: Mapping[Modality, Mapping[str, IndexType]] = {
-    "image": {"content_hash": "keyword"},
-    "text": {
-        "content_hash": "keyword",
-        "uri": "keyword",
-        "passage": "integer",
-        "page": "integer",
-        "headings": "keyword",
-    },
-}
-"""Payload indexes that indexing needs itself; each costs memory with every point, so there is none to spare."""
 
 FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
 """Payload keys that are found anew each time a file is read."""
 
 Action = Literal["unchanged", "refresh", "reuse", "read"]
-T = TypeVar("T")
-
-
-def point_id(modality: Modality, uri: str, number: int | None = None) -> str:
-    """The UUID of what an item is: the same item always has the same id, so indexing twice changes nothing."""
-    suffix = "" if number is None else f"#{number}"
-    return str(uuid.uuid5(_NAMESPACE, f"{modality}:{uri}{suffix}"))
 
 
 @dataclass(frozen=True)
@@ -122,11 +99,11 @@ def plan(
     number = 0 if modality == "text" else None  # a document is known by its first passage
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
     for batch in batched(items, _BATCH):
-        ids = [point_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
+        ids = [item_id(modality, i.uri, number) for i in batch if isinstance(i, Item)]
         stored = {point.id: point.payload for point in store.retrieve(collection, ids)}
         lacking = _lacking(store, collection, stored, modality, vectors)
         looked = [
-            _look(i, point_id(modality, i.uri, number), stored, lacking) if isinstance(i, Item) else i for i in batch
+            _look(i, item_id(modality, i.uri, number), stored, lacking) if isinstance(i, Item) else i for i in batch
         ]
         fresh = [p.content_hash for p in looked if isinstance(p, Planned) and p.action == "read"]
         donors = _donors(store, collection, fresh, modality, vectors)
@@ -238,12 +215,6 @@ def _with_donor(planned: Planned, same: Sequence[_Donor], recent: str | None, ro
     return replace(planned, action="reuse", donor=donor, moved=moved)
 
 
-def path_of(payload: Payload) -> str:
-    """The file behind a point: its uri, or the document that the picture stands in."""
-    uri, document = str(payload["uri"]), payload.get("document")
-    return str(document) if document and uri.startswith(f"{document}#") else uri
-
-
 def _has_left(path: str, roots: Sequence[Path]) -> bool:
     """Whether a file was moved away, and is not on a disk or machine that is out of sight.
 
@@ -330,13 +301,6 @@ def roots_of(sources: Sequence[str | Path]) -> list[Path]:
         path = Path(*parts)
         roots.append(path if path.exists() else Path(*fixed))
     return roots
-
-
-def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:
-    """Lists of n, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, n)):
-        yield batch
 
 
 def _reason(exc: Exception) -> str:

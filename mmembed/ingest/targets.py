@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from qdrant_client import models
 
+from mmembed.collection import Collection
+from mmembed.collection.prepare import PayloadIndexes, prepare_collection, vector_contract
+from mmembed.collection.thumbnails import remove_thumbnails
 from mmembed.documents import Document, Passage, cut_passages, windows
+from mmembed.encoders.encoding import encode_texts
+from mmembed.encoders.pool import SHARED
+from mmembed.encoders.registry import load_encoder
 from mmembed.errors import StoreError, UnsupportedModality
 from mmembed.images import MAX_PIXELS
-from mmembed.ingest.collection import PayloadIndexes, prepare_collection, vector_contract
-from mmembed.ingest.plan import batched
-from mmembed.ingest.thumbnails import remove_thumbnails
-from mmembed.joint import encode_texts
-from mmembed.registry import load_encoder, load_remembered
-from mmembed.types import Embeddings, Encoder, Kind, LoadOptions, Modality, Store, Vector
+from mmembed.streams import batched
+from mmembed.types import Embeddings, Encoder, Kind, Modality, Store, Vector
 from mmembed.vectors import check_embeddings
 
 __all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget"]
@@ -41,14 +43,15 @@ class ImageTarget:
         roots: Sequence[Path],
         shards: int | None = None,
         replicas: int | None = None,
-        run: LoadOptions | None = None,
         default_caption_encoder: Encoder | None = None,
         late_encoder: Encoder | None = None,
         encoders: Mapping[str, Encoder] | None = None,
     ) -> None:
-        """`encoders`: those that may be used, by the name that a collection remembers; None: load what it names."""
+        """`encoders`: where those come from that are not given, by the name that a collection remembers."""
         _require(encoder, "image", "dense", "image")
-        self.late = late_encoder or _remembered(store, collection, "late", run, encoders)
+        self.late = late_encoder or Collection(store, collection).remembered(
+            "late", SHARED if encoders is None else encoders
+        )
         if self.late is not None:
             _require(self.late, "late", "multi", "image")
         self.store = store
@@ -58,8 +61,7 @@ class ImageTarget:
         self._caption_encoder = caption_encoder
         self._default_caption_encoder = default_caption_encoder
         self._bm25: Encoder | None = None
-        self._run = run or LoadOptions()
-        self._encoders = encoders
+        self._encoders = SHARED if encoders is None else encoders
         self.indexes = PayloadIndexes(store, collection)
         makers = {"image": (encoder, vector_contract(encoder, "image"))}
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
@@ -91,11 +93,11 @@ class ImageTarget:
 
     def _caption_encoders(self) -> tuple[Encoder, Encoder]:
         if self._bm25 is None or self._caption_encoder is None:
-            dense = self._caption_encoder or _remembered(
-                self.store, self.collection, "caption", self._run, self._encoders
+            dense = self._caption_encoder or Collection(self.store, self.collection).remembered(
+                "caption", self._encoders
             )
             dense = dense or self._default_caption_encoder
-            dense = dense or load_encoder("minilm", device=self._run.device, dtype=self._run.dtype)
+            dense = dense or self._encoders["minilm"]
             bm25 = load_encoder("bm25")
             encoders = {
                 "image": (self.encoder, vector_contract(self.encoder, "image")),
@@ -121,7 +123,6 @@ class DocumentTarget:
         roots: Sequence[Path],
         shards: int | None,
         replicas: int | None,
-        run: LoadOptions | None,
         sparse_encoder: Encoder | None = None,
         late_encoder: Encoder | None = None,
         encoders: Mapping[str, Encoder] | None = None,
@@ -132,6 +133,7 @@ class DocumentTarget:
         `linked_pictures`: read the picture files that a document names, beside those that it holds.
         """
         _require(encoder, "text", "dense", "text")
+        encoders = SHARED if encoders is None else encoders
         self.store = store
         self.collection = collection
         self.roots = roots
@@ -142,17 +144,16 @@ class DocumentTarget:
             "late": (late_encoder, "multi"),
         }
         for name, (given, kind) in optional.items():
-            made_by = given or _remembered(store, collection, name, run, encoders)
+            made_by = given or Collection(store, collection).remembered(name, encoders)
             if made_by is not None:
                 _require(made_by, name, kind, "text")
                 made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
                 self.by_passage[name] = made_by
-        picture_encoder = _remembered(store, pictures_into or "images", "image", run, encoders)
+        picture_encoder = Collection(store, pictures_into or "images").remembered("image", encoders)
         self.cross = cross_encoder or picture_encoder or load_encoder("tiny")
         self.pictures_into = pictures_into
         self.images: ImageTarget | None = None  # until there is a picture, or the collection is there
         self._picture_encoder = picture_encoder or self.cross
-        self._run = run
         self._encoders = encoders
         self.max_pixels = max_pixels
         self.linked_pictures = linked_pictures
@@ -181,7 +182,6 @@ class DocumentTarget:
                 collection,
                 self._picture_encoder,
                 roots=self.roots,
-                run=self._run,
                 default_caption_encoder=self.encoder,
                 encoders=self._encoders,
             )
@@ -227,20 +227,6 @@ class DocumentTarget:
             ]
             self.store.delete(self.images.collection, inside)
             remove_thumbnails(self.store, self.images.collection, inside)
-
-
-def _remembered(
-    store: Store,
-    collection: str,
-    vector: str,
-    run: LoadOptions | None,
-    encoders: Mapping[str, Encoder] | None,
-) -> Encoder | None:
-    """The encoder that a collection of ours remembers for this vector, if it is there and has one."""
-    contract = store.contract(collection) if collection in store.collections() else None
-    if contract is None or vector not in contract.vectors:
-        return None
-    return load_remembered(collection, vector, contract.vectors[vector], run=run, encoders=encoders)
 
 
 def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:

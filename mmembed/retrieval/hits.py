@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from qdrant_client import models
 
+from mmembed.collection import Collection
+from mmembed.collection.payload import qdrant_id
 from mmembed.retrieval.query import Query
-from mmembed.retrieval.rankings import Remembered
-from mmembed.stores.points import point_id
 from mmembed.types import Contract, Encoder, Hit, Leg, Ranking, Store
 from mmembed.vectors import sigmoid, softmax
 
@@ -26,7 +26,7 @@ def without_point(
     store: Store, collection: str, id: str, filter: models.Filter | None, *, whole_document: bool
 ) -> models.Filter:
     """The filter, and not the point that was asked with, nor another passage of its document."""
-    itself: models.Condition = models.HasIdCondition(has_id=[point_id(id)])
+    itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id)])
     if whole_document:
         uri = str(store.retrieve(collection, [id])[0].payload["uri"])
         itself = models.FieldCondition(key="uri", match=models.MatchValue(value=uri))
@@ -125,12 +125,12 @@ class Scale:
 
 
 def scale_of(
-    collection: str,
+    collection: Collection,
     contract: Contract | None,
     rankings: Sequence[Ranking],
     query: Query,
     encoder: Encoder | None,
-    remembered: Remembered,
+    encoders: Mapping[str, Encoder],
 ) -> Scale | None:
     """The scale, where one text is compared with pictures or one picture with texts: what it was trained for."""
     if contract is None or len(rankings) > 1 or not isinstance(rankings[0], Leg):
@@ -141,7 +141,7 @@ def scale_of(
     one_sided = (query.text is None) != (query.image is None) and not query.minus
     if not crosses or not one_sided:
         return None
-    encoder = encoder or remembered(collection, name, vector)
+    encoder = encoder or collection.encoder(name, encoders)
     return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from qdrant_client import models
 
+from mmembed.collection import Collection
+from mmembed.collection.contract import check_fingerprint
+from mmembed.encoders.encoding import encode_texts
+from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
-from mmembed.joint import encode_texts
-from mmembed.presets import PRESETS
-from mmembed.registry import check_fingerprint
 from mmembed.retrieval.query import Query, encode_query, given_vector
-from mmembed.types import Contract, Encoder, Leg, Ranking, Store, VectorContract
+from mmembed.types import Contract, Encoder, Leg, Ranking, Store
 
-__all__ = ["Asked", "Remembered", "rankings_of"]
+__all__ = ["Asked", "rankings_of"]
 
 _MOSTLY = 0.8
-
-Remembered: TypeAlias = Callable[[str, str, VectorContract], Encoder]
-"""Collection, vector and what is known of it -> the encoder that made it, as `load_remembered` finds it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def rankings_of(
     query: Query,
     vector_name: str | None,
     encoder: Encoder | None,
-    remembered: Remembered,
+    encoders: Mapping[str, Encoder],
     *,
     single: bool,
     late: bool,
@@ -56,9 +53,9 @@ def rankings_of(
         return Asked([Leg(name, vector)])
     if query.id is not None:
         return Asked([_leg_of_point(store, collection, query.id, name)])
-    made_by = _encoder_of(collection, name, contract, encoder, remembered)
+    made_by = _encoder_of(Collection(store, collection), name, contract, encoder, encoders)
     if contract is not None and vector_name is None and not single and query.is_one_text:
-        return _of_one_text(store, collection, contract, query, made_by, remembered, late=late)
+        return _of_one_text(store, collection, contract, query, made_by, encoders, late=late)
     encoded = encode_query(made_by, query)
     if contract is not None and contract.vectors[name].kind == "multi" and made_by.spec.kind == "dense":
         encoded = np.atleast_2d(np.asarray(encoded))  # (dim,) -> one window, (1, dim)
@@ -71,7 +68,7 @@ def _of_one_text(
     contract: Contract,
     query: Query,
     made_by: Encoder,
-    remembered: Remembered,
+    encoders: Mapping[str, Encoder],
     *,
     late: bool,
 ) -> Asked:
@@ -85,7 +82,7 @@ def _of_one_text(
         names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
     last = ["late"] if late and _mostly_has(store, collection, contract, "late") else []
     every = [*names, *last]
-    further = [remembered(collection, name, contract.vectors[name]) for name in every[1:]]
+    further = [Collection(store, collection).encoder(name, encoders) for name in every[1:]]
     legs = _encode(query, [made_by, *further], every)
     return Asked(_rankings(contract, legs[: len(names)]), legs[-1] if last else None)
 
@@ -130,19 +127,23 @@ def _default_vector(contract: Contract | None, query: Query) -> str:
 
 
 def _encoder_of(
-    collection: str, name: str, contract: Contract | None, encoder: Encoder | None, remembered: Remembered
+    collection: Collection,
+    name: str,
+    contract: Contract | None,
+    encoder: Encoder | None,
+    encoders: Mapping[str, Encoder],
 ) -> Encoder:
     if contract is None:
         if encoder is None:
             raise InvalidQuery(
-                f"collection {collection!r} was not made by mmembed and does not say which encoder made its "
+                f"collection {collection.name!r} was not made by mmembed and does not say which encoder made its "
                 f"vectors: name it with --encoder, and the vector with --using"
             )
         return encoder
     vector = contract.vectors[name]
     if encoder is None:
-        return remembered(collection, name, vector)
-    check_fingerprint(collection, name, vector, encoder)
+        return collection.encoder(name, encoders)
+    check_fingerprint(collection.name, name, vector, encoder)
     return encoder
 
 

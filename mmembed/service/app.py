@@ -10,39 +10,36 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from mmembed import __version__
+from mmembed.batching.engine import Engine
+from mmembed.classification.cache import ClassCache
 from mmembed.errors import SettingsError
-from mmembed.service import (
-    classifying,
-    cohere_api,
-    indexing,
-    listing,
-    openai_api,
-    qdrant_inference,
-    searching,
-    web_page,
-)
-from mmembed.service.documented import TAGS, cohere_errors, errors_of_ours, openai_errors
-from mmembed.service.doors import Doors, Keys, read_keys
-from mmembed.service.edges import Edges
-from mmembed.service.engine import Engine
-from mmembed.service.errors import add_error_answers
+from mmembed.service.error_responses import add_error_answers
 from mmembed.service.fetching import Fetcher
-from mmembed.service.limits import Bodies
 from mmembed.service.metrics import Metrics
-from mmembed.service.origins import Origins
-from mmembed.service.served import Served
+from mmembed.service.middleware.auth import Doors, Keys, read_keys
+from mmembed.service.middleware.body_limits import Bodies
+from mmembed.service.middleware.errors import Edges
+from mmembed.service.middleware.origin import Origins
+from mmembed.service.routes import classify as classifying
+from mmembed.service.routes import cohere as cohere_api
+from mmembed.service.routes import collections as listing
+from mmembed.service.routes import index as indexing
+from mmembed.service.routes import openai as openai_api
+from mmembed.service.routes import qdrant_inference, web_page
+from mmembed.service.routes import search as searching
+from mmembed.service.schemas.openapi import TAGS, cohere_errors, errors_of_ours, openai_errors
+from mmembed.service.served_encoders import Served
+from mmembed.service.settings import Settings
 from mmembed.service.state import Service
-from mmembed.settings import Settings
 from mmembed.stores import open_store
 from mmembed.types import Store
-from mmembed.zero_shot.cache import ClassCache
 
 __all__ = ["create_app"]
 
@@ -83,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="mmembed",
         summary="Multimodal search for Qdrant.",
-        version=__version__,
+        version=version("mmembed"),
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -122,7 +119,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
     stack.push_async_callback(asyncio.to_thread, threads.shutdown, wait=True, cancel_futures=True)
     fetcher = Fetcher(settings)
     stack.push_async_callback(fetcher.close)
-    engine = Engine(served, settings, metrics)
+    engine = Engine(served, settings.batching, metrics)
     stack.push_async_callback(engine.close)
     loading.start()
     return Service(

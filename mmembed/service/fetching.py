@@ -9,14 +9,14 @@ import asyncio
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 
 import httpcore
 import httpx
 
-from mmembed import __version__
 from mmembed.errors import ForbiddenUrl, Overloaded
 from mmembed.service.addresses import CheckedAddresses, Resolver, allowed_hosts
-from mmembed.settings import Settings
+from mmembed.service.settings import Settings
 
 __all__ = ["Fetcher", "shown"]
 
@@ -159,7 +159,7 @@ def _target(url: httpx.URL) -> httpcore.URL:
 def _headers(url: httpx.URL) -> list[tuple[bytes, bytes]]:
     return [
         (b"Host", url.netloc),
-        (b"User-Agent", f"mmembed/{__version__}".encode()),
+        (b"User-Agent", f"mmembed/{version('mmembed')}".encode()),
         (b"Accept", b"image/*"),
         (b"Accept-Encoding", b"identity"),
     ]

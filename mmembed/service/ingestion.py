@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from mmembed.batching.memory import give_back_soon
+from mmembed.collection.payload import RESERVED, item_id
 from mmembed.documents import DOCUMENT_SUFFIXES
 from mmembed.errors import CollectionNotOurs, InputError, UnknownEncoder
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import write_documents
 from mmembed.ingest.images import write_pictures
-from mmembed.ingest.plan import point_id
 from mmembed.ingest.targets import DocumentTarget, ImageTarget
-from mmembed.service.memory import give_back_soon
 from mmembed.service.state import Service
 from mmembed.service.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
-from mmembed.stores.payload_keys import RESERVED
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
 
 __all__ = ["Contents", "Sent", "contents_of", "index_sent"]
@@ -165,7 +164,6 @@ def _document_target(
         roots=(),
         shards=None,
         replicas=None,
-        run=None,
         encoders=encoders,
         max_pixels=service.settings.max_pixels,
         linked_pictures=False,  # what a stranger's document names on this machine is not his to see
@@ -211,7 +209,7 @@ def _stored_ids(
 ) -> list[str | None]:
     """The id of each file that is stored; the uploads of the others are removed."""
     number = 0 if contents == "documents" else None
-    ids = [None if path is None else point_id(_MODALITY[contents], str(path), number) for path in run.kept]
+    ids = [None if path is None else item_id(_MODALITY[contents], str(path), number) for path in run.kept]
     stored: set[str] = set()
     if not gone or collection in service.store.collections():
         asked = [id for id in ids if id is not None]

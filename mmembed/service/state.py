@@ -12,14 +12,14 @@ from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
 
-from mmembed.service.doors import Keys
-from mmembed.service.engine import Engine
+from mmembed.batching.engine import Engine
+from mmembed.classification.cache import ClassCache
 from mmembed.service.fetching import Fetcher
 from mmembed.service.metrics import Metrics
-from mmembed.service.served import Served
-from mmembed.settings import Settings
+from mmembed.service.middleware.auth import Keys
+from mmembed.service.served_encoders import Served
+from mmembed.service.settings import Settings
 from mmembed.types import Store
-from mmembed.zero_shot.cache import ClassCache
 
 __all__ = ["Service", "ServiceOf"]
 

@@ -16,8 +16,8 @@ from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
 
+from mmembed.batching.waiting import current_call
 from mmembed.errors import CollectionNotFound, MmembedError
-from mmembed.service.calls import current_call
 from mmembed.service.state import Service
 
 __all__ = ["QUIET_SECONDS", "Writes", "WritesOf"]

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmembed.errors import UnreadableSource
-from mmembed.sources.folders import match, walk
+from mmembed.sources.folders import Wanted, is_remote, match, not_local, printable, walk
 from mmembed.sources.manifests import MANIFEST_SUFFIXES, read_manifest
-from mmembed.sources.wanted import Wanted, is_remote, not_local, printable
 from mmembed.types import Failure, Item, Modality
 
 __all__ = ["MANIFEST_SUFFIXES", "FileState", "content_hash", "file_state", "scan"]

@@ -11,7 +11,7 @@ from typing import IO, Any, NoReturn
 from urllib.parse import unquote
 
 from mmembed.errors import UnreadableSource
-from mmembed.sources.wanted import Wanted, bad_name, is_remote, not_local, printable
+from mmembed.sources.folders import Wanted, bad_name, is_remote, not_local, printable
 from mmembed.types import Failure, Item, Payload
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl"})

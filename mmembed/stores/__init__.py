@@ -39,15 +39,15 @@ def open_store(
         StoreUnavailable: nothing answers there, or another process holds the folder.
     """
     if url == ":memory:":
-        from mmembed.stores.qdrant import open_memory
+        from mmembed.stores.qdrant.store import open_memory
 
         return open_memory()
     if url.startswith("edge:") and url != "edge:":
-        from mmembed.stores.edge import EdgeStore
+        from mmembed.stores.edge.store import EdgeStore
 
         return EdgeStore(url)
     if _is_server(url):
-        from mmembed.stores.qdrant import open_server
+        from mmembed.stores.qdrant.store import open_server
 
         return open_server(
             url,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from mmembed.stores.contract import Json
+from mmembed.collection.contract import Json
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mmembed.encoders.checkpoint import fingerprint
+from mmembed.encoders.tokens import characters
 from mmembed.errors import UnsupportedModality
-from mmembed.loading import fingerprint
-from mmembed.tokens import characters
 from mmembed.types import DenseArray, EncoderSpec, Role
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mmembed.errors import InputError
-from mmembed.images import load_image, load_in_order
+from mmembed.images import load_image
+from mmembed.streams import load_in_order
 from mmembed.testing.pictures import broken_files, extreme_pictures, picture_files, pictures, unconverted_pictures
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, attempt

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mmembed.encoders.presets import PRESETS, preset_of_model
+from mmembed.encoders.prompts import query_prefix
+from mmembed.encoders.registry import EncoderName, parse_name
+from mmembed.encoders.tokens import characters
 from mmembed.errors import MmembedError
-from mmembed.instructions import query_prefix
-from mmembed.presets import PRESETS, preset_of_model
-from mmembed.registry import EncoderName, parse_name
 from mmembed.testing.foreign import ForeignEncoder
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, attempt
 from mmembed.testing.texts import ODD_TEXTS, TEXTS, filler
 from mmembed.testing.vectors import distance
-from mmembed.tokens import characters
 from mmembed.types import Role, Vector
 
 __all__ = ["prompt_bytes", "roles", "special_tokens"]

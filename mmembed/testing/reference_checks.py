@@ -9,8 +9,8 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
+from mmembed.encoders.registry import parse_name
 from mmembed.errors import UnsupportedModality
-from mmembed.registry import parse_name
 from mmembed.testing.pictures import pictures
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, attempt, tolerance_of

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.errors import InvalidEmbedding, SettingsError
-from mmembed.registry import EncoderName
-from mmembed.remote import (
+from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.remote import (
     Api,
     Limits,
     RemoteEncoder,
@@ -17,6 +16,7 @@ from mmembed.remote import (
     remote_encoder,
     wanted_dim,
 )
+from mmembed.errors import InvalidEmbedding, SettingsError
 from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.cohere.com/v2"

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
+from mmembed.encoders.checkpoint import fingerprint
+from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError
-from mmembed.loading import fingerprint
-from mmembed.registry import EncoderName
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import l2_normalize
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.errors import SettingsError
-from mmembed.registry import EncoderName
-from mmembed.remote import (
+from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.remote import (
     Api,
     Limits,
     RemoteEncoder,
@@ -18,6 +17,7 @@ from mmembed.remote import (
     rows_by_index,
     wanted_dim,
 )
+from mmembed.errors import SettingsError
 from mmembed.types import LoadOptions, Role
 
 HOME = "https://api.jina.ai/v1"

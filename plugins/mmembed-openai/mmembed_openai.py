@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmembed.instructions import Prompts
-from mmembed.presets import Preset, preset_of_model
-from mmembed.registry import EncoderName
-from mmembed.remote import (
+from mmembed.encoders.presets import Preset, preset_of_model
+from mmembed.encoders.prompts import Prompts
+from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.remote import (
     Api,
     Limits,
     RemoteEncoder,

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from mmembed import load_encoder
+from mmembed.encoders.remote import Patience, calls
 from mmembed.errors import EncoderLoadError, EncoderRefused, EncoderUnavailable, InvalidEmbedding, SettingsError
-from mmembed.remote import Patience, calls
 from mmembed.testing import check_encoder
 from mmembed.testing.http import Asked, Reply, StandIn
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mmembed import load_encoder
+from mmembed.encoders.remote import Patience, calls
 from mmembed.errors import (
     EncoderRefused,
     EncoderUnavailable,
@@ -24,7 +25,6 @@ from mmembed.errors import (
     SettingsError,
     UnsupportedModality,
 )
-from mmembed.remote import Patience, calls
 from mmembed.testing import check_encoder
 from mmembed.testing.http import Asked, Reply, StandIn
 from mmembed.types import Role

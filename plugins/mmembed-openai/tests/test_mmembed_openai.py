@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from mmembed import load_encoder
+from mmembed.encoders.registry import parse_name
+from mmembed.encoders.remote import Patience, calls
 from mmembed.errors import (
     EncoderLoadError,
     EncoderRefused,
@@ -24,8 +26,6 @@ from mmembed.errors import (
     SettingsError,
     UnsupportedModality,
 )
-from mmembed.registry import parse_name
-from mmembed.remote import Patience, calls
 from mmembed.testing import check_encoder
 from mmembed.testing.http import Asked, Reply, StandIn
 

@@ -1,0 +1,1 @@
+"""Concurrent callers share forward passes and a cache; no HTTP in here."""

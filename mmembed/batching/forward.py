@@ -1,0 +1,121 @@
+"""One forward pass: inputs of a line -> a vector or an error for each, where only the bad input fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from mmembed.batching.cache import Content, Line, Prepared
+from mmembed.batching.memory import LARGE_PIXELS, give_back_soon
+from mmembed.errors import (
+    EncoderError,
+    EncoderRefused,
+    EncoderUnavailable,
+    InvalidEmbedding,
+    MmembedError,
+    SettingsError,
+    UnsupportedModality,
+)
+from mmembed.images import load_image
+from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, SparseVector, Vector
+from mmembed.vectors import check_embeddings
+
+__all__ = ["count_tokens", "encode", "prepare"]
+
+_OF_ALL = (EncoderUnavailable, EncoderRefused, SettingsError, UnsupportedModality)
+"""Not the fault of one input: an API that does not answer, a task or role that the encoder does not know."""
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | MmembedError:
+    """The bytes of a picture file -> decoded, and preprocessed where the encoder allows it; or what is wrong."""
+    try:
+        image = load_image(content, uri="the picture", max_pixels=max_pixels)
+        if image.width * image.height > LARGE_PIXELS:
+            give_back_soon()
+        return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image
+    except BaseException as exc:
+        return _as_ours(encoder, exc)
+
+
+def count_tokens(encoder: Encoder, text: str) -> int | MmembedError:
+    """Tokens that the encoder reads of a text, at most its context length."""
+    try:
+        tokens = encoder.count_tokens(text)
+    except BaseException as exc:
+        return _as_ours(encoder, exc)
+    longest = encoder.spec.context_length
+    return tokens if longest is None else min(tokens, longest)
+
+
+def encode(encoder: Encoder, line: Line, contents: Sequence[Content]) -> list[Vector | MmembedError]:
+    """n inputs -> n outcomes, in order. Raises nothing, whatever the encoder raises or returns.
+
+    A batch that fails is halved until the inputs that spoil it are found, n log2 n passes at worst.
+    """
+    try:
+        return list(_rows(encoder, _embeddings(encoder, line, contents), len(contents)))
+    except _OF_ALL as exc:
+        return [exc] * len(contents)
+    except BaseException as exc:  # Rust code under a tokenizer panics with one that is no Exception
+        if len(contents) == 1 or line.alone:
+            return [_as_ours(encoder, exc)] * len(contents)
+    middle = len(contents) // 2
+    return encode(encoder, line, contents[:middle]) + encode(encoder, line, contents[middle:])
+
+
+def _as_ours(encoder: Encoder, exc: BaseException) -> MmembedError:
+    """The error as its user may see it: what a library says may name files of the server, so only the log has it."""
+    if isinstance(exc, MmembedError):
+        return exc
+    name = encoder.spec.name
+    logger.error("encoder %s failed on an input", name, exc_info=exc)
+    return EncoderError(f"encoder {name} failed on this input ({type(exc).__name__}): the log of the service says why")
+
+
+def _embeddings(encoder: Encoder, line: Line, contents: Sequence[Content]) -> Embeddings:
+    if line.modality == "text":
+        return encoder.encode_text(cast(Sequence[str], contents), role=line.role, task=line.task)
+    if isinstance(encoder, PixelEncoder):
+        return encoder.encode_pixels(cast(Sequence[DenseArray], contents))
+    return encoder.encode_image(cast(Sequence[Image.Image], contents))
+
+
+def _rows(encoder: Encoder, made: Embeddings, n: int) -> list[Vector]:
+    """What the encoder made of n inputs -> n checked vectors, each in memory of its own. Raises InvalidEmbedding."""
+    spec = encoder.spec
+    if spec.kind == "dense":
+        rows = check_embeddings(cast(DenseArray, made), n=n, dim=spec.dim, encoder=spec.name)
+        return [_own(row) for row in rows]
+    if len(made) != n:
+        raise InvalidEmbedding(f"encoder {spec.name} returned {len(made)} vectors for {n} inputs")
+    one = _sparse if spec.kind == "sparse" else _multi
+    return [one(encoder, row) for row in made]
+
+
+def _sparse(encoder: Encoder, row: Any) -> SparseVector:
+    indices, values = np.asarray(row.indices), np.asarray(row.values)
+    order = np.argsort(indices)
+    ordered = SparseVector(_own(indices[order].astype(np.uint32)), _own(values[order].astype(np.float32)))
+    if len(indices) != len(values) or (np.diff(ordered.indices.astype(np.int64)) <= 0).any():
+        raise InvalidEmbedding(f"encoder {encoder.spec.name} returned a sparse vector with an index twice or none")
+    if not np.isfinite(ordered.values).all():
+        raise InvalidEmbedding(f"encoder {encoder.spec.name} returned a sparse vector with NaN or infinity")
+    return ordered
+
+
+def _multi(encoder: Encoder, row: Any) -> DenseArray:
+    rows: DenseArray = _own(check_embeddings(row, n=max(1, len(row)), dim=encoder.spec.dim, encoder=encoder.spec.name))
+    return rows
+
+
+def _own(row: Any) -> Any:
+    """A copy that nobody can write to: a view would keep its whole batch in memory, and many callers share it."""
+    copy = np.array(row)
+    copy.flags.writeable = False
+    return copy

@@ -1,0 +1,194 @@
+"""Class embeddings and picture vectors -> scores, probabilities and verdicts, many pictures at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mmembed.classification.classes import Classes
+from mmembed.classification.labels import Label, clean
+from mmembed.errors import InvalidLabels, SettingsError
+from mmembed.types import DenseArray
+from mmembed.vectors import sigmoid, softmax
+
+__all__ = ["LabelScore", "Ranked", "Threshold", "Verdict", "decide", "logits", "probabilities", "rank", "score"]
+
+Scores = npt.NDArray[np.float32]
+Probabilities = npt.NDArray[np.float64]
+Threshold = float | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label, or group of labels, of one picture."""
+
+    label: str
+    score: float  # cosine
+    probability: float | None  # None where the encoder has no scale and nothing was calibrated
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one picture shows."""
+
+    labels: tuple[LabelScore, ...]  # best first; equal ones in the order of the labels
+    none_of_these: bool  # no label reaches its threshold, or a background text is nearer than every label
+    groups: tuple[LabelScore, ...] = ()  # of a hierarchy, by their paths ("animal > pet"), best first
+
+
+def score(classes: Classes, vectors: DenseArray) -> Scores:
+    """(n, dim) rows of norm 1 -> (n, m) cosines: labels in their order, then background."""
+    return np.asarray(vectors, dtype=np.float32) @ classes.embeddings.T  # (n, m)
+
+
+def logits(classes: Classes, scores: Scores) -> Probabilities:
+    """(n, m) cosines -> (n, m) `logit_scale * cosine + logit_bias`; the cosines where there is no scale."""
+    scaled = np.asarray(scores, dtype=np.float64) * (1.0 if classes.logit_scale is None else classes.logit_scale)
+    return scaled if classes.logit_bias is None else scaled + classes.logit_bias
+
+
+def probabilities(classes: Classes, scores: Scores) -> Probabilities | None:
+    """(n, m) cosines -> (n, m) probabilities of labels, then background.
+
+    As calibrated, if it was. Else CLIP's softmax, whose rows sum to 1 over labels and background together, or with a
+    `logit_bias` SigLIP's sigmoids (Zhai et al. 2023), each for itself. None without a scale.
+
+    With cosines 0.3, 0.2 and a scale of 10, softmax gives 0.731, 0.269; sigmoids with a bias of -3: 0.5, 0.269.
+    """
+    values = logits(classes, scores)  # (n, m)
+    if classes.calibration is not None:
+        return classes.calibration.apply(values, classes.columns)
+    if classes.logit_scale is None:
+        return None
+    return softmax(values) if classes.logit_bias is None else sigmoid(values)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Labels of n pictures as arrays; `labels` counts those that are kept, which stand first in each row."""
+
+    order: npt.NDArray[np.intp]  # (n, number of labels) columns, best first
+    kept: npt.NDArray[np.intp]  # (n,)
+    none_of_these: npt.NDArray[np.bool_]  # (n,)
+
+
+def rank(
+    classes: Classes,
+    scores: Scores,
+    found: Probabilities | None,
+    *,
+    threshold: Threshold | None = None,
+    top_k: int | None = None,
+) -> Ranked:
+    """Order the labels of each picture, and say how many are kept; `found` is what `probabilities` gave.
+
+    See `decide`, which makes objects of it: this is the part that a million pictures can afford.
+    """
+    if top_k is not None and top_k < 1:
+        raise SettingsError(f"top_k is {top_k}: the best of the labels are at least 1")
+    m = len(classes.labels.labels)
+    cosines = scores[:, :m]
+    values = cosines.astype(np.float64) if found is None else found[:, :m]
+    lowest = _thresholds(classes, threshold)
+    passes = np.ones(values.shape, dtype=bool) if lowest is None else values >= lowest  # (n, m)
+    background = np.zeros(len(scores), dtype=bool)
+    if classes.labels.background:
+        background = scores[:, m:].max(axis=1) > cosines.max(axis=1)
+        if lowest is not None:
+            passes &= ~background[:, None]
+    order = np.lexsort((np.broadcast_to(np.arange(m), values.shape), -cosines, -values, ~passes), axis=1)
+    kept = passes.sum(axis=1)
+    none = background | (kept == 0)
+    return Ranked(order, kept if top_k is None else np.minimum(kept, min(top_k, m)), none)
+
+
+def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities | None:
+    """(number of labels,) what each must reach; None: nothing is left out."""
+    if threshold is None:
+        threshold = classes.calibration.thresholds if classes.calibration is not None else {}
+        if not threshold:
+            return None
+    names = classes.names
+    if isinstance(threshold, Mapping):
+        threshold = {clean(name, "a label with a threshold"): value for name, value in threshold.items()}
+        if unknown := [name for name in threshold if name not in names]:
+            raise InvalidLabels(f"a threshold was given for {unknown[0]!r}, which is no label: name one that is")
+        lowest = np.array([threshold.get(name, -np.inf) for name in names], dtype=np.float64)
+    else:
+        lowest = np.full(len(names), threshold, dtype=np.float64)
+    if np.isnan(lowest).any():
+        raise SettingsError("a threshold is not a number: give one between 0 and 1")
+    return lowest
+
+
+def decide(
+    classes: Classes,
+    scores: Scores,
+    *,
+    learnt: Probabilities | None = None,
+    threshold: Threshold | None = None,
+    top_k: int | None = None,
+) -> list[Verdict]:
+    """(n, m) cosines -> n verdicts.
+
+    Labels are ordered by probability (by score where there is none), then by score, then as they were given.
+
+    Args:
+        learnt: (n, number of labels) probabilities that something else than the texts gave, such as a few-shot
+            adapter, in place of theirs.
+        threshold: labels below it are left out: of the probability, or of the score where there is none. One number,
+            or one for each label (a label without one is never left out). None: those of the calibration, if it has
+            any; else all labels are kept.
+        top_k: keep only so many.
+
+    A background text that is nearer than every label means none of these: labels are then still ranked, unless
+    a threshold is to say which of them hold. Groups are neither cut nor held against a threshold.
+
+    Raises InvalidLabels for a threshold of a label that there is not, SettingsError for a top_k below 1.
+    """
+    found = probabilities(classes, scores) if learnt is None else learnt
+    ranked = rank(classes, scores, found, threshold=threshold, top_k=top_k)
+    groups = list(_groups(classes, scores, found)) if classes.labels.is_hierarchy else [()] * len(scores)
+    names = classes.names
+    verdicts = []
+    for row, kept in enumerate(ranked.kept):
+        labels = tuple(
+            LabelScore(names[c], float(scores[row, c]), None if found is None else float(found[row, c]))
+            for c in ranked.order[row, :kept]
+        )
+        verdicts.append(Verdict(labels, bool(ranked.none_of_these[row]), groups[row]))
+    return verdicts
+
+
+def _groups(classes: Classes, scores: Scores, found: Probabilities | None) -> Iterator[tuple[LabelScore, ...]]:
+    """For each picture its groups, best first. The score of a group is that of its nearest leaf.
+
+    Its probability is the sum of those of its leaves where exactly one label is meant, else the largest.
+    """
+    columns = _columns_by_group(classes.labels.labels)
+    paths = list(columns)
+    cosines = np.stack([scores[:, leaves].max(axis=1) for leaves in columns.values()], axis=1)  # (n, groups)
+    sums = None
+    if found is not None:
+        sums = np.stack(
+            [found[:, v].sum(axis=1) if classes.exclusive else found[:, v].max(axis=1) for v in columns.values()],
+            axis=1,
+        )
+    values = cosines.astype(np.float64) if sums is None else sums
+    order = np.lexsort((np.broadcast_to(np.arange(len(paths)), values.shape), -cosines, -values), axis=1)
+    for row, best in enumerate(order):
+        yield tuple(
+            LabelScore(paths[g], float(cosines[row, g]), None if sums is None else float(sums[row, g])) for g in best
+        )
+
+
+def _columns_by_group(labels: Sequence[Label]) -> dict[str, list[int]]:
+    """Path of each group, at every depth -> the columns of the labels below it."""
+    columns: dict[str, list[int]] = {}
+    for column, label in enumerate(labels):
+        for depth in range(1, len(label.parents) + 1):
+            columns.setdefault(" > ".join(label.parents[:depth]), []).append(column)
+    return columns

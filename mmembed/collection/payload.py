@@ -1,0 +1,160 @@
+"""Payload keys that mmembed writes itself: what reading a file found, and tags, which were made of stored vectors."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from qdrant_client import models
+
+from mmembed.errors import InvalidQuery, StoreError
+from mmembed.types import IndexType, Modality, Payload, Store
+
+__all__ = [
+    "FACET_TYPES",
+    "INDEXES",
+    "OURS",
+    "PLAIN_KEY",
+    "RESERVED",
+    "TAKEN",
+    "TagKeys",
+    "canonical_ids",
+    "check_key",
+    "first_passages",
+    "inside_documents",
+    "is_empty",
+    "item_id",
+    "of_uris",
+    "path_of",
+    "qdrant_id",
+    "tags_in",
+]
+
+_OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from"})
+RESERVED: Mapping[Modality, frozenset[str]] = {
+    "image": _OF_ANY_FILE | {"width", "height", "format", "taken_at"},
+    "text": _OF_ANY_FILE | {"passage", "passages", "text", "headings", "page", "vectors", "pictures"},
+}
+"""Payload keys that say what mmembed read; a manifest cannot set them."""
+
+_PLACES = frozenset({"document", "page", "title"})  # of a picture, the document that it stands in
+OURS: Mapping[Modality, frozenset[str]] = {modality: keys | _PLACES for modality, keys in RESERVED.items()}
+"""Payload keys that are written here; all others were said by a manifest."""
+
+
+class TagKeys(NamedTuple):
+    """The three payload keys of one set of tags: `labels`, `labels_scores`, `labels_by`."""
+
+    labels: str  # list of labels, best first
+    scores: str  # label -> probability, or score where there are none
+    by: str  # which labels, encoder and thresholds decided it
+
+    @classmethod
+    def of(cls, key: str) -> TagKeys:
+        return cls(key, f"{key}_scores", f"{key}_by")
+
+
+def tags_in(payload: Payload) -> Payload:
+    """The part of a payload that is tags: they hold for the contents of a picture, wherever it lies."""
+    found: Payload = {}
+    for by in payload:
+        keys = TagKeys.of(by.removesuffix("_by"))
+        if by == keys.by and all(key in payload for key in keys) and isinstance(payload[keys.scores], dict):
+            found |= {key: payload[key] for key in keys}
+    return found
+
+
+_NAMESPACE = uuid.UUID("6d6d656d-6265-5d00-8000-000000000001")
+
+
+INDEXES: Mapping[Modality, Mapping[str, IndexType]] = {
+    "image": {"content_hash": "keyword"},
+    "text": {
+        "content_hash": "keyword",
+        "uri": "keyword",
+        "passage": "integer",
+        "page": "integer",
+        "headings": "keyword",
+    },
+}
+"""Payload indexes that indexing needs itself; each costs memory with every point, so there is none to spare."""
+
+
+def item_id(modality: Modality, uri: str, number: int | None = None) -> str:
+    """The UUID of what an item is: the same item always has the same id, so indexing twice changes nothing."""
+    suffix = "" if number is None else f"#{number}"
+    return str(uuid.uuid5(_NAMESPACE, f"{modality}:{uri}{suffix}"))
+
+
+def path_of(payload: Payload) -> str:
+    """The file behind a point: its uri, or the document that the picture stands in."""
+    uri, document = str(payload["uri"]), payload.get("document")
+    return str(document) if document and uri.startswith(f"{document}#") else uri
+
+
+PLAIN_KEY = re.compile(r"[\w-]{1,200}")  # another one would be a path into the payload: "a.b" is b in a
+
+
+TAKEN = OURS["image"] | {"caption"}
+
+
+def check_key(store: Store, collection: str, keys: TagKeys) -> None:
+    """Raise InvalidQuery for a payload key that tags would overwrite, or that is none."""
+    if not PLAIN_KEY.fullmatch(keys.labels):
+        raise InvalidQuery(f"{keys.labels!r} cannot be the payload key of tags: use letters, digits, _ and -")
+    # Three keys that stand together are tags; one that stands without the others was written by somebody else.
+    foreign = models.Filter(
+        should=[
+            models.Filter(must=[is_empty(keys.by)], must_not=[is_empty(keys.labels)]),
+            models.Filter(must=[is_empty(keys.by)], must_not=[is_empty(keys.scores)]),
+            models.Filter(must=[is_empty(keys.scores)], must_not=[is_empty(keys.by)]),
+        ]
+    )
+    reserved = bool(TAKEN.intersection(keys)) or store.indexes(collection).get(keys.labels, "keyword") != "keyword"
+    if reserved or next(store.scroll(collection, filter=foreign, payload=False, batch_size=1), None) is not None:
+        raise InvalidQuery(
+            f"tags were to be written to collection {collection!r} under {', '.join(keys)}, and its payload uses one "
+            f"of these keys for something else: choose another key"
+        )
+
+
+def is_empty(key: str) -> models.IsEmptyCondition:
+    return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
+
+
+def first_passages() -> models.Filter:
+    """One point a document: its first passage."""
+    return models.Filter(must=[models.FieldCondition(key="passage", match=models.MatchValue(value=0))])
+
+
+def of_uris(uris: Sequence[str]) -> models.Filter:
+    """The points of these items."""
+    return models.Filter(must=[models.FieldCondition(key="uri", match=models.MatchAny(any=list(uris)))])
+
+
+def inside_documents(uris: Sequence[str]) -> models.Filter:
+    """Images that stand in one of these documents, or that it links to."""
+    return models.Filter(must=[models.FieldCondition(key="document", match=models.MatchAny(any=list(uris)))])
+
+
+def _uuid(id: str) -> str:
+    try:
+        return str(uuid.UUID(id))
+    except ValueError as exc:
+        raise StoreError(f"{id!r} is not the id of a point of ours: give a UUID, such as uuid5 of its uri") from exc
+
+
+def qdrant_id(id: str) -> str | int:
+    """An id as Qdrant wants it: a UUID, or the number that points of other people's collections may have."""
+    is_number = id.isascii() and id.isdecimal() and len(id) <= len(str(2**64)) and int(id) < 2**64
+    return int(id) if is_number else _uuid(id)
+
+
+def canonical_ids(ids: Sequence[str]) -> list[str]:
+    """Ids as stores print them: lower case, with hyphens. Raises StoreError for what cannot be an id."""
+    return [str(qdrant_id(each)) for each in ids]
+
+
+FACET_TYPES = frozenset({"keyword", "integer", "bool"})

@@ -1,0 +1,126 @@
+"""The collection an index run writes to: made or checked before the first vector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from mmembed.collection.contract import check_fingerprint
+from mmembed.collection.payload import INDEXES
+from mmembed.errors import CollectionMismatch, CollectionNotOurs, SettingsError, StoreError
+from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, Store, VectorContract
+
+__all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
+
+_OPTIONS = {
+    "caption": "--caption-encoder",
+    "cross": "--cross-encoder",
+    "late": "--late-encoder",
+    "sparse": "--sparse-encoder",
+}
+_MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
+_MAX_INDEXES = 64
+_PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a
+_MAX_KEYWORD = 256  # longer strings are texts, not keywords
+
+
+def vector_contract(encoder: Encoder, modality: Modality, *, kind: Kind | None = None) -> VectorContract:
+    """What a collection will remember of a vector made by `encoder`."""
+    spec = encoder.spec
+    return VectorContract(
+        encoder=spec.name,
+        fingerprint=spec.fingerprint,
+        modality=modality,
+        kind=kind or spec.kind,
+        dim=spec.dim,
+        distance=spec.distance,
+        dtype=encoder.dtype,
+    )
+
+
+def prepare_collection(
+    store: Store,
+    collection: str,
+    kind: Literal["images", "documents"],
+    encoders: Mapping[str, tuple[Encoder, VectorContract]],
+    *,
+    shards: int | None = None,
+    replicas: int | None = None,
+) -> None:
+    """Create the collection, or check that it was made by these encoders and add the vectors it lacks.
+
+    Raises CollectionNotOurs, CollectionMismatch, StoreError for a collection of the other kind, or SettingsError
+    for an encoder that reads all documents of a call as one (late chunking): here a call holds those of many files.
+    """
+    for name, (encoder, _) in encoders.items():
+        if "document" in getattr(encoder, "undivided", ()):
+            raise SettingsError(
+                f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
+                f"passages of several for the vector {name!r}: leave ?late_chunking= away"
+            )
+    if collection not in store.collections():
+        contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})
+        store.create(collection, contract, indexes=INDEXES[_MODALITY[kind]], shards=shards, replicas=replicas)
+        return
+    remembered = store.contract(collection)
+    if remembered is None:
+        raise CollectionNotOurs(collection)
+    if remembered.kind != kind:
+        raise StoreError(f"collection {collection!r} holds {remembered.kind}, not {kind}: choose another --collection")
+    store.add_indexes(collection, INDEXES[_MODALITY[kind]])  # a creation that timed out may lack them
+    for name, (encoder, _) in encoders.items():
+        stored = remembered.vectors.get(name)
+        if stored is None:
+            continue
+        try:
+            check_fingerprint(collection, name, stored, encoder)
+        except CollectionMismatch as exc:
+            option = _OPTIONS.get(name, "--encoder")
+            advice = f"index with {option} '{stored.encoder}', or into another --collection"
+            raise CollectionMismatch(
+                collection, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
+            ) from exc
+    for name, (_, vector) in encoders.items():
+        if name not in remembered.vectors:
+            store.add_vector(collection, name, vector)
+
+
+class PayloadIndexes:
+    """Indexes for the payload keys of the user's items, made before the first vector that carries them.
+
+    A key that is filtered on without an index silently loses hits once the search graph is built.
+    """
+
+    def __init__(self, store: Store, collection: str) -> None:
+        self._store = store
+        self._collection = collection
+        self._seen = {*INDEXES["text"]}
+        self._asked = False
+
+    def cover(self, payloads: Iterable[Payload]) -> None:
+        wanted: dict[str, IndexType] = {}
+        if not self._asked:  # those of earlier runs count too: a server's memory is not without end
+            self._seen |= self._store.indexes(self._collection).keys()
+            self._asked = True
+        for payload in payloads:
+            for key, value in payload.items():
+                if key in self._seen or len(self._seen) >= _MAX_INDEXES or not _PLAIN_KEY.fullmatch(key):
+                    continue
+                if kind := _index_type(value):
+                    wanted[key] = kind
+                    self._seen.add(key)
+        if wanted:
+            self._store.add_indexes(self._collection, wanted)
+
+
+def _index_type(value: Any) -> IndexType | None:
+    if isinstance(value, list):
+        return _index_type(value[0]) if value else None
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "integer"
+    if isinstance(value, float):
+        return "float"
+    return "keyword" if isinstance(value, str) and len(value) <= _MAX_KEYWORD else None

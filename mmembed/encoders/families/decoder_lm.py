@@ -1,0 +1,270 @@
+"""Decoder language models pooled at their last token: E5-Mistral, Qwen3-Embedding, harrier.
+
+One class, one row of data a family. A decoder sees only what came before, so the vector of a text is the
+hidden state of its last token; that must be the closing token the model was trained on, which is why the
+tokenizer is checked when it is loaded (transformers 5 silently drops it from E5-Mistral's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmembed.encoders.checkpoint import find_checkpoint, fingerprint, load_config
+from mmembed.encoders.families.decoder_forward import DecoderForward, equal_ways
+from mmembed.encoders.families.decoder_passes import Prefix
+from mmembed.encoders.lora import Adapted, with_adapter
+from mmembed.encoders.lora_merge import load_adapted
+from mmembed.encoders.presets import preset_of_model
+from mmembed.encoders.prompts import text_prefix
+from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.tokens import Tokens, load_tokens
+from mmembed.errors import InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
+from mmembed.vectors import truncate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig
+
+__all__ = ["DecoderLM", "Family", "load_e5_mistral", "load_harrier", "load_qwen3"]
+
+_KNOWN_PREFIXES = 8  # tasks whose prefix is kept read: 2.7 MB each for E5-Mistral
+_OPENINGS = ("a", "7")
+_TRIED = ("to be: a", "to be: or not", "to be: 7 or 8, it is", "to be: in a word, so it is not to be")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What tells one family from another."""
+
+    example: str
+    model_types: tuple[str, ...]  # of config.json
+    query_prompt: str  # documents have none
+    context_length: int
+    tokenizer_flags: Mapping[str, bool] = field(default_factory=dict)
+    first: str | None = None  # the token every text must start with; None: whatever the tokenizer does
+    last: str | None = None  # the token every text must end with; None: whatever the tokenizer does
+    padding_side: str = "right"
+    gpu_dtype: str = "bfloat16"
+    matryoshka_dims: tuple[int, ...] = ()  # below the model's own; any between the first and it will do
+
+
+_QWEN3_DIMS = (32, 64, 128, 256, 512, 1024, 2048)
+
+E5_MISTRAL = Family(
+    example="e5-mistral:intfloat/e5-mistral-7b-instruct",
+    model_types=("mistral",),
+    query_prompt="Instruct: {task}\nQuery: ",  # with a space, unlike the others
+    context_length=4096,  # the card: "not recommended beyond 4096", though the positions reach 32768
+    # Both must be passed: tokenizer_config.json's own are ignored since transformers 5, and one alone drops the other.
+    tokenizer_flags={"add_bos_token": True, "add_eos_token": True},
+    first="<s>",
+    last="</s>",
+    gpu_dtype="float16",
+)
+QWEN3 = Family(
+    example="qwen3:Qwen/Qwen3-Embedding-0.6B",
+    model_types=("qwen3",),
+    query_prompt="Instruct: {task}\nQuery:",
+    context_length=32768,
+    last="<|endoftext|>",
+    padding_side="left",
+    matryoshka_dims=_QWEN3_DIMS,
+)
+HARRIER = Family(
+    example="harrier:microsoft/harrier-oss-v1-270m",
+    model_types=("gemma3_text", "qwen3"),
+    query_prompt="Instruct: {task}\nQuery:",
+    context_length=32768,
+)
+
+
+class DecoderLM:
+    """An `Encoder` of texts; `load_e5_mistral` and its like make one."""
+
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+    def __init__(
+        self, spec: EncoderSpec, family: Family, tokens: Tokens, forward: DecoderForward, *, max_length: int
+    ) -> None:
+        self.spec = spec
+        self.dtype = str(forward.model.dtype).removeprefix("torch.")
+        self.batch_size = forward.batch_size
+        self._family = family
+        self._tokens = tokens
+        self._forward = forward
+        self._max_length = max_length
+        self._prefix_of = lru_cache(maxsize=_KNOWN_PREFIXES)(partial(_read_prefix, tokens, forward, max_length))
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
+        """n strings -> `(n, dim)`. A query is led by the instruction of `task`; a document is taken as it is.
+
+        Args:
+            task: a name of `mmembed.encoders.prompts.known_tasks()` or an instruction; None is a web search, "" none.
+                A symmetric task (similarity, clustering, classification) leads documents by the same instruction.
+        """
+        prefix = text_prefix(self._family.query_prompt, role, task)
+        rows = self._tokens.ids([prefix + text for text in texts], limit=self._max_length)
+        pooled = self._forward.pool(rows, self._prefix_of(prefix) if prefix and rows else None)
+        if not np.isfinite(pooled).all():
+            raise InvalidEmbedding(
+                f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
+            )
+        return truncate(pooled, self.spec.dim or pooled.shape[1])  # in float32: half precision leaves norms off by 1e-3
+
+    def encode_image(self, images: Sequence[Image]) -> DenseArray:  # noqa: ARG002
+        """Raises UnsupportedModality: these models read text only."""
+        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
+
+    def token_ids(self, text: str) -> list[int]:
+        """What goes into the model for a document: special tokens included, truncated."""
+        return self._tokens.ids([text], limit=self._max_length)[0]
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a document, special ones included, nothing truncated."""
+        return len(self._tokens.ids([text])[0])
+
+
+def _read_prefix(tokens: Tokens, forward: DecoderForward, limit: int, prefix: str) -> Prefix | None:
+    """What texts that start with `prefix` have in common, in tokens.
+
+    Of two whole texts: by itself `prefix` may end in another token, as a text's first word takes in the space.
+    """
+    return forward.prefix(tokens.ids([prefix + text for text in _OPENINGS], limit=limit))
+
+
+def load_e5_mistral(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    max_length: str | None = None,
+    dim: str | None = None,
+    adapter: str | None = None,
+) -> DecoderLM:
+    """E5-Mistral-7B-instruct and models laid out like it (arXiv 2401.00368). For a GPU: 14 GFLOP a token."""
+    return _load(name, run, E5_MISTRAL, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+
+
+def load_qwen3(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    max_length: str | None = None,
+    dim: str | None = None,
+    adapter: str | None = None,
+) -> DecoderLM:
+    """Qwen3-Embedding 0.6B, 4B, 8B: Matryoshka from 32 dimensions up."""
+    return _load(name, run, QWEN3, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+
+
+def load_harrier(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    max_length: str | None = None,
+    dim: str | None = None,
+    adapter: str | None = None,
+) -> DecoderLM:
+    """harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3."""
+    return _load(name, run, HARRIER, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+
+
+def _load(
+    name: EncoderName,
+    run: LoadOptions,
+    family: Family,
+    *,
+    revision: str | None,
+    max_length: str | None,
+    dim: str | None,
+    adapter: str | None = None,
+) -> DecoderLM:
+    # 1. Which model, and whether it is of this family.
+    adapted = with_adapter(name, find_checkpoint(name, revision=revision, example=family.example), adapter)
+    checkpoint = adapted.base
+    config = load_config(checkpoint, family.model_types, family.example, run)
+    length = min(family.context_length, config.max_position_embeddings)
+    length = _whole_number("max_length", max_length, low=8, high=config.max_position_embeddings) or length
+    width = _whole_number("dim", dim, low=_least_dim(name, dim, family, config), high=config.hidden_size)
+    # 2. Its tokenizer, refused unless it frames texts as in training, and its weights.
+    tokens = load_tokens(
+        checkpoint,
+        flags=family.tokenizer_flags,
+        first=family.first,
+        last=family.last,
+        trust_remote_code=run.trust_remote_code,
+    )
+    model = load_adapted(adapted, run, on_gpu=family.gpu_dtype)
+    # 3. What a collection remembers of it, and which forward passes give it the same vectors.
+    spec = _spec(adapted, family, config, tokens, dim=width or config.hidden_size, length=length)
+    side = family.padding_side
+    ways = equal_ways(model, tokens.ids(_TRIED), side=side, name=spec.name)
+    forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
+    return DecoderLM(spec, family, tokens, forward, max_length=length)
+
+
+def _spec(
+    adapted: Adapted,
+    family: Family,
+    config: PretrainedConfig,
+    tokens: Tokens,
+    *,
+    dim: int,
+    length: int,
+) -> EncoderSpec:
+    preset = preset_of_model(adapted.name.model)
+    return EncoderSpec(
+        name=str(adapted.name),
+        kind="dense",
+        dim=dim,
+        modalities=frozenset({"text"}),
+        fingerprint=fingerprint(
+            {
+                **adapted.ingredients(),
+                "dim": dim,
+                "pooling": "last token",
+                "query_prompt": family.query_prompt,
+                "document_prompt": "",
+                "before": tokens.words(tokens.before),
+                "after": tokens.words(tokens.after),
+            }
+        ),
+        matryoshka_dims=_matryoshka_dims(family, config),
+        context_length=length,
+        revision=adapted.revision,
+        licence=preset.licence if preset else None,
+    )
+
+
+def _matryoshka_dims(family: Family, config: PretrainedConfig) -> tuple[int, ...]:
+    if not family.matryoshka_dims:
+        return ()
+    return (*(dim for dim in family.matryoshka_dims if dim < config.hidden_size), config.hidden_size)
+
+
+def _least_dim(name: EncoderName, dim: str | None, family: Family, config: PretrainedConfig) -> int:
+    """The smallest dim a vector may be cut to. Raises SettingsError if one is asked for and the model has none."""
+    dims = _matryoshka_dims(family, config)
+    if not dims and dim is not None:
+        raise SettingsError(
+            f"encoder {str(name)!r} was asked for fewer dimensions, but {name.family} was not trained so that its "
+            f"first ones stand alone (Matryoshka): leave ?dim= away"
+        )
+    return min(dims, default=config.hidden_size)
+
+
+def _whole_number(option: str, value: str | None, *, low: int, high: int) -> int | None:
+    if value is None:
+        return None
+    if not value.isdecimal() or not low <= int(value) <= high:
+        raise SettingsError(f"?{option}={value} is not a whole number from {low} to {high}")
+    return int(value)

@@ -1,0 +1,238 @@
+"""What the families that sentence-transformers carries need beside it: files looked at before, models after loading.
+
+sentence-transformers makes a model of almost anything: it adds random layers where a checkpoint has none, reads
+a text that looks like a link to a picture as the picture, and lets a text spell its template's control tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from sentence_transformers.util import load_file_path
+
+from mmembed.encoders.checkpoint import Checkpoint
+from mmembed.encoders.tokens import characters
+from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
+from mmembed.images import to_rgb
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mmembed.encoders.presets import Preset
+
+__all__ = [
+    "PlainText",
+    "check_finite",
+    "check_weights",
+    "in_smaller_batches",
+    "matryoshka_dim",
+    "matryoshka_dims",
+    "module_settings",
+    "picture_settings",
+    "read_layout",
+    "to_readable",
+    "token_limit",
+    "whole_number",
+]
+
+_LONGEST = 200  # times the short side of a picture
+_T = TypeVar("_T")
+
+_MODULE_SETTINGS = (
+    "document_length",
+    "do_lower_case",
+    "in_features",
+    "include_prompt",
+    "keep_only_token_ids",
+    "module_input_name",
+    "out_features",
+    "pooling_mode",
+    "processing_kwargs",
+    "query_expansion",
+    "query_length",
+    "skiplist_tasks",
+    "skiplist_words",
+    "transformer_task",
+)
+_PICTURE_SETTINGS = (
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_seq_length",
+    "image_std",
+    "max_image_size",
+    "max_soft_tokens",
+    "merge_size",
+    "patch_size",
+    "pooling_kernel_size",
+    "resample",
+    "rescale_factor",
+    "size",
+    "temporal_patch_size",
+)
+
+
+def read_layout(
+    checkpoint: Checkpoint, advice: str = "", *, base: Checkpoint | None = None
+) -> tuple[str | None, dict[str, Any]]:
+    """What kind of sentence-transformers model was saved, None where it was no such model; and its config.json.
+
+    Where an adapter is put on its `base`, that one's config.json counts. Raises EncoderLoadError for any other
+    adapter, whose base model may be any version, and for what is not there, with `advice` as in `Checkpoint.loading`.
+    """
+    with checkpoint.loading(advice):
+        config, listing = _read_json(base or checkpoint, "config.json"), _read_json(checkpoint, "modules.json")
+        adapter = _read_json(checkpoint, "adapter_config.json")
+        if adapter is not None and base is None:
+            raise EncoderLoadError(
+                f"{checkpoint.model} is an adapter of {adapter.get('base_model_name_or_path')} and no whole model: "
+                f"write FAMILY:BASE?adapter={checkpoint.model}, or merge the two and name that folder"
+            )
+        if config is None and listing is None:
+            raise OSError("there is neither a config.json nor a modules.json")
+        if listing is None:
+            return None, config
+        saved = _read_json(checkpoint, "config_sentence_transformers.json") or {}
+        return str(saved.get("model_type") or "SentenceTransformer"), config or {}
+
+
+def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise EncoderLoadError where a transformer of `model` lacks weights: they would be random ones.
+
+    transformers only logs what it made up, but marks each parameter that it read; without marks all are refused.
+    """
+    from transformers import PreTrainedModel
+
+    for part in model.modules():
+        if not isinstance(part, PreTrainedModel):
+            continue
+        made_up = [
+            name
+            for name, value in part.named_parameters()
+            if not getattr(value, "_is_hf_initialized", False) and not name.startswith("pooler.")  # read by nobody
+        ]
+        if made_up:
+            raise EncoderLoadError(
+                f"{checkpoint.model} lacks {len(made_up)} of its weights ({made_up[0]} is one) and would run on "
+                f"random ones: download it again, or name a model that was trained for this"
+            )
+
+
+def check_finite(rows: npt.NDArray[np.float32], encoder: str, dtype: str) -> npt.NDArray[np.float32]:
+    """`rows` as they are. Raises InvalidEmbedding for NaN or infinity, which half precision can come to."""
+    if not np.isfinite(rows).all():
+        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try --dtype bfloat16 or float32")
+    return rows
+
+
+class PlainText:
+    """Texts in which no control token of a tokenizer is spelt: "<|im_end|>" is read as "< |im_end|>".
+
+    Templates write control tokens into the same string as the text, so a tokenizer cannot tell whose they are.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        names = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+        self._control = re.compile("|".join(re.escape(name) for name in names if len(name) > 1) or r"(?!)")
+
+    def __call__(self, text: str) -> str:
+        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", characters(text))
+
+
+def to_readable(image: Image.Image) -> Image.Image:
+    """An upright picture in RGB, on white where it is over 200 times as long as wide: Qwen's processors refuse those.
+
+    One such picture, a ruled line on a page, would otherwise end a run over thousands.
+    """
+    picture = to_rgb(image)
+    least = math.ceil(max(picture.size) / _LONGEST)
+    width, height = (max(side, least) for side in picture.size)
+    if (width, height) == picture.size:
+        return picture
+    ground = Image.new("RGB", (width, height), "white")
+    ground.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+    return ground
+
+
+def in_smaller_batches(run: Callable[[int], _T], batch_size: int, *, name: str) -> _T:
+    """`run(batch_size)`, again with half of it for as long as the GPU has no room. EncoderError where 1 is too many."""
+    while True:
+        try:
+            return run(batch_size)
+        except torch.OutOfMemoryError as exc:
+            if batch_size == 1:
+                raise EncoderError(
+                    f"{name} has no GPU memory left for a single input: free the GPU, or take smaller pictures or texts"
+                ) from exc
+        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
+        batch_size //= 2
+
+
+def matryoshka_dim(name: str, dim: str | None, full: int, preset: Preset | None) -> int:
+    """The dimensions asked for, or all. Raises SettingsError unless the model was trained for that many."""
+    if dim is None:
+        return full
+    known = preset.matryoshka_dims if preset else ()
+    if dim not in map(str, known):
+        raise SettingsError(
+            f"encoder {name!r} was asked for {dim} dimensions, but "
+            + (f"it was trained for {', '.join(map(str, known))}" if known else "is not known to be Matryoshka")
+            + ": leave ?dim= away or take one it was trained for"
+        )
+    return int(dim)
+
+
+def matryoshka_dims(preset: Preset | None, full: int) -> tuple[int, ...]:
+    """Those of the preset that a checkpoint of `full` dimensions really has, up to all of it."""
+    if preset is None or not preset.matryoshka_dims:
+        return ()
+    return (*(dim for dim in preset.matryoshka_dims if dim < full), full)
+
+
+def whole_number(name: str, option: str, value: str | None, *, least: int) -> int | None:
+    """The number that an option of a name gives, None where it is left away. Raises SettingsError for another word."""
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or int(value) < least:
+        raise SettingsError(f"{name!r} says {option}={value}: give a whole number of at least {least}")
+    return int(value)
+
+
+def token_limit(length: float | None) -> int | None:
+    """The tokens that a model reads, None where its tokenizer knows no limit: it then says infinity, or 1e30."""
+    return None if length is None or length > 1e9 else int(length)
+
+
+def module_settings(model: torch.nn.Sequential) -> list[list[Any]]:
+    """Class of each module and what it was set to, for a fingerprint."""
+    return [
+        [
+            type(part).__name__,
+            {key: value for key in _MODULE_SETTINGS if (value := getattr(part, key, None)) is not None},
+        ]
+        for part in model
+    ]
+
+
+def picture_settings(processor: Any) -> dict[str, Any]:
+    """What a processor does to a picture, for a fingerprint; {} where it reads none."""
+    if not hasattr(processor, "image_processor"):
+        return {}
+    settings = json.loads(processor.image_processor.to_json_string())
+    return {key: settings[key] for key in _PICTURE_SETTINGS if settings.get(key) is not None}
+
+
+def _read_json(checkpoint: Checkpoint, name: str) -> Any:
+    file = load_file_path(checkpoint.model, name, revision=checkpoint.revision)
+    return None if file is None else json.loads(Path(file).read_text("utf-8"))

@@ -1,0 +1,277 @@
+"""Learned sparse vectors of sentence-transformers' SparseEncoder: SPLADE, OpenSearch's, your own.
+
+A masked language model reads a text, and the weight of each word of its vocabulary is log(1 + relu(logit)), the
+largest over the text's tokens (arXiv 2109.10086). Inference-free models read documents so, and look the words of a
+query up in a table (arXiv 2411.04403).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules import InputModule, Router
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
+from torch import nn
+
+from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint, fingerprint
+from mmembed.encoders.families.sentence_models import check_weights, read_layout, whole_number
+from mmembed.encoders.lora import given_adapter
+from mmembed.encoders.lora_merge import build_adapted
+from mmembed.encoders.presets import preset_of_model
+from mmembed.encoders.prompts import Prompts
+from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.tokens import characters, token_batches
+from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVector
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["SpladeEncoder", "load"]
+
+_EXAMPLE = "splade:naver/splade-v3"
+_BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
+_LOGITS_CPU, _LOGITS_GPU = 2**26, 2**29  # a forward pass: one for each token and word of the vocabulary
+
+
+class SpladeEncoder:
+    """An `Encoder` of texts to sparse vectors; `load` makes one."""
+
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+    def __init__(self, spec: EncoderSpec, model: SparseEncoder, *, top_k: int | None, batch_size: int | None) -> None:
+        reader = _document_reader(model)
+        on_cpu = model.device.type == "cpu"
+        self.spec = spec
+        self.dtype = str(next(reader.parameters()).dtype).removeprefix("torch.")
+        self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
+        self._top_k = top_k
+        self._model = model
+        self._prompts = _own_prompts(model, spec.name)
+        tokenizer = cast("PreTrainedTokenizerBase", reader.tokenizer)
+        self._token_budget = (_LOGITS_CPU if on_cpu else _LOGITS_GPU) // len(tokenizer)
+        self._counter = copy.deepcopy(tokenizer)  # its own, since truncation is a tokenizer's state
+        self.count_tokens("")  # sets that state now: set while another thread counts, it is "Already borrowed"
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> list[SparseVector]:
+        """n strings -> n sparse vectors: token ids in ascending order and their weights, none of them 0.
+
+        Args:
+            task: a key of the model's own prompts, as in `instructions.Prompts`; None is the prompt of the role.
+
+        Raises:
+            SettingsError: the model knows no such task.
+        """
+        prompt = self._prompts.lead(role, task)
+        read = [characters(text) for text in texts]
+        lengths = [min(self.count_tokens(prompt + text), self.spec.context_length or math.inf) for text in read]
+        made: dict[int, SparseVector] = {}
+        for batch in token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
+            weights = self._weigh_or_halve([read[i] for i in batch], role, prompt)
+            made.update((i, _non_zero(row, self._top_k)) for i, row in zip(batch, weights, strict=True))
+        return [made[i] for i in range(len(read))]
+
+    def encode_image(self, images: Sequence[Image]) -> list[SparseVector]:  # noqa: ARG002
+        """Raises UnsupportedModality: only texts are read here."""
+        raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a document, special ones included, prompt excluded, nothing truncated."""
+        return len(self._counter(characters(text), truncation=False, padding=False, verbose=False)["input_ids"])
+
+    def _weigh_or_halve(self, texts: list[str], role: Role, prompt: str) -> DenseArray:
+        """n texts -> `(n, vocabulary)` weights; a batch that the GPU has no room for is cut in two."""
+        try:
+            return self._weigh(texts, role, prompt)
+        except torch.OutOfMemoryError as exc:
+            if len(texts) == 1:
+                raise EncoderError(
+                    f"encoder {self.spec.name} has no GPU memory left for one text of "
+                    f"{self.count_tokens(texts[0])} tokens: lower ?max_length= or free the GPU"
+                ) from exc
+        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
+        middle = len(texts) // 2
+        halves = texts[:middle], texts[middle:]
+        return np.concatenate([self._weigh_or_halve(half, role, prompt) for half in halves])
+
+    def _weigh(self, texts: list[str], role: Role, prompt: str) -> DenseArray:
+        encode = self._model.encode_query if role == "query" else self._model.encode_document
+        weights = encode(
+            texts,
+            prompt=prompt,  # "" rather than None, which would let default_prompt_name in
+            batch_size=len(texts),
+            convert_to_sparse_tensor=False,
+            save_to_cpu=True,
+            show_progress_bar=False,
+        )
+        table: DenseArray = weights.float().numpy()
+        if not np.isfinite(table).all():
+            raise InvalidEmbedding(
+                f"encoder {self.spec.name} overflowed in {self.dtype}: try --dtype bfloat16 or float32"
+            )
+        return table
+
+
+def _non_zero(weights: DenseArray, top_k: int | None) -> SparseVector:
+    """`(vocabulary,)` weights -> its non-zero ones, the `top_k` largest if there are more; ties keep the lower id.
+
+    >>> _non_zero(np.array([0, 2, 0, 3, 1], dtype=np.float32), 2)
+    SparseVector(indices=array([1, 3], dtype=uint32), values=array([2., 3.], dtype=float32))
+    """
+    indices = np.flatnonzero(weights)
+    if top_k is not None:
+        indices = np.sort(indices[np.argsort(-weights[indices], kind="stable")[:top_k]])
+    return SparseVector(indices.astype(np.uint32), weights[indices])
+
+
+def load(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    max_length: str | None = None,
+    top_k: str | None = None,
+    adapter: str | None = None,
+) -> SpladeEncoder:
+    """Load `splade:MODEL`: a SparseEncoder, or a bare masked language model, which is pooled as SPLADE does.
+
+    Args:
+        revision: of the hub's repository; a known model has its own.
+        max_length: tokens a text is cut to, 8 to the model's own.
+        top_k: weights that a vector keeps at most, of queries and documents alike. Vectors that keep more or less
+            of them stay comparable, so it is not in the fingerprint.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
+    """
+    # 1. Which model, and whether its vectors are sparse.
+    keep = whole_number(str(name), "top_k", top_k, least=1)
+    checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
+    saved = _is_saved(checkpoint)
+    adapted = given_adapter(name, checkpoint, adapter)
+    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
+    # 2. How long its texts may be.
+    longest = _document_reader(model).max_seq_length
+    length = whole_number(str(name), "max_length", max_length, least=8) or longest
+    if length > longest:
+        raise SettingsError(f"encoder {str(name)!r} reads {longest} tokens at most: lower ?max_length={length}")
+    _limit_length(model, length)
+    # 3. What a collection remembers of it.
+    preset = preset_of_model(checkpoint.model)
+    spec = EncoderSpec(
+        name=str(adapted.name),
+        kind="sparse",
+        dim=None,
+        modalities=frozenset({"text"}),
+        fingerprint=fingerprint(
+            {
+                **adapted.ingredients(_weight_files(checkpoint, saved=saved)),
+                "tables": [
+                    _checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)
+                ],
+                "modules": _modules(model),
+                "prompts": dict(_own_prompts(model, "").roles),
+            }
+        ),
+        distance="dot",
+        context_length=length,
+        revision=checkpoint.revision,
+        licence=preset.licence if preset else None,
+    )
+    return SpladeEncoder(spec, model, top_k=keep, batch_size=run.batch_size)
+
+
+def _is_saved(checkpoint: Checkpoint) -> bool:
+    """Whether sentence-transformers saved it, with a modules.json, as opposed to a bare masked language model.
+
+    Raises EncoderLoadError for a model of another kind, to which sentence-transformers would add random layers.
+    """
+    kind, config = read_layout(checkpoint)
+    if kind not in (None, "SparseEncoder"):
+        raise EncoderLoadError(
+            f"{checkpoint.model} is a {kind}, whose vectors are not sparse: load it as sentence:{checkpoint.model}, "
+            f"or name a sparse one, such as {_EXAMPLE}"
+        )
+    architectures = config.get("architectures") or ["model of no architecture"]
+    if kind is None and not any(name.endswith("ForMaskedLM") for name in architectures):
+        raise EncoderLoadError(
+            f"{checkpoint.model} is a {' or '.join(architectures)} without a masked-language head to weigh words "
+            f"with: name a sparse model, such as {_EXAMPLE}"
+        )
+    return kind is not None
+
+
+def _weight_files(checkpoint: Checkpoint, *, saved: bool) -> list[Path]:
+    """The files of weights of all modules, those of a Router's routes too; only after the model was loaded."""
+    if not saved:
+        return checkpoint.weight_files()
+    root, files = checkpoint.folder("modules.json"), checkpoint.weight_files("modules.json")
+    for row in json.loads((root / "modules.json").read_text("utf-8")):
+        routes = root / row["path"] / "router_config.json"
+        if routes.is_file():
+            for part in json.loads(routes.read_text("utf-8"))["types"]:
+                files += Checkpoint(str(routes.parent / part), None, local=True).weight_files()
+    return files
+
+
+def _load_model(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype) -> SparseEncoder:
+    with checkpoint.loading():
+        model = SparseEncoder(
+            checkpoint.model,
+            revision=checkpoint.revision,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+            model_kwargs={"dtype": dtype},
+        )
+    check_weights(model, checkpoint)
+    if model.similarity_fn_name != "dot":
+        raise EncoderLoadError(
+            f"{checkpoint.model} compares its vectors by {model.similarity_fn_name}, Qdrant compares sparse ones by "
+            f"dot product only: name another model"
+        )
+    return model
+
+
+def _document_reader(model: SparseEncoder) -> InputModule:
+    """The module that reads documents: the first, or in a Router the first of their route."""
+    first = model[0]
+    if isinstance(first, Router):
+        route = "document" if "document" in first.sub_modules else first.default_route or next(iter(first.sub_modules))
+        first = cast(nn.Sequential, first.sub_modules[route])[0]
+    return cast(InputModule, first)
+
+
+def _own_prompts(model: SparseEncoder, name: str) -> Prompts:
+    own = {key: value for key, value in model.prompts.items() if value}
+    document = own.get("document") or own.get("passage") or ""
+    return Prompts(name, roles={"query": own.get("query", ""), "document": document}, own=own)
+
+
+def _limit_length(model: SparseEncoder, length: int) -> None:
+    for part in model.modules():
+        if isinstance(part, InputModule) and not isinstance(part, Router):
+            tokenizer = cast("PreTrainedTokenizerBase", part.tokenizer)
+            tokenizer.model_max_length = min(length, tokenizer.model_max_length)
+
+
+def _modules(model: SparseEncoder) -> list[list[object]]:
+    """Class, pooling and activation of each module in order, those of a Router's routes too."""
+    return [
+        [type(part).__name__, getattr(part, "pooling_strategy", None), getattr(part, "activation_function", None)]
+        for part in model.modules()
+        if type(part).__module__.startswith("sentence_transformers.") and part is not model
+    ]
+
+
+def _checksum(table: torch.Tensor) -> str:
+    return hashlib.sha256(table.detach().float().cpu().numpy().tobytes()).hexdigest()

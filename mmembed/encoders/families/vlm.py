@@ -1,0 +1,276 @@
+"""`vlm`: multimodal language models that embed texts and pictures, through sentence-transformers.
+
+    vlm:Qwen/Qwen3-VL-Embedding-2B      the instruction is the system message (arXiv 2601.04720)
+    vlm:google/embeddinggemma-2         "task: search result | query: " before a query
+    vlm:./folder                        any sentence-transformers model that reads both
+
+Options: `revision=COMMIT`, `dim=` of a Matryoshka model, `max_pixels=` where the model takes pictures of any
+size: fewer pixels are fewer tokens, which is time and memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint, fingerprint
+from mmembed.encoders.families.sentence_models import (
+    PlainText,
+    check_finite,
+    check_weights,
+    in_smaller_batches,
+    matryoshka_dim,
+    matryoshka_dims,
+    module_settings,
+    picture_settings,
+    read_layout,
+    to_readable,
+    token_limit,
+    whole_number,
+)
+from mmembed.encoders.lora import given_adapter
+from mmembed.encoders.lora_merge import build_adapted
+from mmembed.encoders.presets import Preset, preset_of_model
+from mmembed.encoders.prompts import Prompts, is_symmetric, known_tasks
+from mmembed.encoders.registry import EncoderName
+from mmembed.errors import EncoderLoadError, SettingsError
+from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
+from mmembed.vectors import truncate
+
+__all__ = ["MultimodalEncoder", "load"]
+
+_EXAMPLE = "vlm:Qwen/Qwen3-VL-Embedding-2B"
+_TOWERS = ("clip", "siglip", "siglip2")  # model types with a family of their own
+_PIXELS = {"qwen3_vl": (4 * 32 * 32, 1800 * 32 * 32)}
+"""Fewest and most pixels of a picture by model type, where the published files allow more than was trained with."""
+_UNUSED_TOWERS = {"embedding_gemma2": {"audio_config": None}}
+"""Parts of a config to leave away by model type: no sounds are encoded here."""
+
+_BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 4, 16
+_GPU_DTYPE = "bfloat16"  # Gemma overflows in float16
+
+
+class MultimodalEncoder:
+    """An `Encoder` of texts and pictures in one space; `load` makes one."""
+
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+    def __init__(self, spec: EncoderSpec, model: SentenceTransformer, lead: Lead, *, batch_size: int | None) -> None:
+        self.spec = spec
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.batch_size = batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
+        self._model = model
+        self._lead = lead
+        self._plain = PlainText(model.tokenizer)
+        self._counter = copy.deepcopy(model.tokenizer)  # its own, since truncation is a tokenizer's state
+        self._frame: int | None = None  # tokens of a chat template around a text; its borders merge with none of it
+        if "message" in model.modalities:
+            framed = model.preprocess([{"text": "a"}], prompt=lead.of("document", None))["input_ids"].shape[1]
+            self._frame = framed - self._length("a", add_special_tokens=False)
+        self.count_tokens("")  # sets the counter's state now: set while another thread counts, it is "Already borrowed"
+
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
+        """n strings -> `(n, dim)`, each with the prompt of its role.
+
+        Args:
+            task: a task of the model's own; for a model that follows instructions also one of
+                `instructions.known_tasks()` or an instruction in words, which is for queries, and a symmetric
+                task for documents too. "" is no prompt.
+
+        Raises:
+            SettingsError: the model knows no such task.
+        """
+        prompt = self._lead.of(role, task)
+        # As {"text": ...}: a bare string that looks like a link to a picture is taken for the picture.
+        return self._encode([{"text": self._plain(text)} for text in texts], role, prompt)
+
+    def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
+        """n upright pictures -> `(n, dim)`, with the system message of a document where the model has one."""
+        prompt = self._lead.of("document", None)
+        return self._encode([{"image": [to_readable(image)]} for image in images], "document", prompt)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text with its template and a document's prompt, nothing truncated."""
+        if self._frame is not None:
+            return self._frame + self._length(self._plain(text), add_special_tokens=False)
+        return self._length(self._lead.of("document", None) + self._plain(text), add_special_tokens=True)
+
+    def _length(self, text: str, *, add_special_tokens: bool) -> int:
+        ids = self._counter(text, add_special_tokens=add_special_tokens, truncation=False, verbose=False)["input_ids"]
+        return len(ids)
+
+    def _encode(self, inputs: Sequence[Mapping[str, Any]], role: Role, prompt: str) -> DenseArray:
+        dim = self.spec.dim or 0
+        if not inputs:
+            return np.empty((0, dim), dtype=np.float32)
+        encode = self._model.encode_document if role == "document" else self._model.encode_query
+
+        def run(batch_size: int) -> DenseArray:
+            vectors = encode(
+                list(inputs),
+                prompt=prompt,  # "" rather than None, which would let default_prompt_name in
+                batch_size=batch_size,
+                normalize_embeddings=True,
+                show_progress_bar=False,
+            )
+            return check_finite(np.asarray(vectors, dtype=np.float32), self.spec.name, self.dtype)
+
+        full = in_smaller_batches(run, self.batch_size, name=f"encoder {self.spec.name}")
+        return truncate(full, dim)  # renormalised: half precision leaves norms off by 1e-3
+
+
+class Lead:
+    """What leads an input by its role and task: words before the text, or the system message of a chat template."""
+
+    def __init__(self, name: str, model: SentenceTransformer, preset: Preset | None) -> None:
+        own = {key: value for key, value in model.prompts.items() if value}
+        default = own.get(model.default_prompt_name or "", "")
+        roles: dict[Role, str] = {
+            "query": own.get("query") or own.get("Retrieval-query") or default,
+            "document": own.get("document") or own.get("Retrieval-document") or default,
+        }
+        if preset is not None and not preset.own_prompts:
+            roles = {"query": preset.query_prompt, "document": preset.document_prompt}
+        self.prompts = Prompts(name, roles, preset.task_prompts if preset else {}, own)
+        # One system message for both roles is the default of an instruction; others are markers, learnt by heart.
+        self._instructed = "message" in model.modalities and roles["query"] == roles["document"] != ""
+
+    def of(self, role: Role, task: str | None) -> str:
+        """The prompt, "" for none. Raises SettingsError for a task that the model does not know."""
+        known = {None, "", "retrieval", *self.prompts.tasks, *self.prompts.own}
+        if not self._instructed or task in known:
+            return self.prompts.lead(role, task)
+        if role == "document" and not is_symmetric(task):
+            return self.prompts.roles["document"]
+        return _sentence(known_tasks().get(str(task), str(task)))
+
+
+def load(
+    name: EncoderName,
+    run: LoadOptions,
+    *,
+    revision: str | None = None,
+    dim: str | None = None,
+    max_pixels: str | None = None,
+    adapter: str | None = None,
+) -> MultimodalEncoder:
+    """Load `vlm:MODEL`, a hub id or a folder with a modules.json.
+
+    Args:
+        revision: of the hub's repository; a known model has its own.
+        dim: fewer dimensions, for a model that is known to be Matryoshka.
+        max_pixels: of a picture, which is made smaller above.
+        adapter: a LoRA adapter to merge, a folder or a hub id.
+
+    Raises:
+        EncoderLoadError: not there, incomplete, or a model that does not read both texts and pictures.
+        SettingsError: an option that this model does not have.
+    """
+    checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
+    preset = preset_of_model(checkpoint.model)
+    adapted = given_adapter(name, checkpoint, adapter)
+    name = adapted.name
+    config = _check_kind(checkpoint)
+    model = build_adapted(adapted, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
+    _limit_pixels(name, model, config, max_pixels)
+    lead = Lead(str(name), model, preset)
+    full = model.get_embedding_dimension()
+    if full is None:
+        raise EncoderLoadError(f"{checkpoint.model} does not say how many dimensions its vectors have: name another")
+    width = matryoshka_dim(str(name), dim, full, preset)
+    ingredients = {
+        **adapted.ingredients(checkpoint.weight_files("modules.json")),
+        "dim": width,
+        "modules": module_settings(model),
+        "prompts": lead.prompts.roles,
+        "pictures": picture_settings(model.processor),
+        "template": getattr(model.processor, "chat_template", None),
+    }
+    spec = EncoderSpec(
+        name=str(name),
+        kind="dense",
+        dim=width,
+        modalities=frozenset({"image", "text"}),
+        fingerprint=fingerprint(ingredients),
+        matryoshka_dims=matryoshka_dims(preset, full),
+        context_length=token_limit(model.max_seq_length),
+        revision=checkpoint.revision,
+        licence=preset.licence if preset else None,
+    )
+    return MultimodalEncoder(spec, model, lead, batch_size=run.batch_size)
+
+
+def _check_kind(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config.json of a saved SentenceTransformer, before any weights are read."""
+    kind, config = read_layout(checkpoint)
+    model_type = config.get("model_type")
+    if model_type in _TOWERS:
+        family = "clip" if model_type == "clip" else "siglip"
+        raise EncoderLoadError(
+            f"{checkpoint.model} is a {model_type} model with two towers: load it as {family}:{checkpoint.model}"
+        )
+    if kind is None:
+        raise EncoderLoadError(
+            f"{checkpoint.model} has no modules.json, which tells how it pools and reads pictures: name a "
+            f"sentence-transformers model, such as {_EXAMPLE}"
+        )
+    if kind != "SentenceTransformer":
+        raise EncoderLoadError(
+            f"{checkpoint.model} was saved as a {kind}, which gives no single vector: load it with the family for "
+            f"those, or name another, such as {_EXAMPLE}"
+        )
+    return config
+
+
+def _load_model(
+    checkpoint: Checkpoint, run: LoadOptions, config: Mapping[str, Any], device: str, dtype: torch.dtype
+) -> SentenceTransformer:
+    with checkpoint.loading():
+        model = SentenceTransformer(
+            checkpoint.model,
+            revision=checkpoint.revision,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+            model_kwargs={"dtype": dtype},
+            config_kwargs=dict(_UNUSED_TOWERS.get(str(config.get("model_type")), {})),
+        )
+    if not (model.supports("text") and model.supports("image")):
+        reads = " and ".join(str(modality) for modality in model.modalities)
+        raise EncoderLoadError(
+            f"{checkpoint.model} reads {reads}, not both text and images: load a model of texts as "
+            f"sentence:{checkpoint.model}"
+        )
+    check_weights(model, checkpoint)
+    return model
+
+
+def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping[str, Any], most: str | None) -> None:
+    """Hold pictures to the sizes that the model was trained with, or to fewer pixels."""
+    asked = whole_number(str(name), "max_pixels", most, least=1)
+    fewest, usual = _PIXELS.get(str(config.get("model_type")), (None, None))
+    if asked is None and usual is None:
+        return
+    pictures = model.processor.image_processor
+    if "max_pixels" not in pictures.valid_kwargs.__annotations__:  # where its two edges are numbers of pixels
+        raise SettingsError(f"encoder {str(name)!r} takes pictures of one size: leave ?max_pixels= away")
+    least, limit = fewest or pictures.size["shortest_edge"], asked or usual
+    if asked is not None and asked < least:
+        raise SettingsError(f"encoder {str(name)!r} says max_pixels={asked}: it reads no fewer than {least} pixels")
+    transformer: Any = model[0]
+    size = {"shortest_edge": least, "longest_edge": limit}
+    transformer.processing_kwargs = {**transformer.processing_kwargs, "image": {"size": size}}
+
+
+def _sentence(instruction: str) -> str:
+    """The instruction, closed by punctuation as in training: "Find pictures" -> "Find pictures."."""
+    text = instruction.strip()
+    return text if not text or unicodedata.category(text[-1]).startswith("P") else f"{text}."

@@ -1,0 +1,194 @@
+"""An adapter and a model become a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mmembed.encoders.checkpoint import load_weights, pick_device, pick_dtype
+from mmembed.encoders.lora import WEIGHTS, Adapted, Adapter
+from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
+from mmembed.types import LoadOptions
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+__all__ = ["build_adapted", "cast", "load_adapted", "merge_adapter"]
+
+_PEFT_PREFIX = "base_model.model."
+_Model = TypeVar("_Model", bound="torch.nn.Module")
+
+
+def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> None:
+    """Add what `adapter` learned to the weights of `model`, in place; its weights should be float32.
+
+    Raises:
+        MissingDependency: peft is not installed.
+        EncoderLoadError: of a kind that cannot be merged, or for a model with other layers or shapes.
+    """
+    if find_spec("peft") is None:
+        raise MissingDependency(f"the adapter {adapter.source}", "peft", "mmembed[lora]")
+    from peft import PeftType, set_peft_model_state_dict
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors.torch import load_file
+
+    with _translated(adapter):
+        config = _peft_config(adapter)
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](model, {"default": config}, "default")
+        state = _named_as_in(model, load_file(adapter.folder / WEIGHTS))
+        _check_keys(model, adapter, state)
+        set_peft_model_state_dict(model, state)
+        _check_attention(model, adapter)
+        tuner.merge_and_unload(safe_merge=True)  # refuses what is not finite
+    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    if left:
+        raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
+
+
+def load_adapted(adapted: Adapted, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
+    """`hub.load_weights` of the base, with its adapter merged.
+
+    That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
+    """
+    if adapted.adapter is None:
+        return load_weights(adapted.base, run, on_gpu=on_gpu)
+    device = pick_device(run.device)
+    dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
+    model: Any = load_weights(adapted.base, replace(run, device="cpu", dtype="float32"), on_gpu="float32")
+    adapted.check()
+    merge_adapter(model, adapted.adapter)
+    cast(model, device, dtype)
+    placed: PreTrainedModel = model.eval()
+    return placed
+
+
+def build_adapted(
+    adapted: Adapted, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
+) -> _Model:
+    """`build(device, dtype)`, a model of sentence-transformers, with its adapter merged as in `load_adapted`."""
+    import torch
+
+    device = pick_device(run.device)
+    dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
+    if adapted.adapter is None:
+        return build(str(device), dtype)
+    model = build("cpu", torch.float32)
+    adapted.check()
+    transformer: Any = getattr(model, "transformers_model", None)
+    if transformer is None:
+        raise EncoderLoadError(f"{adapted.base.model} has no transformer to merge an adapter into: leave it away")
+    merge_adapter(transformer, adapted.adapter)
+    cast(model, device, dtype)
+    return model
+
+
+def cast(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """As `from_pretrained(dtype=...)` does: parameters only, for rotary positions need their frequencies in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.to(device)
+
+
+@contextmanager
+def _translated(adapter: Adapter) -> Iterator[None]:
+    """What peft and safetensors raise, as one EncoderLoadError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except MmembedError:
+        raise
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, SafetensorError) as exc:
+        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".:")
+        raise EncoderLoadError(
+            f"the adapter {adapter.source} cannot be merged ({type(exc).__name__}: {reason}): give an adapter of this "
+            f"model ({adapter.base or 'its own base is not written down'})"
+        ) from exc
+
+
+def _peft_config(adapter: Adapter) -> PeftConfig:
+    """The configuration of a kind of adapter that changes weights, and of which this peft knows every setting."""
+    from peft import PeftType
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = str(adapter.config.get("peft_type"))
+    if kind not in PeftType.__members__:
+        raise EncoderLoadError(
+            f"the adapter {adapter.source} is of kind {kind!r}, unknown to peft: pip install -U peft"
+        )
+    known = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
+    settings = {field.name for field in fields(known)}
+    newer = sorted(key for key, value in adapter.config.items() if value and key not in settings)
+    if newer:
+        raise EncoderLoadError(
+            f"the adapter {adapter.source} says {newer[0]}, which the installed peft does not know: pip install -U peft"
+        )
+    config: PeftConfig = known(**{key: value for key, value in adapter.config.items() if key in settings})
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise EncoderLoadError(
+            f"the adapter {adapter.source} ({kind}) adds tokens or layers instead of changing weights, so it cannot be "
+            f"merged: use LoRA"
+        )
+    config.inference_mode = True
+    return config
+
+
+def _named_as_in(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys as in `model`: without PEFT's prefix, and without that of a model with a head around this one."""
+    bare = {key.removeprefix(_PEFT_PREFIX): value for key, value in state.items()}
+    inner = getattr(model, "base_model_prefix", "")
+    around = f"{inner}."
+    if inner and not hasattr(model, inner) and all(key.startswith(around) for key in bare):
+        return {key.removeprefix(around): value for key, value in bare.items()}
+    return bare
+
+
+def _check_keys(model: torch.nn.Module, adapter: Adapter, state: Mapping[str, torch.Tensor]) -> None:
+    """Every weight of the adapter has its place in `model` and every place its weight, in shape too."""
+    from peft import get_peft_model_state_dict
+
+    places = get_peft_model_state_dict(model, save_embedding_layers=False)
+    own = model.state_dict()
+    missing = sorted(places.keys() - state.keys())
+    unexpected = sorted(key for key in state.keys() - places.keys() if key not in own)
+    if missing or unexpected:
+        raise EncoderLoadError(
+            f"the adapter {adapter.source} lacks {_some(missing)} of the weights that its adapter_config.json promises "
+            f"for this model and has {_some(unexpected)} for which the model has no place: put it on the model it was "
+            f"trained on ({adapter.base or 'not written down'})"
+        )
+    for key, value in state.items():
+        place = places.get(key, own.get(key))
+        if place is not None and place.shape != value.shape:
+            raise EncoderLoadError(
+                f"the adapter {adapter.source} holds {key} of shape {list(value.shape)}, the model needs "
+                f"{list(place.shape)}: put it on the model it was trained on"
+            )
+
+
+def _some(keys: Sequence[str]) -> str:
+    return f"{len(keys)} ({keys[0]} is one)" if keys else "none"
+
+
+def _check_attention(model: torch.nn.Module, adapter: Adapter) -> None:
+    """PyTorch's MultiheadAttention reads the weights of its `out_proj` and never calls it.
+
+    An adapter on that layer alone is never trained, so it must still be nothing: merged, it would count.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch.nn import MultiheadAttention
+
+    for name, module in model.named_modules():
+        layer: Any = getattr(module, "out_proj", None)
+        unseen = isinstance(module, MultiheadAttention) and isinstance(layer, BaseTunerLayer)
+        if unseen and not name.endswith(".base_layer") and layer.get_delta_weight("default").any():
+            raise EncoderLoadError(
+                f"the adapter {adapter.source} changes {name}.out_proj, which PyTorch's attention does not call, "
+                f"so it cannot have been trained there: target {name} itself"
+            )

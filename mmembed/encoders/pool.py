@@ -1,0 +1,85 @@
+"""Encoders by name, each loaded once: what searches, index runs and labels take theirs from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+
+from mmembed.encoders.registry import load_encoder, parse_name
+from mmembed.types import Encoder, LoadOptions
+
+__all__ = ["SHARED", "Encoders"]
+
+
+class Encoders(Mapping[str, Encoder]):
+    """Names to encoders. One is loaded when it is first looked up, once, however many threads ask.
+
+    >>> encoders = Encoders(LoadOptions(device="cuda"))
+    >>> encoders["minilm"] is encoders["minilm"]
+    True
+    >>> encoders.clear()  # gives their memory back once nobody else holds them
+    """
+
+    def __init__(self, options: LoadOptions | None = None, loaded: Iterable[Encoder] = ()) -> None:
+        """`options`: how those that are loaded here are run; `loaded`: some that are there already."""
+        self.options = options or LoadOptions()
+        self._lock = threading.Lock()
+        self._encoders: dict[str, Future[Encoder]] = {}
+        for encoder in loaded:
+            self._encoders[encoder.spec.name] = _done(encoder)
+
+    def __getitem__(self, name: str) -> Encoder:
+        """Raises what `load_encoder` raises, to all who wait for it; the next who asks tries again."""
+        key = str(parse_name(name))  # a preset and the name that it stands for are one
+        with self._lock:
+            future = self._encoders.get(key)
+            mine = future is None
+            if future is None:
+                future = self._encoders[key] = Future()
+        if mine:
+            self._load(key, future)
+        return future.result()
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of those that are loaded, as they were asked for."""
+        with self._lock:
+            return iter([name for name, future in self._encoders.items() if future.done()])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def clear(self) -> None:
+        """Forget all of them; who is waiting for one still gets it."""
+        with self._lock:
+            self._encoders.clear()
+
+    def _load(self, name: str, future: Future[Encoder]) -> None:
+        options = self.options
+        try:
+            encoder = load_encoder(
+                name,
+                device=options.device,
+                dtype=options.dtype,
+                batch_size=options.batch_size,
+                trust_remote_code=options.trust_remote_code,
+            )
+        except BaseException as exc:
+            with self._lock:
+                if self._encoders.get(name) is future:
+                    del self._encoders[name]
+            future.set_exception(exc)
+            return
+        with self._lock:  # a folder's own name holds its absolute path
+            self._encoders.setdefault(encoder.spec.name, future)
+        future.set_result(encoder)
+
+
+SHARED = Encoders()
+"""Where searches find encoders that are given none. `SHARED.clear()` gives the memory back."""
+
+
+def _done(encoder: Encoder) -> Future[Encoder]:
+    future: Future[Encoder] = Future()
+    future.set_result(encoder)
+    return future

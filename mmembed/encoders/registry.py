@@ -1,0 +1,214 @@
+"""Find an encoder by name. Nothing of an encoder is imported before it is asked for.
+
+A name is `family:model?option=value`. The family is an entry point of the group
+`mmembed.encoders` whose value is a function
+
+    def load(name: EncoderName, run: LoadOptions, *, option: str | None = None) -> Encoder
+
+so that an installed package is an available encoder; its keyword-only parameters are the
+options that the name may carry. Short presets (`siglip2-b32`) are rows of `presets.PRESETS`.
+Rerankers are found in the same way, in the group `mmembed.rerankers`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from mmembed.encoders.presets import PRESETS, Preset, preset_of_model
+from mmembed.encoders.presets.preset import check_loadable, check_loaded
+from mmembed.errors import (
+    DuplicateEncoder,
+    EncoderError,
+    EncoderLoadError,
+    MissingDependency,
+    MmembedError,
+    SettingsError,
+    UnknownEncoder,
+)
+from mmembed.types import Encoder, LoadOptions, Reranker
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "RERANKER_GROUP",
+    "EncoderName",
+    "check_name",
+    "families",
+    "load_encoder",
+    "load_reranker",
+    "parse_name",
+]
+
+ENTRY_POINT_GROUP = "mmembed.encoders"
+RERANKER_GROUP = "mmembed.rerankers"
+
+_PLUGINS = {family: f"mmembed-{family}" for family in ("cohere", "jina", "openai", "voyage")}
+"""Families that are not part of mmembed -> the package of each."""
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """`family:model?option=value`, taken apart. `str()` gives what a collection stores."""
+
+    family: str
+    model: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        model = f":{self.model}" if self.model else ""
+        options = "&".join(f"{k}={quote(v, safe='/:')}" for k, v in sorted(self.options.items()))
+        return f"{self.family}{model}" + (f"?{options}" if options else "")
+
+    def with_model(self, model: str) -> EncoderName:
+        """The same family and options with another model, for families that make a path absolute."""
+        return replace(self, model=model)
+
+
+def parse_name(name: str) -> EncoderName:
+    """`"siglip2-b32?dim=256"` or `"open_clip:ViT-B-32/openai"` -> its parts, presets expanded.
+
+    Options follow the last `?`. Raises UnknownEncoder for an empty name or an option without a value.
+    """
+    stem, question, query = name.strip().rpartition("?") if "?" in name else (name.strip(), "", "")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if question and (not options or "" in options.values()):
+        raise UnknownEncoder(name, PRESETS, hint="options are written ?option=value&option=value")
+    if stem in PRESETS and PRESETS[stem].encoder != stem:
+        expanded = parse_name(PRESETS[stem].encoder)
+        return replace(expanded, options={**expanded.options, **options})
+    family, _, model = stem.partition(":")
+    if not family:
+        raise UnknownEncoder(name, PRESETS, hint="a name is FAMILY:MODEL or a preset; `mmembed encoders` lists them")
+    return EncoderName(family, model, options)
+
+
+def families(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
+    """Every installed family, unimported. Raises DuplicateEncoder where two packages claim one."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise DuplicateEncoder(point.name, {_distribution(other), _distribution(point)})
+    return dict(sorted(found.items()))
+
+
+def check_name(name: str) -> EncoderName:
+    """Parse a name without loading anything. Raises UnknownEncoder where no installed family would load it."""
+    parsed = parse_name(name)
+    installed = families()
+    if parsed.family not in installed:
+        known = installed if parsed.model else {*installed, *PRESETS}
+        raise UnknownEncoder(parsed.family if parsed.model else name, known, hint=_where_from(parsed.family, installed))
+    return parsed
+
+
+def load_encoder(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load the encoder called `name`: a preset or `family:model?option=value`.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps"; None takes the best there is.
+        dtype: "float32", "bfloat16", "float16"; None is float32 on a CPU and the model's own on a GPU.
+        batch_size: inputs a forward pass.
+        trust_remote_code: run Python that comes with the model's repository.
+
+    Raises:
+        UnknownEncoder: no such family, preset, model or option.
+        EncoderLoadError: found, but not loadable as promised: by its preset, if it has one.
+        MissingDependency: a package it needs is not installed.
+    """
+    parsed = check_name(name)
+    preset = _preset_of(parsed)
+    if preset is not None:
+        check_loadable(preset, trust_remote_code=trust_remote_code)
+    load: Callable[..., Encoder] = _load_function(families()[parsed.family])
+    _check_options(parsed, load)
+    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    encoder = load(parsed, run, **parsed.options)
+    if preset is not None:
+        check_loaded(preset, encoder.spec, cut="dim" in parsed.options)
+    return encoder
+
+
+def load_reranker(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    trust_remote_code: bool = False,
+) -> Reranker:
+    """Load the reranker called `name`, `family:model?option=value`: "cross-encoder:BAAI/bge-reranker-base".
+
+    Arguments and errors are those of `load_encoder`.
+    """
+    parsed = parse_name(name)
+    installed = families(RERANKER_GROUP)
+    if parsed.family not in installed:
+        hint = f"rerankers are {', '.join(f'{family}:MODEL' for family in installed)}"
+        raise UnknownEncoder(parsed.family, installed, hint=hint)
+    load: Callable[..., Reranker] = _load_function(installed[parsed.family])
+    _check_options(parsed, load)
+    run = LoadOptions(device=device, dtype=dtype, batch_size=batch_size, trust_remote_code=trust_remote_code)
+    return load(parsed, run, **parsed.options)
+
+
+def _preset_of(name: EncoderName) -> Preset | None:
+    """What is known of a model as this family loads it; nothing of a folder that is called like it."""
+    preset = preset_of_model(name.model)
+    if preset is None or not preset.encoder.startswith(f"{name.family}:") or Path(name.model).is_dir():
+        return None
+    return preset
+
+
+def _where_from(family: str, installed: Collection[str]) -> str:
+    """How to come by a family that is not installed. Only packages of ours are named: others could be anybody's."""
+    here = f"installed families are {', '.join(installed) or 'none'}"
+    if family in _PLUGINS:
+        return f"{here}; {family}: comes with pip install {_PLUGINS[family]}"
+    return f"{here}; a plugin may bring others, as {_PLUGINS['openai']} brings openai:"
+
+
+def _load_function(point: EntryPoint) -> Callable[..., Any]:
+    try:
+        load: Callable[..., Any] = point.load()
+    except MmembedError:
+        raise
+    except ModuleNotFoundError as exc:
+        raise MissingDependency(f"encoder family {point.name!r}", exc.name or "?", _distribution(point)) from exc
+    except Exception as exc:  # a stranger's module may raise anything at import
+        raise EncoderLoadError(
+            f"the plugin {_distribution(point)!r} of encoder family {point.name!r} is broken "
+            f"({type(exc).__name__}: {exc}): update or uninstall it"
+        ) from exc
+    return load
+
+
+def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
+    parameters = inspect.signature(load).parameters.values()
+    known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    for option in name.options:
+        if option not in known:
+            bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
+            if option == "dim":
+                raise SettingsError(
+                    f"encoder {bare!r} was asked for fewer dimensions, but models of family {name.family!r} were not "
+                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= away"
+                )
+            has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
+            raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value

@@ -1,0 +1,124 @@
+"""BEIR's layout: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv in one folder.
+
+Rows of the corpus: `{"_id": "d1", "title": "...", "text": "..."}`; of the queries: `{"_id": "q1", "text": "..."}`.
+Either may have `"image": "photos/cat.jpg"`, relative to the folder, instead of text, and `"uri"`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmembed.errors import InvalidTestSet
+from mmembed.evaluation.formats.lines import Line, first_of, rows_of, wrong
+from mmembed.evaluation.formats.trec import read_qrels
+from mmembed.evaluation.testset import Document, Query, TestSet, check_test_set
+
+__all__ = ["SPLITS", "read_beir", "write_beir"]
+
+SPLITS = ("test", "dev", "train")  # the first that there is
+
+
+def read_beir(folder: Path, *, split: str | None = None) -> TestSet:
+    """The test set of one split: test, else dev, else train, else qrels.tsv. Pictures are named, not read.
+
+    Queries of other splits, which have no judgement here, stay among the queries and are not asked. Raises
+    InvalidTestSet for a file that is missing, a malformed line or an id that comes twice, UnreadableSource for a file
+    that cannot be read.
+    """
+    corpus_file, queries_file = first_of(folder, "corpus.jsonl"), first_of(folder, "queries.jsonl")
+    if corpus_file is None or queries_file is None:
+        missing = "corpus.jsonl" if corpus_file is None else "queries.jsonl"
+        raise InvalidTestSet(f"test set {folder} lacks {missing}: BEIR's layout has corpus.jsonl and queries.jsonl")
+    corpus = {id: _document(line, row, folder) for line, id, row in _identified(corpus_file, "document")}
+    queries = {id: _query(line, row, folder) for line, id, row in _identified(queries_file, "query")}
+    if not corpus:
+        raise InvalidTestSet(f"{corpus_file} holds no document: there is nothing to find")
+    return check_test_set(queries, corpus, read_qrels(_judgements(folder, split)), name=folder.resolve().name)
+
+
+def _judgements(folder: Path, split: str | None) -> Path:
+    names = [f"qrels/{name}.tsv" for name in ([split] if split else SPLITS)] + ([] if split else ["qrels.tsv"])
+    file = first_of(folder, *names)
+    if file is None:
+        raise InvalidTestSet(f"test set {folder} has no judgements: looked for {', '.join(names)}")
+    return file
+
+
+def _identified(file: Path, what: str) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+    """The rows, each with its `_id`."""
+    seen: set[str] = set()
+    for line, row in rows_of(file):
+        given = row.get("_id")
+        id = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else ""
+        if not id.strip():
+            raise wrong(line, f"this {what} has no `_id`: give it one, of its own")
+        if id in seen:
+            raise wrong(line, f"{what} {id!r} comes twice: each has an id of its own")
+        seen.add(id)
+        yield line, id, row
+
+
+def _document(line: Line, row: dict[str, Any], folder: Path) -> Document:
+    title, text, uri = (_text(line, row, key) for key in ("title", "text", "uri"))
+    image = _text(line, row, "image")
+    if title is None and text is None and image is None:
+        raise wrong(line, "this document has neither `text` nor `image`: give one, which may be empty text")
+    return Document(title or "", text or "", folder / image if image else None, uri)
+
+
+def _query(line: Line, row: dict[str, Any], folder: Path) -> Query:
+    text, image = _text(line, row, "text"), _text(line, row, "image")
+    if not (text and text.strip()) and not image:
+        raise wrong(line, "this query asks nothing: give it `text` or `image`")
+    return Query(text or None, folder / image if image else None)
+
+
+def _text(line: Line, row: dict[str, Any], key: str) -> str | None:
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise wrong(line, f"`{key}` is a JSON {type(value).__name__}, not a string")
+    return value
+
+
+def write_beir(folder: Path, testset: TestSet, *, split: str = "test") -> None:
+    """The layout that `read_beir` reads. Pictures stay where they are: inside the folder they are named relative to it.
+
+    Raises InvalidTestSet for an id with a tab or a line break in it: the judgements are told apart by them.
+    """
+    ids = [*testset.queries, *testset.corpus]
+    broken = next((id for id in ids if id != " ".join(id.splitlines()).replace("\t", " ")), None)
+    if broken is not None:
+        raise InvalidTestSet(f"the id {broken!r} has a tab or a line break in it: qrels/{split}.tsv cannot hold it")
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    _write_rows(
+        folder / "corpus.jsonl",
+        (
+            {"_id": id, "title": d.title, "text": d.text, "image": _named(d.image, folder), "uri": d.uri}
+            for id, d in testset.corpus.items()
+        ),
+    )
+    _write_rows(
+        folder / "queries.jsonl",
+        ({"_id": id, "text": q.text, "image": _named(q.image, folder)} for id, q in testset.queries.items()),
+    )
+    with (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="\n") as lines:
+        lines.write("query-id\tcorpus-id\tscore\n")
+        for query, grades in testset.qrels.items():
+            lines.writelines(f"{query}\t{document}\t{grade}\n" for document, grade in grades.items())
+
+
+def _write_rows(file: Path, rows: Iterator[dict[str, str | None]]) -> None:
+    with file.open("w", encoding="utf-8", newline="\n") as lines:
+        for row in rows:
+            kept = {key: value for key, value in row.items() if value is not None}
+            lines.write(json.dumps(kept, ensure_ascii=False) + "\n")
+
+
+def _named(image: Path | None, folder: Path) -> str | None:
+    if image is None:
+        return None
+    inside = image.is_relative_to(folder)
+    return (image.relative_to(folder) if inside else image.absolute()).as_posix()

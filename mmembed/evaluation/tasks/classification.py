@@ -1,0 +1,209 @@
+"""Zero-shot classification of a folder of pictures, one sub-folder a class, as papers on CLIP report it.
+
+acc1 and acc5 are the shares of pictures whose class has the highest score, or one of the five highest;
+mean_per_class_recall is the acc1 of each class, averaged over the classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmembed.classification.classes import Classes, embed_classes
+from mmembed.classification.labels import Label, Labels
+from mmembed.classification.measures import accuracy_at
+from mmembed.classification.probabilities import score
+from mmembed.errors import InvalidLabels, InvalidSample
+from mmembed.evaluation.compare import facts_of
+from mmembed.evaluation.corpus_index import Indexed, OnProgress, index_pictures
+from mmembed.evaluation.measures import Scores
+from mmembed.evaluation.report import Compared, Report, System
+from mmembed.sources.labelled import LabelledPicture
+from mmembed.streams import batched
+from mmembed.types import DenseArray, Encoder, Leg, Store
+
+__all__ = ["evaluate_classes", "read_class_texts"]
+
+_BATCH = 256
+_DEEPEST = 10_000  # pictures that the search of one label gives
+
+Matrix = npt.NDArray[np.float32]
+
+
+def evaluate_classes(
+    store: Store,
+    collection: str,
+    pictures: Sequence[LabelledPicture],
+    *,
+    encoder: Encoder,
+    labels: Labels | None = None,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Give each picture the class of the highest score, and see how often it is the folder that it lies in.
+
+    Exact: cosines of the stored vectors and the class embeddings. As it is: each class is searched for in the
+    collection, and a picture gets the class whose search gave it the highest score; one that no search finds is wrong.
+
+    Args:
+        labels: texts and templates of the classes, by the names of their folders, and possibly of further classes;
+            None: the names themselves.
+
+    Raises:
+        InvalidSample: fewer than two classes.
+        InvalidLabels: a folder that `labels` lacks, or labels that the encoder cannot tell apart.
+        UnsupportedModality and what `index_corpus` raises.
+    """
+    named = sorted({picture.label for picture in pictures if picture.label is not None})
+    if len(named) < 2:
+        raise InvalidSample(
+            f"there {'is one class' if named else 'are no classes'} ({', '.join(named) or 'no folder'}), and which of "
+            f"one it is needs no encoder: make a folder for each of two classes or more"
+        )
+    labels = labels or Labels(tuple(Label(name) for name in named))
+    _check_named(named, labels)
+    classes = embed_classes(encoder, labels)
+    files = {str(picture.path): picture for picture in pictures if picture.label is not None}
+    indexed = index_pictures(
+        store, collection, {uri: p.path for uri, p in files.items()}, encoder=encoder, on_progress=on_progress
+    )
+    uris, vectors = _stored(store, indexed)
+    truth = np.array([classes.names.index(str(files[uri].label)) for uri in uris])
+    exact = score(classes, vectors)[:, : len(classes.names)]
+    as_is = _searched(store, indexed, classes, uris, on_progress)
+    return Report(
+        task=f"zero-shot classification into {len(classes.names):,} classes",
+        systems=(
+            System(
+                encoder.spec.name, Compared(_judged(exact, truth, uris, classes), _judged(as_is, truth, uris, classes))
+            ),
+        ),
+        measures=_measures(classes),
+        queries=len(uris),
+        documents=len(classes.names),
+        warnings=(*indexed.warnings, *_left_out(pictures), *_unfound(as_is)),
+        facts={
+            **facts_of(encoder, collection, store.count(collection)),
+            "classes": list(classes.names),
+            "templates": list(classes.labels.templates),
+        },
+        counted=("pictures", "classes"),
+    )
+
+
+def read_class_texts(file: str | Path, names: Sequence[str], *, templates: tuple[str, ...]) -> Labels:
+    """What the classes called `names` are in words.
+
+    The file is JSON, {"t_shirt": "T-shirt", "hat": ["hat", "cap"]}, or CSV with the columns `folder` and `text`, where
+    a folder that comes again has several texts. Classes that it does not name keep their name.
+
+    Raises InvalidLabels where it is neither, or names a folder that there is not.
+    """
+    file = Path(file).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        texts = _csv_texts(text) if file.suffix.lower() == ".csv" else _json_texts(text)
+    except OSError as exc:
+        raise InvalidLabels(f"{file.name}: cannot be read ({exc.strerror}): name a file of labels") from exc
+    except (ValueError, csv.Error) as exc:
+        raise InvalidLabels(f'{file.name}: is not {{"folder": "text"}} or a CSV of folder,text ({exc})') from exc
+    strangers = sorted(texts.keys() - set(names))
+    if strangers:
+        raise InvalidLabels(
+            f"{file.name}: names {strangers[0]!r}, and there is no such folder, only {', '.join(names[:5])}"
+            f"{', ...' if len(names) > 5 else ''}: write the names of the folders"
+        )
+    return Labels(tuple(Label(name, tuple(texts.get(name, ()))) for name in names), templates)
+
+
+def _json_texts(text: str) -> dict[str, list[str]]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}")
+    texts = {name: [said] if isinstance(said, str) else said for name, said in value.items()}
+    for name, said in texts.items():
+        if not isinstance(said, list) or not said or not all(isinstance(one, str) for one in said):
+            raise ValueError(f"{name!r} has no text")
+    return texts
+
+
+def _csv_texts(text: str) -> dict[str, list[str]]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    if not {"folder", "text"} <= set(reader.fieldnames or ()):
+        raise ValueError(f"its columns are {', '.join(reader.fieldnames or ())}")
+    texts: dict[str, list[str]] = {}
+    for row in reader:
+        if not row["folder"] or not row["text"]:
+            raise ValueError(f"line {reader.line_num} has an empty cell")
+        texts.setdefault(row["folder"], []).append(row["text"])
+    return texts
+
+
+def _check_named(folders: Sequence[str], labels: Labels) -> None:
+    unnamed = [folder for folder in folders if folder not in labels.names]
+    if unnamed:
+        raise InvalidLabels(
+            f"the folder {unnamed[0]!r} is none of the {len(labels.names):,} labels: name labels as the folders are"
+        )
+
+
+def _stored(store: Store, indexed: Indexed) -> tuple[list[str], DenseArray]:
+    """The pictures that are there and their vectors, `(n, dim)`."""
+    uris: list[str] = []
+    rows: list[DenseArray] = []
+    for ids in batched(indexed.documents, _BATCH):
+        for point in store.retrieve(indexed.collection, ids, vectors=[indexed.vector_name], payload=False):
+            for uri in indexed.documents[point.id]:
+                uris.append(uri)
+                rows.append(np.asarray(point.vectors[indexed.vector_name]))
+    return uris, np.stack(rows)
+
+
+def _searched(
+    store: Store, indexed: Indexed, classes: Classes, uris: Sequence[str], on_progress: OnProgress | None
+) -> Matrix:
+    """`(n, m)` scores as searches for the classes give them; -inf where a picture is not found."""
+    row_of = {uri: row for row, uri in enumerate(uris)}
+    scores = np.full((len(uris), len(classes.names)), -np.inf, dtype=np.float32)
+    limit = min(store.count(indexed.collection), _DEEPEST)
+    for column, name in enumerate(classes.names):
+        leg = Leg(indexed.vector_name, classes.embeddings[column])
+        for hit in store.query(indexed.collection, [leg], limit=limit):
+            for uri in indexed.documents.get(hit.id, ()):
+                scores[row_of[uri], column] = hit.score
+        if on_progress is not None:
+            on_progress(f"searches, {name}", column + 1, len(classes.names))
+    return scores
+
+
+def _measures(classes: Classes) -> tuple[str, ...]:
+    """Among fewer than five classes every picture would be among the best five."""
+    return ("acc1", "acc5", "mean_per_class_recall") if len(classes.names) >= 5 else ("acc1", "mean_per_class_recall")
+
+
+def _judged(scores: Matrix, truth: npt.NDArray[np.integer], uris: Sequence[str], classes: Classes) -> Scores:
+    """acc by picture, recall by class. A picture that the search for its class did not find is wrong."""
+    found = np.isfinite(scores[np.arange(len(truth)), truth])
+    per_query: dict[str, Mapping[str, float]] = {}
+    for measure in _measures(classes):
+        correct = accuracy_at(scores, truth, 5 if measure == "acc5" else 1) * found
+        if measure == "mean_per_class_recall":
+            per_query[measure] = {classes.names[c]: float(correct[truth == c].mean()) for c in np.unique(truth)}
+        else:
+            per_query[measure] = dict(zip(uris, correct.tolist(), strict=True))
+    return Scores(per_query)
+
+
+def _left_out(pictures: Sequence[LabelledPicture]) -> tuple[str, ...]:
+    negatives = sum(picture.label is None for picture in pictures)
+    return (f"{negatives:,} pictures of no class were left out: accuracy is about classes",) if negatives else ()
+
+
+def _unfound(scores: Matrix) -> tuple[str, ...]:
+    lost = int((~np.isfinite(scores)).all(axis=1).sum())
+    return (f"{lost:,} pictures are found by the search for no class, and count as wrong there",) if lost else ()

@@ -1,0 +1,114 @@
+"""Two encoders on your own searches: the files of a collection, indexed anew by each for the time of a measurement."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from mmembed.collection import Collection
+from mmembed.collection.payload import OURS
+from mmembed.encoders.pool import Encoders
+from mmembed.errors import CollectionNotOurs, InvalidTestSet
+from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.evaluation.formats.search_log import SearchLog
+from mmembed.evaluation.measures import MEASURES
+from mmembed.evaluation.report import Report
+from mmembed.evaluation.tasks.searches import evaluate_searches
+from mmembed.ingest import IngestReport, ingest_documents, ingest_images
+from mmembed.stores import open_store
+from mmembed.types import Encoder, Store
+
+__all__ = ["evaluate_encoders"]
+
+
+def evaluate_encoders(
+    store: Store,
+    collection: str,
+    log: SearchLog,
+    encoders: Iterable[Encoder],
+    *,
+    query_task: str | None = None,
+    measures: Sequence[str] = MEASURES,
+    on_progress: OnProgress | None = None,
+) -> list[Report]:
+    """A report of each encoder: the collection's files in a temporary store, with their captions and payloads.
+
+    What has no file any more, as pictures inside documents have none, is left out and counted. Raises InvalidTestSet
+    where no file is there, CollectionNotOurs, and what indexing and `evaluate_searches` raise.
+    """
+    with tempfile.TemporaryDirectory(prefix="mmembed-eval-") as folder:
+        files = _files_of(store, collection, Path(folder) / "files.jsonl")
+        anew = open_store(f"edge:{Path(folder) / 'store.mm'}")
+        try:
+            reports = []
+            for number, encoder in enumerate(encoders, 1):
+                _index(anew, f"{collection}-{number}", files, encoder, on_progress)
+                report = evaluate_searches(
+                    anew,
+                    f"{collection}-{number}",
+                    log,
+                    name=encoder.spec.name,
+                    encoders=Encoders(loaded=[encoder]),
+                    query_task=query_task,
+                    measures=measures,
+                    on_progress=on_progress,
+                )
+                reports.append(replace(report, warnings=(*files.warnings, *report.warnings)))
+        finally:
+            anew.close()
+    return reports
+
+
+@dataclass(frozen=True)
+class _Files:
+    kind: Literal["images", "documents"]
+    manifest: Path
+    count: int
+    warnings: tuple[str, ...]
+
+
+def _files_of(store: Store, collection: str, manifest: Path) -> _Files:
+    """Write a manifest of the collection's files, with what other manifests had said of them."""
+    contract = store.contract(collection)
+    if contract is None:
+        raise CollectionNotOurs(collection)
+    ours = OURS["image" if contract.kind == "images" else "text"] | {"caption", "thumbnail"}
+    there = gone = 0
+    with manifest.open("w", encoding="utf-8") as lines:
+        for point in store.scroll(collection, filter=Collection(store, collection).heads()):
+            uri = str(point.payload["uri"])
+            if not Path(uri).is_file():
+                gone += 1
+                continue
+            there += 1
+            said = {key: value for key, value in point.payload.items() if key not in ours}
+            row = {"uri": uri, "caption": point.payload.get("caption"), "payload": said}
+            lines.write(json.dumps({key: value for key, value in row.items() if value}) + "\n")
+    if not there:
+        raise InvalidTestSet(
+            f"collection {collection!r} names {gone:,} files and none is there any more, so nothing can be indexed "
+            f"anew: compare two collections that are there (--in X --in Y)"
+        )
+    lost = f"{gone:,} of {there + gone:,} things in {collection!r} have no file that could be indexed anew: left out"
+    return _Files(contract.kind, manifest, there, (lost,) if gone else ())
+
+
+def _index(store: Store, collection: str, files: _Files, encoder: Encoder, on_progress: OnProgress | None) -> None:
+    def tell(report: IngestReport) -> None:
+        if on_progress is not None:
+            on_progress(f"files, {encoder.spec.name}", report.done, files.count)
+
+    if files.kind == "images":
+        report = ingest_images(store, collection, [files.manifest], encoder=encoder, on_progress=tell)
+    else:
+        report = ingest_documents(
+            store, collection, [files.manifest], encoder=encoder, pictures_into=None, on_progress=tell
+        )
+    if not report.stored:
+        raise InvalidTestSet(
+            f"none of the {files.count:,} files could be indexed anew ({report.failures[0].error}): look at them"
+        )

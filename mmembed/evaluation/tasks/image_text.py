@@ -1,0 +1,145 @@
+"""Image-text retrieval both ways: captions ask for their picture, pictures for their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmembed.errors import UnsupportedModality
+from mmembed.evaluation.compare import compare
+from mmembed.evaluation.corpus_index import Indexed, OnProgress, index_corpus
+from mmembed.evaluation.formats.captions import Captions
+from mmembed.evaluation.report import Report
+from mmembed.evaluation.tasks.retrieval import encode_queries, measure_indexed
+from mmembed.evaluation.testset import Document, Query, TestSet
+from mmembed.streams import batched
+from mmembed.types import Encoder, Store, Vector
+
+__all__ = ["IMAGE_TEXT_MEASURES", "BothWays", "caption_sets", "compare_both_ways", "evaluate_captions"]
+
+IMAGE_TEXT_MEASURES = ("hit_rate@1", "hit_rate@5", "hit_rate@10", "nDCG@10", "recall@1", "recall@5", "recall@10")
+"""Those of the papers first: what they print as R@k is hit_rate@k."""
+
+_PROBED = 8  # captions
+
+
+@dataclass(frozen=True)
+class BothWays:
+    """The two tasks that a captions file makes."""
+
+    text_to_image: Report
+    image_to_text: Report
+
+    @property
+    def reports(self) -> tuple[Report, Report]:
+        return self.text_to_image, self.image_to_text
+
+    def as_json(self, *, per_query: bool = False) -> dict[str, Any]:
+        return {
+            "text_to_image": self.text_to_image.as_json(per_query=per_query),
+            "image_to_text": self.image_to_text.as_json(per_query=per_query),
+        }
+
+
+def caption_sets(captions: Captions) -> tuple[TestSet, TestSet]:
+    """Text to image: each caption is a query, and its picture relevant. Image to text: the other way round.
+
+    Pictures are called by their paths, the n-th caption of a file by `caption-n`.
+    """
+    said = [(str(picture.path), caption) for picture in captions.pictures for caption in picture.captions]
+    texts = {f"caption-{number}": text for number, (_, text) in enumerate(said, 1)}
+    of_picture: dict[str, dict[str, int]] = {}
+    for id, (path, _) in zip(texts, said, strict=True):
+        of_picture.setdefault(path, {})[id] = 1
+    to_image = TestSet(
+        {id: Query(text) for id, text in texts.items()},
+        {str(picture.path): Document(image=picture.path) for picture in captions.pictures},
+        {id: {path: 1} for id, (path, _) in zip(texts, said, strict=True)},
+        captions.name,
+        captions.warnings,
+    )
+    to_text = TestSet(
+        {str(picture.path): Query(image=picture.path) for picture in captions.pictures},
+        {id: Document(text=text) for id, text in texts.items()},
+        of_picture,
+        captions.name,
+        captions.warnings,
+    )
+    return to_image, to_text
+
+
+def evaluate_captions(
+    store: Store,
+    collection: str,
+    captions: Captions,
+    *,
+    encoder: Encoder,
+    task: str | None = None,
+    measures: Sequence[str] = IMAGE_TEXT_MEASURES,
+    on_progress: OnProgress | None = None,
+) -> BothWays:
+    """Pictures in `collection`, captions in `COLLECTION-captions`; both kept, and taken up again by the next run.
+
+    A picture is encoded once: as a query it is its stored vector. A caption is encoded once where the encoder makes
+    the same of a text whether it asks or is found, as CLIP and SigLIP do.
+
+    Raises UnsupportedModality for an encoder without both towers, and what `index_corpus` raises.
+    """
+    if not {"image", "text"} <= encoder.spec.modalities or encoder.spec.kind != "dense":
+        lacks = "pictures and texts" if encoder.spec.kind == "dense" else "pictures and texts as dense vectors"
+        raise UnsupportedModality(encoder.spec.name, lacks, encoder.spec.modalities)
+    to_image, to_text = caption_sets(captions)
+    pictures = index_corpus(store, collection, to_image.corpus, encoder=encoder, on_progress=on_progress)
+    texts = index_corpus(store, f"{collection}-captions", to_text.corpus, encoder=encoder, on_progress=on_progress)
+    if task is None and _same_in_both_roles(encoder, to_image):
+        asked = _stored(store, texts)
+    else:
+        asked = encode_queries(encoder, to_image.judged, [], task=task)
+    first = measure_indexed(
+        store,
+        pictures,
+        to_image,
+        asked,
+        encoder=encoder,
+        task=f"text to image, {captions.name}",
+        measures=measures,
+        on_progress=on_progress,
+    )
+    second = measure_indexed(
+        store,
+        texts,
+        to_text,
+        _stored(store, pictures),
+        encoder=encoder,
+        task=f"image to text, {captions.name}",
+        measures=measures,
+        on_progress=on_progress,
+    )
+    return BothWays(first, second)
+
+
+def compare_both_ways(results: Sequence[BothWays]) -> BothWays:
+    """The same captions by several encoders -> one result that compares them, each way."""
+    return BothWays(
+        compare([result.text_to_image for result in results]), compare([result.image_to_text for result in results])
+    )
+
+
+def _stored(store: Store, indexed: Indexed) -> dict[str, Vector]:
+    """Document id -> its vector."""
+    return {
+        document: point.vectors[indexed.vector_name]
+        for ids in batched(indexed.documents, 256)
+        for point in store.retrieve(indexed.collection, ids, vectors=[indexed.vector_name], payload=False)
+        for document in indexed.documents[point.id]
+    }
+
+
+def _same_in_both_roles(encoder: Encoder, test_set: TestSet) -> bool:
+    """Whether this encoder does without a prompt for queries or documents: a prompt would change every vector."""
+    texts = [query.text or "" for query in list(test_set.queries.values())[:_PROBED]]
+    asking, found = (np.asarray(encoder.encode_text(texts, role=role)) for role in ("query", "document"))
+    return bool(np.array_equal(asking, found))

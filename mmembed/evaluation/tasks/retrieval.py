@@ -1,0 +1,119 @@
+"""Retrieval of documents by queries: a corpus, queries and judgements, as BEIR, TREC and mteb have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmembed.errors import SettingsError
+from mmembed.evaluation.compare import Found, facts_of, measure_search
+from mmembed.evaluation.corpus_index import Indexed, OnProgress, index_corpus, load_pictures
+from mmembed.evaluation.measures import MEASURES, parse_measures
+from mmembed.evaluation.report import Report
+from mmembed.evaluation.testset import Query, TestSet
+from mmembed.streams import batched
+from mmembed.types import DenseArray, Encoder, Failure, Leg, Store, Vector
+from mmembed.vectors import l2_normalize
+
+__all__ = ["encode_queries", "evaluate_retrieval", "measure_indexed"]
+
+
+def evaluate_retrieval(
+    store: Store,
+    collection: str,
+    test_set: TestSet,
+    *,
+    encoder: Encoder,
+    task: str | None = None,
+    measures: Sequence[str] = MEASURES,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """One vector a document and one a query, as mteb and BEIR have it; see `index_corpus` for how and what raises.
+
+    Args:
+        collection: made where it is not there, kept, and taken up again by the next run.
+        task: named task or instruction of the queries, for encoders that take one.
+    """
+    indexed = index_corpus(store, collection, test_set.corpus, encoder=encoder, on_progress=on_progress)
+    failures: list[Failure] = []
+    queries = encode_queries(encoder, test_set.judged, failures, task=task)
+    return measure_indexed(
+        store,
+        indexed,
+        test_set,
+        queries,
+        encoder=encoder,
+        task=f"retrieval, {test_set.name}",
+        measures=measures,
+        failures=failures,
+        on_progress=on_progress,
+    )
+
+
+def measure_indexed(
+    store: Store,
+    indexed: Indexed,
+    test_set: TestSet,
+    queries: Mapping[str, Vector],
+    *,
+    encoder: Encoder,
+    task: str,
+    measures: Sequence[str],
+    failures: Sequence[Failure] = (),
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Search an indexed corpus by the vectors of the queries; a query without one finds nothing and counts 0."""
+
+    def search(query: str, limit: int, exact: bool) -> Found:
+        if query not in queries:
+            return {}
+        legs = [Leg(indexed.vector_name, queries[query])]
+        hits = store.query(indexed.collection, legs, limit=limit, exact=exact)
+        return {document: hit.score for hit in hits for document in indexed.documents.get(hit.id, (hit.id,))}
+
+    judged = list(test_set.judged)
+    system = measure_search(
+        encoder.spec.name, search, judged, test_set.qrels, measures=measures, on_progress=on_progress
+    )
+    return Report(
+        task=task,
+        systems=(system,),
+        queries=len(judged),
+        documents=len(test_set.corpus),
+        measures=parse_measures(measures),
+        warnings=(*test_set.warnings, *indexed.warnings, *_unasked(failures)),
+        facts=facts_of(encoder, indexed.collection, store.count(indexed.collection)),
+    )
+
+
+def encode_queries(
+    encoder: Encoder, queries: Mapping[str, Query], failures: list[Failure], *, task: str | None = None
+) -> dict[str, Vector]:
+    """Query id -> its vector: of its text, of its picture, or of both the sum.
+
+    One whose picture cannot be read has none, and is a failure.
+    """
+    texts = {id: query.text for id, query in queries.items() if query.text is not None}
+    files = {id: query.image for id, query in queries.items() if query.image is not None}
+    made: dict[str, Vector] = {}
+    if texts:
+        made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="query", task=task), strict=True))
+    pictures: dict[str, Vector] = {}
+    for some in batched(load_pictures(files, failures), encoder.batch_size):
+        pictures |= dict(zip((id for id, _ in some), encoder.encode_image([p for _, p in some]), strict=True))
+    both = {id: _sum(made[id], row) if id in made else row for id, row in pictures.items()}
+    unread = files.keys() - pictures.keys()
+    return {id: row for id, row in {**made, **both}.items() if id not in unread}
+
+
+def _sum(text: Vector, picture: Vector) -> DenseArray:
+    if not isinstance(text, np.ndarray) or not isinstance(picture, np.ndarray) or text.ndim != 1:
+        raise SettingsError("a query of words and a picture is the sum of two dense vectors: choose a dense encoder")
+    return l2_normalize(text + picture)
+
+
+def _unasked(failures: Sequence[Failure]) -> tuple[str, ...]:
+    if not failures:
+        return ()
+    return (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",)

@@ -1,0 +1,117 @@
+"""A test set of one's own, without judgements: queries made from what a collection holds, and relevant to it.
+
+    sources.py     what a collection holds, and a sample of it
+    queries.py     captions and headings as queries; which are the same, and which are none
+    chat.py        queries from a chat model: what it is asked, and how its answer is read
+    answers.py     its answers, kept as they come
+    asking.py      it is asked about each source of a sample
+    corpus.py      what can be judged, and what can not
+    round_trip.py  a query that does not find what it was made from is dropped
+    making.py      from the sample to the queries that are kept
+    files.py       corpus.jsonl, queries.jsonl, qrels/test.tsv: what `mmembed eval` reads
+
+The corpus is all of the collection, not the sample alone: among a hundred documents nearly everything is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmembed.errors import InvalidTestSet, SettingsError
+from mmembed.evaluation.testsets.chat import Chat
+from mmembed.evaluation.testsets.corpus import read_corpus
+from mmembed.evaluation.testsets.files import check_folder, write_files
+from mmembed.evaluation.testsets.making import Making, OnProgress, QueriesFrom, way_of
+from mmembed.evaluation.testsets.round_trip import RoundTrip
+from mmembed.types import Encoder, Failure, Store
+
+__all__ = ["Chat", "MadeTestSet", "RoundTrip", "make_test_set"]
+
+_AS_USERS_SEARCH = RoundTrip()
+
+
+@dataclass(frozen=True)
+class MadeTestSet:
+    """What was written, and what became of the rest."""
+
+    folder: Path
+    documents: int  # or pictures, in the corpus
+    sampled: int
+    queries: int
+    judgements: int
+    dropped: Mapping[str, int]  # queries, by reason: "not found again", "copied", "too long", "too common", "empty"
+    failures: tuple[Failure, ...]
+
+
+def make_test_set(
+    store: Store,
+    collection: str,
+    folder: Path,
+    *,
+    queries_from: QueriesFrom = "auto",
+    sample: int = 100,
+    queries_each: int = 2,
+    seed: int = 0,
+    round_trip: RoundTrip | None = _AS_USERS_SEARCH,
+    caption_key: str = "caption",
+    encoders: Mapping[str, Encoder] | None = None,
+    on_progress: OnProgress | None = None,
+) -> MadeTestSet:
+    """Sample documents or pictures, make queries for them, keep those that find them again, write a BEIR folder.
+
+    A query is relevant to what it was made from, to copies of that under other names, and, where it is a caption or a
+    heading, to everything that has the same. The same seed draws the same contents, wherever their files lie; answers
+    of a chat model are kept in the folder, and a second run asks only for those that are missing.
+
+    Args:
+        queries_from: a chat model, "captions" of pictures or "headings" of documents; "auto": what the kind of the
+            collection has.
+        sample: at most so many documents or pictures.
+        round_trip: how queries are filtered; None: not at all. With captions, unless it names a vector, it is by
+            the vector `image`: by the captions themselves each would find its own.
+        caption_key: the payload key with the caption of a picture.
+        encoders: as for `search`.
+        on_progress: called with what is being done, how much of it is done and how much there is.
+
+    Raises:
+        InvalidTestSet: nothing to make queries from, or none was kept.
+        InvalidQuery: the collection lacks the vector to filter by.
+        SettingsError: the folder is a file or holds another test set, or a number makes no sense.
+        EncoderRefused, EncoderUnavailable: the chat model's server turns every request down, or does not answer.
+    """
+    if sample < 1 or queries_each < 1:
+        raise SettingsError(f"a sample of {sample} with {queries_each} queries each is none: give 1 or more")
+    # 1. what there is, and how queries are made of it
+    way = way_of(queries_from, store, collection)
+    if round_trip is not None:
+        if way == "captions" and round_trip.vector_name is None:
+            round_trip = RoundTrip("image", round_trip.first)
+        round_trip.check(store, collection)
+    check_folder(folder)
+    corpus = read_corpus(store, collection, folder, caption_key=caption_key)
+    # 2. queries for a sample of it, and those that find it again
+    making = Making(corpus, way, sample, queries_each, seed, on_progress)
+    if not making.drawn:
+        raise InvalidTestSet(making.nothing(collection, caption_key))
+    candidates = making.candidates(folder)
+    if round_trip is None:
+        kept = candidates
+    else:
+        kept = making.filtered(candidates, round_trip.kept(store, collection, candidates, encoders=encoders))
+    if not kept:
+        raise InvalidTestSet(making.none_kept(collection))
+    # 3. the files
+    facts = {"collection": collection, "encoders": _encoders(store, collection), **making.facts()}
+    facts["round_trip"] = asdict(round_trip) if round_trip is not None else None
+    write_files(folder, corpus.sources, corpus.pictures, kept, facts)
+    judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
+    return MadeTestSet(
+        folder, len(corpus.sources), len(making.drawn), len(kept), judged, dict(making.dropped), failures
+    )
+
+
+def _encoders(store: Store, collection: str) -> dict[str, str]:
+    contract = store.contract(collection)
+    return {name: vector.encoder for name, vector in contract.vectors.items()} if contract else {}

@@ -1,0 +1,60 @@
+"""All that a test set can judge: every document or picture of a collection that can stand in its files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mmembed.evaluation.testsets.files import picture_files, unwritable
+from mmembed.evaluation.testsets.queries import key_of
+from mmembed.evaluation.testsets.sampling import Source, kind_of, read_sources
+from mmembed.types import Failure, Store
+
+__all__ = ["Corpus", "read_corpus"]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    sources: tuple[Source, ...]
+    pictures: Mapping[str, Path]  # the file of each picture, by uri; none for documents
+    failures: tuple[Failure, ...]  # what is left out, and why
+
+    @cached_property
+    def copies(self) -> Mapping[str, frozenset[str]]:
+        """uri -> the uris of everything with the same contents, itself among them."""
+        same: dict[str, set[str]] = defaultdict(set)
+        for source in self.sources:
+            same[source.content_hash or source.uri].add(source.uri)
+        return {source.uri: frozenset(same[source.content_hash or source.uri]) for source in self.sources}
+
+    def saying(self, texts_of: Callable[[Source], list[str]]) -> Mapping[str, set[str]]:
+        """Query key -> the uris of all that have this caption or heading, sampled or not."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for source in self.sources:
+            for text in texts_of(source):
+                found[key_of(text)].add(source.uri)
+        return found
+
+
+def read_corpus(store: Store, collection: str, folder: Path, *, caption_key: str) -> Corpus:
+    """Read the collection; pictures inside documents are taken out of them, into `folder`."""
+    failures: list[Failure] = []
+    sources: list[Source] = []
+    for source in read_sources(store, collection, caption_key=caption_key):
+        problem = unwritable(source)
+        if problem is None:
+            sources.append(source)
+        else:
+            failures.append(problem)
+    if kind_of(store, collection) == "documents":
+        return Corpus(tuple(sources), {}, tuple(failures))
+    pictures: dict[str, Path] = {}
+    for source, file in picture_files(sources, folder):
+        if isinstance(file, Failure):
+            failures.append(file)
+        else:
+            pictures[source.uri] = file
+    return Corpus(tuple(source for source in sources if source.uri in pictures), pictures, tuple(failures))

@@ -1,0 +1,121 @@
+"""A test set as files, in the layout of BEIR: corpus.jsonl, queries.jsonl, qrels/test.tsv, and how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from mmembed.documents import read_document
+from mmembed.errors import InputError, SettingsError, UnreadableImage
+from mmembed.evaluation.testsets.queries import Candidate
+from mmembed.evaluation.testsets.sampling import Source, whole_text
+from mmembed.images import read_picture
+from mmembed.types import Failure
+
+__all__ = ["check_folder", "picture_files", "unwritable", "write_files"]
+
+_FACTS = "testset.json"
+_PICTURES = "pictures"
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder. Raises SettingsError where it is a file, or holds a test set that was not made here."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{folder} is a file, and a test set is a folder of files: name another --output")
+    foreign = [name for name in ("corpus.jsonl", "queries.jsonl") if (folder / name).exists()]
+    if foreign and not (folder / _FACTS).exists():
+        raise SettingsError(
+            f"{folder} holds a {foreign[0]} that `mmembed testset` did not write, and would lose it: "
+            f"name another --output"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def unwritable(source: Source) -> Failure | None:
+    """Why a source can have no row: rows of judgements are parted by tabs and line breaks."""
+    if not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in source.uri):
+        return None
+    return Failure(
+        source.uri,
+        f"{source.uri!r} is left out: a tab or another control character in a name breaks the rows of judgements, "
+        f"so rename the file and index it again",
+    )
+
+
+def picture_files(sources: Sequence[Source], folder: Path) -> Iterator[tuple[Source, Path | Failure]]:
+    """The file of each picture; those inside documents are taken out of them, into the test set."""
+    inside = lru_cache(maxsize=1)(_inside)  # the pictures of one document follow one another
+    for source in sources:
+        try:
+            yield source, _picture_of(source, folder, inside)
+        except InputError as exc:
+            yield source, Failure(source.uri, str(exc))
+
+
+def _picture_of(source: Source, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
+    """Raises UnreadableImage where the picture is gone, UnreadableDocument where its document is."""
+    if Path(source.uri).is_file():
+        return Path(source.uri)
+    if source.inside is None:
+        raise UnreadableImage(f"{source.uri}: the picture is not there any more, so it is left out: index again")
+    content = inside(source.inside).get(source.uri)
+    if content is None:
+        raise UnreadableImage(f"{source.uri}: the picture is not in its document any more: index that again")
+    suffix = read_picture(content, uri=source.uri).format.lower()
+    file = folder / _PICTURES / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.{suffix}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+def _inside(document: str) -> Mapping[str, bytes]:
+    pictures = read_document(Path(document), uri=document, linked=False).pictures
+    return {picture.uri: picture.content for picture in pictures if picture.content is not None}
+
+
+def write_files(
+    folder: Path,
+    corpus: Sequence[Source],
+    pictures: Mapping[str, Path],
+    queries: Sequence[Candidate],
+    facts: Mapping[str, object],
+) -> None:
+    """Write all files, each whole or not at all; `pictures` are the files of a corpus of pictures, by uri."""
+    names = [f"q{number}" for number in range(1, len(queries) + 1)]
+    _write(folder / "corpus.jsonl", (_as_json(_row(source, pictures, folder)) for source in corpus))
+    _write(
+        folder / "queries.jsonl",
+        (_as_json({"_id": name, "text": query.text}) for name, query in zip(names, queries, strict=True)),
+    )
+    judged = (f"{name}\t{uri}\t1" for name, query in zip(names, queries, strict=True) for uri in sorted(query.uris))
+    (folder / "qrels").mkdir(exist_ok=True)
+    _write(folder / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *judged])
+    _write(folder / _FACTS, [json.dumps(facts, ensure_ascii=False, indent=2)])
+
+
+def _row(source: Source, pictures: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    if source.uri not in pictures:
+        return {"_id": source.uri, "title": source.title, "text": whole_text(source)}
+    file, around = pictures[source.uri].resolve(), folder.resolve().parent
+    image = os.path.relpath(file, folder.resolve()) if file.is_relative_to(around) else str(file)
+    return {"_id": source.uri, "title": "", "text": "", "image": image}  # a caption here would be found by itself
+
+
+def _as_json(row: Mapping[str, str]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _write(file: Path, lines: Iterable[str]) -> None:
+    """Beside the file first, then in its place: a run that is stopped leaves the old one."""
+    new = file.with_name(f".{file.name}.new")
+    try:
+        with new.open("w", encoding="utf-8", errors="replace", newline="\n") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""From a sample to the queries that are kept, with a count of those that are not and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from mmembed.errors import EncoderUnavailable, InputError, SettingsError
+from mmembed.evaluation.testsets.chat import Answers, Chat
+from mmembed.evaluation.testsets.corpus import Corpus
+from mmembed.evaluation.testsets.queries import (
+    MOST_RELEVANT,
+    Candidate,
+    captions_of,
+    headings_of,
+    key_of,
+    merged,
+    refusal,
+)
+from mmembed.evaluation.testsets.sampling import Source, chosen, kind_of
+from mmembed.streams import load_in_order
+from mmembed.types import Failure, Store
+
+__all__ = ["Making", "OnProgress", "QueriesFrom", "Way", "ask_about", "way_of"]
+
+Way: TypeAlias = Literal["captions", "headings"] | Chat
+QueriesFrom: TypeAlias = Way | Literal["auto"]
+OnProgress: TypeAlias = Callable[[str, int, int], None]
+
+_TEXTS_OF: dict[str, Callable[[Source], list[str]]] = {"captions": captions_of, "headings": headings_of}
+_WAY_OF_KIND: dict[str, Literal["captions", "headings"]] = {"images": "captions", "documents": "headings"}
+
+
+def way_of(queries_from: QueriesFrom, store: Store, collection: str) -> Way:
+    """How the queries are made. Raises SettingsError where the collection has none such."""
+    kind = kind_of(store, collection)
+    if isinstance(queries_from, Chat):
+        return queries_from
+    own = _WAY_OF_KIND[kind]
+    if queries_from not in ("auto", own):
+        raise SettingsError(
+            f"collection {collection!r} holds {kind}, which have no {queries_from}: make the queries from {own}, or "
+            f"by a chat model"
+        )
+    return own
+
+
+@dataclass
+class Making:
+    """One test set in the making."""
+
+    corpus: Corpus
+    way: Way
+    sample: int
+    each: int
+    seed: int
+    on_progress: OnProgress | None
+    dropped: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    @cached_property
+    def drawn(self) -> Sequence[Source]:
+        """The sample: by chance, of all that queries can be made of."""
+        usable = (source for source in self.corpus.sources if isinstance(self.way, Chat) or self._said(source))
+        return chosen(((source.lot, source) for source in usable), self.sample, seed=self.seed)
+
+    def candidates(self, folder: Path) -> list[Candidate]:
+        """Each query once, with all that it is relevant to, before the round trip."""
+        made = merged((text, self.corpus.copies[source.uri]) for source, text in self._sound(folder))
+        if isinstance(self.way, Chat):
+            return made
+        alike = self.corpus.saying(self._said)
+        widened = [Candidate(query.text, query.uris | alike[key_of(query.text)]) for query in made]
+        telling = [query for query in widened if len(query.uris) <= MOST_RELEVANT]
+        self._drop("too common", len(widened) - len(telling))
+        return telling
+
+    def filtered(self, among: Sequence[Candidate], tried: Iterable[tuple[Candidate, bool]]) -> list[Candidate]:
+        """Those that found what they were made from."""
+        kept = []
+        for number, (query, found) in enumerate(tried, 1):
+            kept += [query] if found else []
+            self._tell("filtering", number, len(among))
+        self._drop("not found again", len(among) - len(kept))
+        return kept
+
+    def _sound(self, folder: Path) -> Iterator[tuple[Source, str]]:
+        for number, (source, made) in enumerate(self._made(folder), 1):
+            self._tell("queries", number, len(self.drawn))
+            if isinstance(made, Failure):
+                self.failures.append(made)
+                continue
+            for text in made:
+                problem = refusal(text, source)
+                if problem is None:
+                    yield source, text
+                else:
+                    self._drop(problem, 1)
+
+    def _made(self, folder: Path) -> Iterable[tuple[Source, list[str] | Failure]]:
+        if isinstance(self.way, Chat):
+            pictures = self.corpus.pictures
+            return ask_about(self.drawn, self.way, self.each, seed=self.seed, folder=folder, pictures=pictures)
+        return ((source, self._some(source)) for source in self.drawn)
+
+    def _some(self, source: Source) -> list[str]:
+        texts = self._said(source)
+        return chosen(((f"{source.lot}\0{text}", text) for text in texts), self.each, seed=self.seed)
+
+    def _said(self, source: Source) -> list[str]:
+        assert not isinstance(self.way, Chat)
+        return _TEXTS_OF[self.way](source)
+
+    def _drop(self, why: str, count: int) -> None:
+        if count:
+            self.dropped[why] += count
+
+    def _tell(self, what: str, number: int, of: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(what, number, of)
+
+    def facts(self) -> dict[str, object]:
+        """How it was made, as JSON has it."""
+        way = self.way.model if isinstance(self.way, Chat) else self.way
+        asked = {"queries_from": way, "sample": self.sample, "queries_each": self.each, "seed": self.seed}
+        return {**asked, "dropped": dict(self.dropped)}
+
+    def nothing(self, collection: str, caption_key: str) -> str:
+        """The sentence for a collection that no query can be made of."""
+        count = len(self.corpus.sources)
+        if not count:
+            return f"collection {collection!r} holds nothing that can be judged: index pictures or documents first"
+        if self.way == "captions":
+            return (
+                f"none of the {count} pictures of collection {collection!r} has a caption in {caption_key!r}: name "
+                f"another payload key, or a chat model that looks at them"
+            )
+        return f"none of the {count} documents of collection {collection!r} has a heading: name a chat model"
+
+    def none_kept(self, collection: str) -> str:
+        """The sentence for a sample of which no query was kept."""
+        lost = [f"{count} {why}" for why, count in sorted(self.dropped.items())]
+        if self.failures:
+            lost.append(f"{len(self.failures)} failures, the first: {self.failures[0].error}")
+        return (
+            f"collection {collection!r}: no query is left from a sample of {len(self.drawn)} ({', '.join(lost)}): "
+            f"take a larger sample, make the queries in another way, or do not filter them"
+        )
+
+
+# --- A chat model asked about each source of a sample: several at a time, each once, whatever goes wrong with one ---
+
+_GIVEN_UP_AFTER = 8  # sources in a row without an answer: it is the server's fault and not theirs
+
+
+def ask_about(
+    drawn: Sequence[Source], chat: Chat, number: int, *, seed: int, folder: Path, pictures: Mapping[str, Path]
+) -> Iterator[tuple[Source, list[str] | Failure]]:
+    """The queries of each source, in order; answers that `folder` keeps from an earlier run are not asked again.
+
+    Raises EncoderRefused or EncoderUnavailable where going on makes no sense; what came until then is kept.
+    """
+    answers = Answers(folder)
+    asked = [(source, chat.question(source, number, seed=seed)) for source in drawn]
+    api = chat.api()
+
+    def queries(job: tuple[Source, str]) -> list[str] | Failure | EncoderUnavailable:
+        source, question = job
+        kept = answers.get(chat.key_of(source, question))
+        try:
+            return kept or chat.ask(api, source, question, pictures.get(source.uri), number)
+        except EncoderUnavailable as exc:
+            return exc
+
+    unanswered = 0
+    for (source, question), got in load_in_order(asked, queries, workers=chat.at_once, ahead=2 * chat.at_once):
+        if isinstance(got, EncoderUnavailable):
+            unanswered += 1
+            if unanswered == min(_GIVEN_UP_AFTER, len(drawn)):
+                raise got
+            yield source, Failure(source.uri, f"no queries for {source.uri}: {got}")
+            continue
+        unanswered = 0
+        assert not isinstance(got, InputError)  # `ask` makes a Failure of it
+        if not isinstance(got, Failure) and answers.get(chat.key_of(source, question)) is None:
+            answers.add(chat.key_of(source, question), source.uri, got)
+        yield source, got

@@ -1,0 +1,198 @@
+"""Every error becomes one answer here: its status from one table, one sentence, and the shape its client reads."""
+
+from __future__ import annotations
+
+import http
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mmembed import errors as e
+
+__all__ = [
+    "STATUS",
+    "add_error_answers",
+    "error_response",
+    "fault_response",
+    "json_bytes",
+    "json_response",
+    "sentence_of",
+    "status_of",
+    "validation_sentence",
+    "without_places",
+]
+
+STATUS: dict[type[e.MmembedError], int] = {
+    e.MmembedError: 500,
+    e.EncoderError: 500,
+    e.UnknownEncoder: 400,
+    e.EncoderLoadError: 503,
+    e.MissingDependency: 503,
+    e.UnsupportedModality: 400,
+    e.EncoderUnavailable: 503,
+    e.EncoderRefused: 502,
+    e.InputError: 400,
+    e.StoreError: 400,
+    e.StoreUnavailable: 503,
+    e.StoreFull: 507,
+    e.CollectionNotFound: 404,
+    e.PointNotFound: 404,
+    e.CollectionNotOurs: 403,
+    e.CollectionMismatch: 409,
+    e.ServiceError: 400,
+    e.Unauthorized: 401,
+    e.Forbidden: 403,
+    e.RequestTooLarge: 413,
+    e.RequestTimeout: 408,
+    e.Overloaded: 429,
+    e.SettingsError: 400,  # an option of the request, such as a task that the encoder does not know
+}
+_RETRY_SECONDS = 5  # where an error does not say when to try again
+_UNPARSED = "There was an error parsing the body"  # FastAPI's words for what its JSON parser gives up on
+_INTERNAL = "internal error: the log of the service says more"
+_PATHS = re.compile(r"(?:edge:|(?<![\w/.]))/(?!/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+logger = logging.getLogger(__name__)
+
+
+def status_of(error: e.MmembedError) -> int:
+    """That of the nearest ancestor in the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_response(request_path: str, error: e.MmembedError, *, hidden: Sequence[str] = ()) -> Response:
+    """The answer to a request of this path; `hidden` are addresses of ours that no client is told."""
+    status = status_of(error)
+    headers = {}
+    if isinstance(error, e.Overloaded):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    elif status == 503:
+        headers["retry-after"] = str(_RETRY_SECONDS)
+    elif status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return _answer(request_path, status, sentence_of(error, hidden), type(error).__name__, headers)
+
+
+def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
+    """What a client is told of an error."""
+    if isinstance(error, e.StoreError | e.EncoderError) or status_of(error) >= 500:
+        return without_places(str(error), hidden)
+    return str(error)
+
+
+def fault_response(request_path: str) -> Response:
+    """For what is our own mistake: nothing of it is told."""
+    return _answer(request_path, 500, _INTERNAL, "InternalError", {})
+
+
+def add_error_answers(app: FastAPI) -> None:
+    """Make `app` answer each error of its routes by this module."""
+
+    async def ours(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, e.MmembedError)
+        if status_of(exc) >= 500 and request.url.path != "/ready":  # which is asked until it is well
+            logger.warning("%s %s: %s: %s", request.method, request.url.path, type(exc).__name__, exc)
+        return error_response(request.url.path, exc, hidden=getattr(request.app.state, "hidden", ()))
+
+    async def invalid(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)
+        return error_response(request.url.path, e.InvalidRequest(validation_sentence(exc.errors())))
+
+    async def of_starlette(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)
+        return _http_response(request, exc)
+
+    app.add_exception_handler(e.MmembedError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_starlette)
+
+
+def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Pydantic's errors -> one sentence that names the first field at fault; what was sent is not said back."""
+    first = errors[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "json_invalid":
+        said = f"the body is not JSON: {first['ctx']['error']}"
+        return f"{said} at character {where[-1]}" if where[-1].isdigit() else said
+    place = where[0] if where else "body"
+    field = ".".join(part for part in where[1:] if "[" not in part)  # which is a type, one of several
+    named = f"{field!r} of the {place}" if field else f"the {place}"
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{named}: {message[:1].lower()}{message[1:]}"
+
+
+def _http_response(request: Request, exc: HTTPException) -> Response:
+    """What the router and the parser of forms raise: an unknown path, a wrong method, a broken form."""
+    path = request.url.path
+    if exc.status_code == 404 and exc.detail == http.HTTPStatus.NOT_FOUND.phrase:
+        sentence = f"there is nothing at {path[:200]}: /openapi.json lists what there is"
+    elif exc.status_code == 405:
+        sentence = f"{path[:200]} does not take {request.method[:20]}: /openapi.json lists what it takes"
+    elif exc.detail == _UNPARSED:
+        sentence = "the body cannot be read: it is no UTF-8, nested too deeply, or has a number of too many digits"
+    else:
+        sentence = str(exc.detail)
+    kind = "InvalidRequest" if exc.status_code == 400 else http.HTTPStatus(exc.status_code).phrase.title()
+    return _answer(path, exc.status_code, sentence, kind.replace(" ", ""), dict(exc.headers or {}))
+
+
+def _answer(path: str, status: int, sentence: str, kind: str, headers: dict[str, str]) -> Response:
+    body: dict[str, Any] = {"error": sentence, "type": kind}
+    if path == "/qdrant/infer":
+        body = {"error": sentence}
+        # Qdrant passes on the sentence of 400 and 429 alone
+        status = 400 if 400 <= status < 500 and status != 429 else status
+    elif path == "/v1/embeddings" or path.startswith("/v1/models"):
+        fallback = "invalid_request_error" if status < 500 else "server_error"
+        told = _OPENAI_TYPES.get(status, fallback)
+        body = {"error": {"message": sentence, "type": told, "param": None, "code": kind}}
+    elif path.startswith("/v2/"):
+        body = {"message": sentence}
+    return json_response(body, status=status, headers=headers)
+
+
+def without_places(sentence: str, hidden: Sequence[str]) -> str:
+    """Addresses of the store become "the store", and of a path of this computer only its last part stays."""
+    for place in hidden:
+        sentence = sentence.replace(place, "the store")
+    sentence = sentence.replace("the store the store", "the store")
+    return _PATHS.sub(lambda found: found.group(1) or "the folder", sentence)
+
+
+# --- JSON answers, written by orjson: arrays of numpy go out as they lie in memory, never through Python lists ---
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+
+def json_bytes(content: Any) -> bytes:
+    """JSON in UTF-8 of dicts, lists, dataclasses, numpy arrays and numbers; NaN and infinities become null."""
+    try:
+        return orjson.dumps(content, default=_plain, option=_OPTIONS)
+    except orjson.JSONEncodeError as exc:
+        if "surrogates" not in str(exc):
+            raise
+        # a client's own text that is said back to it may hold half a character, which UTF-8 has no bytes for
+        return json.dumps(content, default=_plain).encode()
+
+
+def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json_bytes(content), status_code=status, headers=headers, media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    """What orjson leaves to us: arrays of a layout or type that it does not write."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no JSON")

@@ -1,0 +1,246 @@
+"""Labels over HTTP: which of some labels a picture shows, one picture, several, or a stored point.
+
+request -> label_schemas -> a thread: the labels' embeddings (cached) -> pictures through the engine, or a stored
+vector -> a thread: the labels of each -> JSON
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request, Response
+
+from mmembed.batching.engine import Wanted
+from mmembed.classification.calibration_fit import load_calibration
+from mmembed.classification.classes import Classes, embed_classes
+from mmembed.classification.labels import Label, Labels, labels_of
+from mmembed.classification.probabilities import Verdict, decide, score
+from mmembed.classification.templates import TEMPLATES
+from mmembed.collection import Collection
+from mmembed.errors import (
+    CollectionMismatch,
+    InvalidQuery,
+    InvalidRequest,
+    MmembedError,
+    Overloaded,
+    PointNotFound,
+    RequestTooLarge,
+    UnsupportedModality,
+)
+from mmembed.service.error_responses import json_response, sentence_of
+from mmembed.service.middleware.auth import needs
+from mmembed.service.pictures import picture_bytes
+from mmembed.service.schemas.classify import ClassifyAnswer, ClassifyRequest, ClassifySeveralAnswer, LabelTexts
+from mmembed.service.schemas.common import Picture
+from mmembed.service.schemas.forms import PictureForm, form_of, uploads_of
+from mmembed.service.state import Service, ServiceOf
+from mmembed.types import DenseArray, Encoder, Store
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["labels"], route_class=PictureForm, dependencies=[Depends(needs("search"))])
+
+_SENTENCES_AN_INPUT = 16  # more than a short text of a request's own: sentences are short, and kept
+_MIB = 1 << 20
+_Source = Picture | bytes
+
+
+@router.post(
+    "/v1/classify",
+    response_model=ClassifyAnswer | ClassifySeveralAnswer,
+    openapi_extra=form_of("ClassifyRequest", PictureForm),
+)
+async def classify(asked: ClassifyRequest, request: Request, service: ServiceOf) -> Response:
+    """Say which of some labels a picture shows: one picture, several of them, or a stored point."""
+    started = time.perf_counter()
+    sources = _sources(asked, uploads_of(request).image)
+    _check_size(service, asked, len(sources))
+    classes = await service.run(_classes, service, asked)
+    if asked.id is None:
+        vectors = await _encoded(service, classes.encoder, sources)
+    else:
+        vectors = [await service.run(_stored, service.store, cast(str, asked.collection), asked.id)]
+    if asked.images is None and isinstance(error := vectors[0], MmembedError):
+        raise error.with_traceback(None)  # it may be raised to several, each of whom would lengthen it
+    hidden: Sequence[str] = request.app.state.hidden
+    results = await service.run(_results, classes, vectors, asked, hidden)
+    found = results[0] if asked.images is None else {"results": results}
+    calibrated = classes.calibration is not None
+    seconds = round(time.perf_counter() - started, 6)
+    return json_response({**found, "encoder": classes.encoder, "calibrated": calibrated, "seconds": seconds})
+
+
+def _sources(asked: ClassifyRequest, upload: bytes | None) -> list[_Source]:
+    """The pictures that are asked about; none for a stored point. Raises InvalidRequest unless one thing is asked."""
+    if asked.image is not None and upload is not None:
+        raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
+    given = [name for name in ("image", "images", "id") if getattr(asked, name) is not None]
+    given += ["the file"] if upload is not None else []
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        raise InvalidRequest(f"ask about one of image, images, id and a file 'image', not about {found}")
+    if asked.id is not None:
+        if asked.collection is None:
+            raise InvalidRequest("the point 'id' is in some collection: name it as 'collection'")
+        return []
+    if asked.images is not None:
+        return [*asked.images]
+    return [upload] if upload is not None else [cast(Picture, asked.image)]
+
+
+def _check_size(service: Service, asked: ClassifyRequest, pictures: int) -> None:
+    """Raise RequestTooLarge for more pictures, or more sentences of labels, than are taken at once."""
+    most = service.settings.max_inputs
+    if pictures > most:
+        raise RequestTooLarge(f"the request has {pictures} pictures and at most {most} may be: divide it")
+    templates = TEMPLATES[asked.templates] if isinstance(asked.templates, str) else asked.templates
+    texts = len(asked.background) + sum(
+        max(1, len(one.texts)) if isinstance(one, LabelTexts) else 1 for one in asked.labels
+    )
+    sentences = texts * len(templates)
+    if sentences > _SENTENCES_AN_INPUT * most:
+        raise RequestTooLarge(
+            f"the labels in their templates are {sentences:,} sentences and at most {_SENTENCES_AN_INPUT * most:,} "
+            f"may be: use fewer labels or templates"
+        )
+
+
+# --- in a thread ----------------------------------------------------------------------------------
+
+
+def _classes(service: Service, asked: ClassifyRequest) -> Classes:
+    """The embeddings of the labels, calibrated where the collection has a calibration for them."""
+    classes = embed_classes(_encoder(service, asked), _labels(asked), cache=service.classes)
+    if asked.collection is None:
+        return classes
+    calibration = load_calibration(service.store, asked.collection, classes)
+    return classes if calibration is None else classes.calibrated(calibration)
+
+
+def _labels(asked: ClassifyRequest) -> Labels:
+    named = [
+        Label(one.label, tuple(one.texts), tuple(one.parents)) if isinstance(one, LabelTexts) else Label(one)
+        for one in asked.labels
+    ]
+    templates = TEMPLATES[asked.templates] if isinstance(asked.templates, str) else tuple(asked.templates)
+    return labels_of(named, templates=templates, background=asked.background)
+
+
+def _encoder(service: Service, asked: ClassifyRequest) -> Encoder:
+    """The one asked for, else the collection's, else `tiny`.
+
+    Raises UnsupportedModality and InvalidRequest for one that gives pictures and texts no dense vectors in one space.
+    """
+    encoders = service.engine.encoders()
+    encoder = encoders[asked.encoder or "tiny"] if asked.encoder or asked.collection is None else None
+    if asked.collection is not None:
+        remembered = _of_collection(service, asked.collection)
+        if encoder is not None and encoder.spec.fingerprint != remembered.spec.fingerprint:
+            raise CollectionMismatch(asked.collection, "image", stored=remembered.spec.name, given=encoder.spec.name)
+        encoder = remembered
+    assert encoder is not None
+    spec = encoder.spec
+    for modality, what in (("image", "pictures"), ("text", "texts")):
+        if modality not in spec.modalities:
+            raise UnsupportedModality(spec.name, what, spec.modalities)
+    if spec.kind != "dense":
+        raise InvalidRequest(
+            f"encoder {spec.name!r} makes {spec.kind} vectors, and labels are compared by dense ones: name another"
+        )
+    return encoder
+
+
+def _of_collection(service: Service, collection: str) -> Encoder:
+    contract = service.store.contract(collection)
+    if contract is None:
+        raise InvalidQuery(
+            f"collection {collection!r} was not made by mmembed and does not say which encoder made its vectors: "
+            f"send the picture itself, without 'collection'"
+        )
+    vector = contract.vectors.get("image")
+    if vector is None:
+        raise InvalidQuery(f"collection {collection!r} holds {contract.kind} and labels are for pictures: name another")
+    return Collection(service.store, collection).encoder("image", service.engine.encoders())
+
+
+def _stored(store: Store, collection: str, id: str) -> DenseArray:
+    """The vector of a stored picture. Raises PointNotFound, and InvalidQuery for a point without one."""
+    found = store.retrieve(collection, [id], vectors=["image"], payload=False)
+    if not found:
+        raise PointNotFound(collection, id)
+    if "image" not in found[0].vectors:
+        raise InvalidQuery(f"point {id!r} of collection {collection!r} has no vector of its picture: index it again")
+    return cast(DenseArray, found[0].vectors["image"])
+
+
+def _results(
+    classes: Classes, vectors: Sequence[DenseArray | MmembedError], asked: ClassifyRequest, hidden: Sequence[str]
+) -> list[dict[str, Any]]:
+    """For each picture what it shows, or why that cannot be told."""
+    rows = [vector for vector in vectors if not isinstance(vector, MmembedError)]
+    verdicts: list[Verdict] = []
+    if rows:
+        scores = score(classes, np.stack(rows))
+        verdicts = decide(classes, scores, threshold=asked.threshold, top_k=asked.top_k)
+    thresholds = classes.calibration is not None and bool(classes.calibration.thresholds)
+    told = bool(asked.background) or asked.threshold is not None or thresholds
+    shown = iter(verdicts)
+    return [
+        {"error": sentence_of(vector, hidden), "type": type(vector).__name__}
+        if isinstance(vector, MmembedError)
+        else _shown(next(shown), told=told)
+        for vector in vectors
+    ]
+
+
+def _shown(verdict: Verdict, *, told: bool) -> dict[str, Any]:
+    none = verdict.none_of_these if told else None
+    return {"labels": verdict.labels, "none_of_these": none, "groups": verdict.groups}
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+async def _encoded(service: Service, encoder: str, sources: Sequence[_Source]) -> list[DenseArray | MmembedError]:
+    """The vector of each picture, or what is wrong with it."""
+    files = await _files(service, sources)
+    wanted = [Wanted(encoder, file) for file in files if not isinstance(file, MmembedError)]
+    made = iter(await service.engine.embed(wanted))
+    outcomes = [file if isinstance(file, MmembedError) else next(made) for file in files]
+    return [one if isinstance(one, MmembedError) else cast(DenseArray, one.vector) for one in outcomes]
+
+
+async def _files(service: Service, sources: Sequence[_Source]) -> list[bytes | MmembedError]:
+    """The bytes of each picture, or why there are none; one that comes twice is fetched once.
+
+    Raises RequestTooLarge for pictures of more than `max_body_mb` together, Overloaded where too many are fetched.
+    """
+    most = service.settings.max_body_mb
+    room = int(most * _MIB)
+    tasks: dict[str, asyncio.Task[bytes | MmembedError]] = {}
+
+    async def fetched(source: Picture) -> bytes | MmembedError:
+        nonlocal room
+        try:
+            content = await picture_bytes(source, fetcher=service.fetcher, max_bytes=int(most * _MIB))
+        except Overloaded:
+            raise
+        except MmembedError as exc:
+            return exc
+        room -= len(content)
+        if room < 0:
+            raise RequestTooLarge(f"the pictures are more than {most:g} MiB together: send them in parts")
+        return content
+
+    try:
+        for source in sources:
+            if not isinstance(source, bytes) and str(source) not in tasks:
+                tasks[str(source)] = asyncio.create_task(fetched(source))
+        return [source if isinstance(source, bytes) else await tasks[str(source)] for source in sources]
+    finally:
+        for task in tasks.values():
+            task.cancel()

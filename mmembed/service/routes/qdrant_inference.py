@@ -1,0 +1,220 @@
+"""The inference back end that a self-hosted Qdrant asks for vectors (`QDRANT__INFERENCE__ADDRESS`).
+
+inputs, models and modalities mixed -> read -> pictures fetched, each once -> engine -> vectors in the same order
+
+Qdrant checks nothing of the answer, takes no status but 200 for one, and passes on the sentence of a 400 alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from mmembed.batching.engine import Made, Wanted
+from mmembed.errors import InputError, InvalidEmbedding, InvalidRequest, MmembedError, Overloaded, RequestTooLarge
+from mmembed.service.error_responses import json_response, status_of
+from mmembed.service.middleware.auth import check_key, key_of
+from mmembed.service.pictures import picture_bytes
+from mmembed.service.schemas.qdrant_inference import (
+    ROLES,
+    Asked,
+    InferenceInput,
+    InferenceRequest,
+    Part,
+    described,
+    read_input,
+)
+from mmembed.service.state import Service, ServiceOf
+from mmembed.types import SparseVector, Vector
+from mmembed.vectors import l2_normalize
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["Qdrant inference"])
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FETCHED_AT_ONCE = 16  # pictures whose files one request holds in memory for each of its rounds
+_ROUNDS = 2  # one is fetched while another is embedded
+_MAX_FLOATS = 1_048_576  # of a multivector; Qdrant refuses as many
+_NOTHING = 1e-6  # norm of a sum that has no direction
+_MIB = 1 << 20
+
+_ANSWER = {
+    "embeddings": [[0.6, 0.0, 0.8], {"indices": [1, 7], "values": [0.3, 0.9]}, [[1.0, 0.0], [0.0, 1.0]]],
+    "usage": {"models": {"tiny": {"tokens": 4}}},
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A vector for each input, in order.", "content": {"application/json": {"example": _ANSWER}}},
+    400: {
+        "description": "An input, an option or the key is wrong: one sentence, which Qdrant passes on.",
+        "content": {"application/json": {"example": {"error": "input 0 of 1 (counted from 0), ..."}}},
+    },
+    429: {"description": "Too much is waiting: try again after `Retry-After` seconds."},
+}
+
+
+@router.get("/qdrant/infer", summary="What this address is for")
+async def about() -> dict[str, str]:
+    """One sentence for the operator who opens the address in a browser."""
+    return {
+        "about": "mmembed answers Qdrant's inference requests here, which come by POST: set QDRANT__INFERENCE__ADDRESS "
+        "to this address."
+    }
+
+
+@router.post(
+    "/qdrant/infer", summary="Vectors for Qdrant", response_class=Response, response_model=None, responses=_RESPONSES
+)
+async def infer(body: InferenceRequest, request: Request, service: ServiceOf) -> Response:
+    """Embeds what Qdrant forwards of a client's documents, pictures and inference objects."""
+    check_key(request.app.state, key_of(request) or body.token, "infer")
+    role = ROLES[body.inference]
+    asked = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
+    _good(body.inputs, await service.run(_served, service, [one.model for one in asked]))
+    pieces = [(one, part) for one in asked for part in one.parts]
+    if len(pieces) > service.settings.max_inputs:
+        raise RequestTooLarge(
+            f"{len(pieces)} texts and pictures came in one request, and {service.settings.max_inputs} are taken at "
+            f"once: upsert fewer points at a time or raise --max-inputs"
+        )
+    made = iter(await _embed(service, pieces))
+    vectors = _good(body.inputs, [_combined(one, [next(made) for _ in one.parts]) for one in asked])
+    tokens: Counter[str] = Counter()
+    for one, vector in zip(asked, vectors, strict=True):
+        tokens[one.model] += vector.tokens
+    answer = {
+        "embeddings": [_written(vector.vector) for vector in vectors],
+        "usage": {"models": {model: {"tokens": count} for model, count in tokens.items()}},
+    }
+    return json_response(answer)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    vector: Vector
+    tokens: int
+
+
+def _tried(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | MmembedError:
+    """What `call` returns, or the error that it raises."""
+    try:
+        return call(*args, **kwargs)
+    except MmembedError as exc:
+        return exc
+
+
+def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[T | MmembedError]) -> list[T]:
+    """The outcomes if every one is good.
+
+    Raises InvalidRequest about the first input that is at fault, else the first error, which is one of the service.
+    """
+    errors = [(place, outcome) for place, outcome in enumerate(outcomes) if isinstance(outcome, MmembedError)]
+    faults = [(place, error) for place, error in errors if _is_fault(error)]
+    if faults:
+        place, error = faults[0]
+        others = f" ({len(faults) - 1} more of them are bad)" if len(faults) > 1 else ""
+        raise InvalidRequest(f"{described(place, len(inputs), inputs[place])}: {error}{others}")
+    for _, error in errors:
+        raise error
+    return [outcome for outcome in outcomes if not isinstance(outcome, MmembedError)]
+
+
+def _is_fault(error: MmembedError) -> bool:
+    """Whether the input is to blame, and not the service or its load; also for having no vector."""
+    return isinstance(error, InvalidEmbedding) or (status_of(error) < 500 and not isinstance(error, Overloaded))
+
+
+def _served(service: Service, models: Sequence[str]) -> list[str | MmembedError]:
+    """The name that each model is served by, or UnknownEncoder: before anything is fetched."""
+    names = {model: _tried(service.served.resolve, model) for model in set(models)}
+    return [names[model] for model in models]
+
+
+async def _embed(service: Service, pieces: Sequence[tuple[Asked, Part]]) -> list[Made | MmembedError]:
+    """One outcome a piece. Pictures are fetched in rounds, so that few of their files are in memory at a time."""
+    outcomes: dict[int, Made | MmembedError] = {}
+    running = asyncio.Semaphore(_ROUNDS)
+
+    async def embed_round(places: Sequence[int]) -> None:
+        async with running:
+            files = await _files(service, [pieces[place][1] for place in places])
+            wanted = {}
+            for place in places:
+                one, part = pieces[place]
+                content = files[part.key] if part.is_picture else part.text
+                if isinstance(content, MmembedError):
+                    outcomes[place] = content
+                else:
+                    wanted[place] = Wanted(one.model, content, one.role, one.task, one.dim)
+            outcomes.update(zip(wanted, await service.engine.embed([*wanted.values()]), strict=True))
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for places in _rounds([part for _, part in pieces]):
+                tasks.create_task(embed_round(places))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return [outcomes[place] for place in range(len(pieces))]
+
+
+def _rounds(parts: Sequence[Part]) -> list[list[int]]:
+    """Places of what came with the request, then of so many addresses at a time; the same address in one round."""
+    first: list[int] = []
+    fetched: dict[str, list[int]] = {}
+    for place, part in enumerate(parts):
+        (fetched.setdefault(part.key, []) if part.is_fetched else first).append(place)
+    addresses = [*fetched.values()]
+    cuts = [addresses[i : i + _FETCHED_AT_ONCE] for i in range(0, len(addresses), _FETCHED_AT_ONCE)]
+    later = [[place for places in cut for place in places] for cut in cuts]
+    return [places for places in (first, *later) if places]
+
+
+async def _files(service: Service, parts: Sequence[Part]) -> dict[str, bytes | MmembedError]:
+    """The bytes of each distinct picture, or why there are none."""
+
+    async def read(source: Any) -> bytes | MmembedError:
+        try:
+            return await picture_bytes(
+                source, fetcher=service.fetcher, max_bytes=round(service.settings.max_body_mb * _MIB)
+            )
+        except MmembedError as exc:
+            return exc
+
+    sources = {part.key: part.content for part in parts if part.is_picture}
+    return dict(zip(sources, await asyncio.gather(*map(read, sources.values())), strict=True))
+
+
+def _combined(asked: Asked, outcomes: Sequence[Made | MmembedError]) -> _Embedded | MmembedError:
+    """The vector of one input: that of its part, or the normalised weighted sum of its text and its picture."""
+    made: list[Made] = []
+    for outcome in outcomes:
+        if isinstance(outcome, MmembedError):
+            return outcome
+        made.append(outcome)
+    vector, tokens = made[0].vector, sum(one.tokens for one in made)
+    if len(made) > 1:
+        spec = made[0].encoder.spec
+        if spec.kind != "dense":
+            return InvalidRequest(f"encoder {spec.name!r} gives {spec.kind} vectors: send the text or the image alone")
+        largest = max(abs(part.weight) for part in asked.parts) or 1.0  # sums of huge weights would overflow
+        shares = [part.weight / largest * np.asarray(one.vector) for part, one in zip(asked.parts, made, strict=True)]
+        total = np.sum(shares, axis=0)
+        if np.linalg.norm(total) < _NOTHING:
+            return InvalidRequest("its text and its image cancel out: change their weights")
+        vector = l2_normalize(total)
+    if not isinstance(vector, SparseVector) and vector.ndim == 2 and vector.size >= _MAX_FLOATS:
+        return InputError(f"its multivector has {vector.size:,} numbers, and Qdrant stores {_MAX_FLOATS - 1:,}: cut it")
+    return _Embedded(vector, tokens)
+
+
+def _written(vector: Vector) -> Any:
+    """As Qdrant reads it: a list, a list of lists, or indices with values."""
+    return vector._asdict() if isinstance(vector, SparseVector) else vector

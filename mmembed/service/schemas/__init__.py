@@ -1,0 +1,1 @@
+"""The JSON that requests and answers are made of."""

@@ -1,0 +1,58 @@
+"""What OpenAI's and Cohere's embeddings API have in common: parts of a request, dense encoders, faults with a place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, Field
+
+from mmembed.service.schemas.common import STRICT
+
+__all__ = ["ImagePart", "Part", "Sent", "TextPart", "sent_part"]
+
+
+_MIB = 1 << 20
+
+
+class TextPart(BaseModel):
+    """A text as a part of a request."""
+
+    model_config = STRICT
+    type: Literal["text"]
+    text: str = Field(examples=["two parrots on a branch"])
+
+
+class ImageUrl(BaseModel):
+    """Where a picture is: a data URI, which holds it, or an http(s) address."""
+
+    model_config = STRICT
+    url: str = Field(examples=["data:image/png;base64,iVBORw0KGgo..."])
+    detail: Literal["auto", "low", "high"] | None = Field(None, description="Of OpenAI's chats; changes nothing here.")
+
+
+class ImagePart(BaseModel):
+    """A picture as a part of a request."""
+
+    model_config = STRICT
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part: TypeAlias = TextPart | ImagePart
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One text or picture of a request, and where it stood: "input[3]"."""
+
+    place: str
+    content: str  # a text, or what names a picture
+    is_picture: bool = False
+
+
+def sent_part(place: str, part: Part) -> Sent:
+    """A part of a request that stood at `place`."""
+    if isinstance(part, TextPart):
+        return Sent(place, part.text)
+    return Sent(place, part.image_url.url, is_picture=True)

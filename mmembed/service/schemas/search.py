@@ -1,0 +1,148 @@
+"""What a search asks and what it answers, as JSON: the models behind the routes and their OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from mmembed.service.schemas.common import Picture, QdrantFilter
+
+__all__ = ["FoundHit", "Minus", "SearchAnswer", "SearchRequest", "SeveralAnswer", "SeveralRequest"]
+
+_MAX_LIMIT = 1000
+_MAX_OFFSET = 10_000
+_MAX_TEXT = 100_000  # characters; every encoder cuts a query long before
+_MAX_MINUS = 32
+
+
+Text = Annotated[str, Field(max_length=_MAX_TEXT)]
+Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
+Rows = Annotated[list[Row], Field(fail_fast=True)]
+
+
+class _Strict(BaseModel):
+    """A misspelt field is refused, and a number is not written as a string."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Minus(_Strict):
+    """Something that the hits should not show: one text or one picture."""
+
+    text: Text | None = None
+    image: Picture | None = Field(None, description="As in the query.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Minus:
+        if (self.text is None) == (self.image is None):
+            raise PydanticCustomError("minus", "each part to subtract is one text or one image")
+        return self
+
+
+class SearchRequest(_Strict):
+    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "two parrots on a branch", "limit": 5},
+                {
+                    "text": "parrots",
+                    "minus": [{"text": "a cage"}],
+                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
+                },
+            ]
+        }
+    )
+
+    text: Text | None = Field(None, description="Words to search with.", examples=["two parrots"])
+    image: Picture | None = Field(
+        None,
+        description='A picture: an http(s) address, a data URI or base64; or {"url": ...}, or {"base64": ...}.',
+        examples=[{"url": "https://example.org/parrot.jpg"}],
+    )
+    id: str | None = Field(None, max_length=64, description="A stored point: what is like it, without itself.")
+    vector: Row | Rows | None = Field(
+        None, description="A vector of the collection's own encoder, or the rows of a multivector."
+    )
+    vector_name: str | None = Field(None, max_length=256, description="Search by this vector of the collection alone.")
+    encoder: str | None = Field(
+        None,
+        max_length=1024,
+        description="For a collection that mmembed did not make: the served encoder of its vector.",
+    )
+    minus: list[Minus] = Field([], max_length=_MAX_MINUS, fail_fast=True, description="What the hits should not show.")
+    weights: dict[Literal["text", "image", "minus"], FiniteFloat] | None = Field(
+        None,
+        description="Of the parts of a mixed query; text 1, image 1, minus 0.5 by default.",
+        examples=[{"text": 1, "image": 0.5}],
+    )
+    filter: QdrantFilter | None = Field(
+        None,
+        description="A filter of Qdrant over the payload.",
+        examples=[{"must": [{"key": "licence", "match": {"value": "CC0"}}]}],
+    )
+    limit: int = Field(10, ge=1, le=_MAX_LIMIT, description="Hits at most.")
+    offset: int = Field(0, ge=0, le=_MAX_OFFSET, description="Hits to leave out: those of the pages before.")
+    score_threshold: FiniteFloat | None = Field(
+        None, description="Lowest score; a fused score means nothing, so the search is then by one vector."
+    )
+    task: str | None = Field(None, max_length=4096, description="Task or instruction, for encoders that take one.")
+    all_passages: bool = Field(False, description="Every passage of a document, not only its best.")
+    exact: bool = Field(False, description="Compare with every vector instead of walking the search graph.")
+    with_probability: bool = Field(True, description="Give each hit its probability, where the encoder has a scale.")
+    with_payload: bool = Field(True, description="Give each hit its payload.")
+
+
+class SeveralRequest(SearchRequest):
+    """The same query to several collections, whose hits are fused by rank."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text": "a cat that cries at night", "collection_weights": {"documents": 2}}]}
+    )
+
+    collections: list[Annotated[str, Field(max_length=256)]] | None = Field(
+        None, min_length=1, max_length=256, fail_fast=True, description="All that mmembed made, if none is named."
+    )
+    collection_weights: dict[str, Annotated[FiniteFloat, Field(gt=0)]] | None = Field(
+        None,
+        description="1 by default: 2 gives two hits of a collection for each of another.",
+        examples=[{"images": 2}],
+    )
+
+
+class FoundHit(BaseModel):
+    """One hit."""
+
+    id: str = Field(examples=["5d2f0f0e-7f6f-5a39-9b52-b3b4a9a0b7a1"])
+    score: float = Field(description="Comparable only within one search.", examples=[0.31])
+    probability: float | None = Field(None, description="That the query describes it; null without a scale.")
+    collection: str = Field(examples=["images"])
+    vector: str | None = Field(description="The vector that was searched by; null where several were.")
+    uri: str | None = Field(description="Where it was indexed from.")
+    name: str | None = Field(description="Last part of the uri.", examples=["parrot.jpg"])
+    kind: Literal["image", "text"] | None = Field(description="null in a collection that mmembed did not make.")
+    text: str | None = Field(description="The passage of a document, or the caption of a picture.")
+    thumbnail: str | None = Field(description="Where a small WebP of the picture is, if there is one.")
+    payload: dict[str, Any] | None = Field(None, description="All that is stored with it.")
+
+
+class SearchAnswer(BaseModel):
+    """Hits of one collection, best first."""
+
+    hits: list[FoundHit]
+    seconds: float = Field(description="From the request's arrival to this answer.", examples=[0.012])
+
+
+class SeveralAnswer(SearchAnswer):
+    """Hits of several collections, best first."""
+
+    skipped: dict[str, str] = Field(description="Collections that cannot answer this query, and why.")

@@ -1,0 +1,235 @@
+"""Which encoders may be used: those that the collections remember, those of `--encoder`, and always `tiny` and `bm25`.
+
+No request makes the service load anything else.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+from mmembed.encoders.presets import PRESETS
+from mmembed.encoders.registry import load_encoder, parse_name
+from mmembed.errors import (
+    EncoderLoadError,
+    EncoderUnavailable,
+    MmembedError,
+    StoreError,
+    StoreUnavailable,
+    UnknownEncoder,
+)
+from mmembed.service.settings import Settings
+from mmembed.types import Encoder, Store
+
+__all__ = ["Served"]
+
+_ALWAYS = ("tiny", "bm25")
+_LOOK_SECONDS = 2.0  # between two looks at the store's contracts
+_SHOWN = 100  # characters of an unknown name
+_RETRY_SECONDS = 30.0  # after an API behind an encoder did not answer while it was loaded
+
+logger = logging.getLogger(__name__)
+
+
+class Served:
+    """Names to encoders, each loaded once, however many threads ask. `known` and `loaded` do not block."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._looked = -_LOOK_SECONDS
+        self._unread: StoreError | None = None
+        self._names = {_canonical(name) for name in (*_ALWAYS, *settings.encoder)}
+        self._aliases: dict[str, str] = {}  # another name of the same encoder -> the one it is served by
+        self._loading: dict[str, Future[Encoder]] = {}
+        self._retry_at: dict[str, float] = {}
+        self.ready = False
+
+    def names(self) -> list[str]:
+        """Every name that is served, sorted; those of the last look where the store cannot be asked."""
+        self._look()
+        with self._lock:
+            return sorted(self._names - set(self._aliases))
+
+    def resolve(self, name: str) -> str:
+        """Any spelling -> the name that is served: a preset, a full name, or a model id in whatever case.
+
+        Raises UnknownEncoder for what is not served, StoreUnavailable where the store could not be asked.
+        """
+        known = self.known(name)
+        if known is not None:
+            return known
+        unread = self._look()
+        with self._lock:
+            found = self._matches(name)
+        if len(found) == 1:
+            return found[0]
+        if unread is not None:
+            raise unread.with_traceback(None)
+        hint = f"several are called so, {' and '.join(found)}: give the full name of one"
+        names = self.names()
+        if not found:
+            hint = f"served are {', '.join(names)}; others are named with --encoder when the service is started"
+        raise UnknownEncoder(name[:_SHOWN], names, hint=hint)
+
+    def known(self, name: str) -> str | None:
+        """The same without a look at the store, at once; None if that would be needed."""
+        with self._lock:
+            found = self._matches(name)
+        return found[0] if len(found) == 1 else None
+
+    def encoder(self, name: str) -> Encoder:
+        """The encoder of that name, in any spelling. Raises what loading it raised, each time it is asked for."""
+        canonical = self.resolve(name)
+        with self._lock:
+            future = self._loading.get(canonical)
+            if future is not None and self._may_retry(canonical, future):
+                future = None
+            ours = future is None
+            future = self._loading[canonical] = future or Future()
+        if ours:
+            self._load(canonical, future)
+        error = future.exception()
+        if error is not None:
+            raise error.with_traceback(None)  # one error for many callers: each raise would lengthen its traceback
+        return future.result()
+
+    def load_all(self) -> None:
+        """Load every encoder that is served. A failure is logged and kept for those who ask for that encoder."""
+        for name in self.names():
+            try:
+                self.encoder(name)
+            except MmembedError:  # logged where it was loaded
+                continue
+        _set_apart()
+        self.ready = True
+
+    def loaded(self) -> dict[str, Encoder]:
+        """The encoders that are there, by name."""
+        return {name: future.result() for name, future in self._done().items() if future.exception() is None}
+
+    def failures(self) -> dict[str, MmembedError]:
+        """Those that could not be loaded, and why."""
+        failed = {name: future.exception() for name, future in self._done().items()}
+        return {name: error for name, error in failed.items() if isinstance(error, MmembedError)}
+
+    def _done(self) -> dict[str, Future[Encoder]]:
+        with self._lock:
+            return {name: f for name, f in self._loading.items() if f.done() and name not in self._aliases}
+
+    def _look(self) -> StoreError | None:
+        """Read the contracts again, unless that was tried a moment ago. Returns why it could not be done."""
+        with self._looking:
+            if time.monotonic() - self._looked < _LOOK_SECONDS:
+                return self._unread
+            try:
+                found = {_canonical(name) for name in _remembered(self._store)}
+            except StoreError as exc:
+                logger.warning("which encoders the collections remember cannot be told: %s", exc)
+                self._unread = exc
+            else:
+                self._unread = None
+                with self._lock:
+                    self._names |= found
+            self._looked = time.monotonic()
+            return self._unread
+
+    def _matches(self, name: str) -> list[str]:
+        """The served names that `name` may mean: more than one where several encoders are made of one model."""
+        written = name.strip()
+        preset = next((preset for preset in PRESETS if preset.lower() == written.lower()), written)
+        exact = _canonical(preset)
+        exact = self._aliases.get(exact, exact)
+        if exact in self._names:
+            return [exact]
+        lowered = written.lower()
+        own = self._names - set(self._aliases)
+        same = sorted(served for served in own if lowered in _spellings(served))
+        plain = [served for served in same if "?" not in served]
+        return plain if len(plain) == 1 else same
+
+    def _may_retry(self, name: str, future: Future[Encoder]) -> bool:
+        transient = future.done() and isinstance(future.exception(), EncoderUnavailable)
+        return transient and time.monotonic() >= self._retry_at.get(name, 0.0)
+
+    def _load(self, name: str, future: Future[Encoder]) -> None:
+        settings = self._settings
+        started = time.monotonic()
+        try:
+            encoder = load_encoder(
+                name,
+                device=settings.device,
+                dtype=settings.dtype,
+                batch_size=settings.batch_size,
+                trust_remote_code=settings.trust_remote_code,
+            )
+        except MmembedError as exc:
+            logger.warning("encoder %s cannot be loaded: %s", name, exc)
+            self._fail(name, future, exc)
+        except BaseException as exc:  # of a stranger's library; those who wait for the future must not wait for ever
+            logger.exception("encoder %s cannot be loaded", name)
+            self._fail(name, future, _foreign(name, exc))
+        else:
+            logger.info("encoder %s loaded in %.1f s", name, time.monotonic() - started)
+            with self._lock:  # a relative path, say, which the encoder makes absolute
+                if encoder.spec.name in self._loading and encoder.spec.name != name:
+                    self._aliases[name] = encoder.spec.name
+                elif encoder.spec.name != name:
+                    self._aliases[encoder.spec.name] = name
+            if self.ready:
+                _set_apart()
+            future.set_result(encoder)
+
+    def _fail(self, name: str, future: Future[Encoder], error: MmembedError) -> None:
+        self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
+        future.set_exception(error)
+
+
+def _set_apart() -> None:
+    """Take what is there now out of the garbage collector's rounds: it stays until the end.
+
+    A full round over the objects of torch and transformers stops every thread for 150 ms, in the middle of requests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _remembered(store: Store) -> Iterator[str]:
+    """The encoders of every collection of ours."""
+    for collection in store.collections():
+        try:
+            contract = store.contract(collection)
+        except StoreUnavailable:
+            raise
+        except StoreError as exc:  # dropped this moment, or made by a newer mmembed: the others are served all the same
+            logger.debug("the encoders of collection %r cannot be told: %s", collection, exc)
+            continue
+        if contract is not None:
+            yield from (vector.encoder for vector in contract.vectors.values())
+
+
+def _canonical(name: str) -> str:
+    """As a collection remembers it; a name that is none is left as it is, and fails when it is loaded."""
+    try:
+        return str(parse_name(name))
+    except UnknownEncoder:
+        return name
+
+
+def _foreign(name: str, exc: BaseException) -> EncoderLoadError:
+    return EncoderLoadError(
+        f"encoder {name!r} cannot be loaded ({type(exc).__name__}): the log of the service says more"
+    )
+
+
+def _spellings(served: str) -> set[str]:
+    """What a client may call a served encoder beside its full name, in lower case."""
+    stem = served.rpartition("?")[0] or served
+    family, _, model = stem.partition(":")
+    return {served.lower(), stem.lower(), (model or f"qdrant/{family}").lower()}

@@ -1,0 +1,63 @@
+"""Labelled pictures: one sub-folder a class, as most datasets of pictures come."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmembed.errors import InvalidSample, UnreadableSource
+from mmembed.images import IMAGE_SUFFIXES
+from mmembed.sources import scan
+from mmembed.sources.folders import printable
+from mmembed.types import Failure
+
+__all__ = ["NEGATIVES", "LabelledPicture", "read_class_folders"]
+
+NEGATIVES = "_none"
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    path: Path
+    label: str | None  # None: a picture of the same kind as the others that shows none of the classes
+
+
+def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> list[LabelledPicture]:
+    """The pictures below each sub-folder, whose name (NFC, single spaces) is their label, sorted by label and path.
+
+    The sub-folder `negatives` holds pictures of no class: their label is None and they come last. Pictures that lie
+    beside the sub-folders have no label and are left out, as is whatever is hidden.
+
+    Raises:
+        UnreadableSource: no such folder, or something in it cannot be read.
+        InvalidSample: there is no sub-folder, or one without a picture. A single class is none of these errors:
+            who needs two says so.
+    """
+    folder = Path(folder)
+    try:
+        entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    except OSError as exc:
+        raise UnreadableSource(f"{printable(str(folder))}: not a folder that can be read ({exc.strerror})") from exc
+    if not set(entries) - {negatives}:
+        raise InvalidSample(
+            f"{printable(str(folder))}: there is no class in it: make one sub-folder a class and put its pictures there"
+        )
+    pictures = [
+        picture for name in entries for picture in _pictures(folder / name, None if name == negatives else name)
+    ]
+    return sorted(pictures, key=lambda p: (p.label is None, p.label or "", str(p.path)))
+
+
+def _pictures(folder: Path, label: str | None) -> list[LabelledPicture]:
+    name = None if label is None else " ".join(unicodedata.normalize("NFC", label).split())
+    found = []
+    for entry in scan([folder], modality="image", suffixes=IMAGE_SUFFIXES):
+        if isinstance(entry, Failure):
+            raise UnreadableSource(entry.error)
+        assert entry.path is not None  # scan names files
+        found.append(LabelledPicture(entry.path, name))
+    if not found:
+        raise InvalidSample(f"{printable(str(folder))}: the class has no pictures: add some or remove the folder")
+    return found

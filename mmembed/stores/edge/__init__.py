@@ -1,0 +1,1 @@
+"""The embedded store: Qdrant Edge, in a process of its own."""

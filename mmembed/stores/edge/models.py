@@ -1,0 +1,262 @@
+"""Plain dicts and arrays <-> the classes of qdrant_edge, which are not those of qdrant_client.
+
+Filters come as `dump_filter` gives them, so the process that owns the shards never imports qdrant_client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any, cast
+from uuid import UUID
+
+import numpy as np
+import qdrant_edge as edge
+
+from mmembed.collection.contract import Json, uses_idf
+from mmembed.errors import InvalidQuery
+from mmembed.stores.checks import Search, fusion_weights
+from mmembed.stores.filters import clauses
+from mmembed.types import Leg, Ranking, SparseVector, Vector
+
+__all__ = ["edge_config", "edge_filter", "edge_index_type", "edge_query", "edge_vector", "edge_vectors"]
+__all__ += ["new_vector_operation", "plain_vectors"]
+
+_DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}
+_MAX_SIM = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+_NO_GRAPH = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000)
+
+
+# --- configuration ------------------------------------------------------------------------------
+
+
+def edge_config(vectors: Mapping[str, Json]) -> edge.EdgeConfig:
+    """The "vectors" of a contract's JSON -> the configuration of a shard, its write-ahead log on.
+
+    Multivectors get no graph: MaxSim is searched exactly.
+    """
+    dense = {name: _dense_params(row) for name, row in vectors.items() if row["kind"] != "sparse"}
+    sparse = {
+        name: edge.EdgeSparseVectorParams(modifier=_modifier(row))
+        for name, row in vectors.items()
+        if row["kind"] == "sparse"
+    }
+    return edge.EdgeConfig(vectors=dense or None, sparse_vectors=sparse or None)
+
+
+def new_vector_operation(name: str, row: Json) -> edge.UpdateOperation:
+    """A further named vector, as one update."""
+    if row["kind"] == "sparse":
+        return edge.UpdateOperation.create_sparse_vector(name, modifier=_modifier(row))
+    multi = _MAX_SIM if row["kind"] == "multi" else None
+    return edge.UpdateOperation.create_dense_vector(
+        name, row["dim"], _DISTANCES[row["distance"]], multivector_config=multi
+    )
+
+
+def edge_index_type(index_type: str) -> edge.PayloadSchemaType:
+    """ "keyword" -> PayloadSchemaType.Keyword."""
+    found: edge.PayloadSchemaType = getattr(edge.PayloadSchemaType, index_type.capitalize())
+    return found
+
+
+def _dense_params(row: Json) -> edge.EdgeVectorParams:
+    multi = row["kind"] == "multi"
+    return edge.EdgeVectorParams(
+        size=row["dim"],
+        distance=_DISTANCES[row["distance"]],
+        multivector_config=_MAX_SIM if multi else None,
+        hnsw_config=_NO_GRAPH if multi else None,
+    )
+
+
+def _modifier(row: Json) -> edge.Modifier | None:
+    return edge.Modifier.Idf if uses_idf(row["encoder"]) else None
+
+
+# --- vectors ------------------------------------------------------------------------------------
+
+
+def edge_vector(vector: Vector) -> Any:
+    """Lists, not arrays: qdrant_edge takes them twice as fast."""
+    if isinstance(vector, SparseVector):
+        return edge.SparseVector(vector.indices.tolist(), vector.values.tolist())
+    return vector.tolist()
+
+
+def edge_vectors(vectors: Mapping[str, Vector]) -> dict[str, Any]:
+    """The named vectors of one point."""
+    return {name: edge_vector(vector) for name, vector in vectors.items()}
+
+
+def plain_vectors(stored: Any) -> dict[str, Vector]:
+    """What a record carries -> arrays by name; the unnamed vector of a foreign shard is ""."""
+    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
+    return {name: _plain_vector(vector) for name, vector in named.items()}
+
+
+def _plain_vector(vector: Any) -> Vector:
+    if isinstance(vector, edge.SparseVector):
+        return SparseVector(np.array(vector.indices, dtype=np.uint32), np.array(vector.values, dtype=np.float32))
+    return np.array(vector, dtype=np.float32)
+
+
+# --- queries ------------------------------------------------------------------------------------
+
+
+def edge_query(search: Search, filter: Json | None, *, exact: bool) -> edge.QueryRequest:
+    """One leg is a plain search; several are prefetched, each under the filter, and fused or reranked by Qdrant."""
+    condition = edge_filter(filter) if filter is not None else None
+    params = edge.SearchParams(exact=True) if exact else None
+    if not search.fused and search.rerank is None:
+        return edge.QueryRequest(
+            limit=search.limit,
+            offset=search.offset,
+            query=_nearest(search.legs[0]),
+            filter=condition,
+            score_threshold=search.score_threshold,
+            params=params,
+            with_payload=True,
+        )
+
+    def prefetch(ranking: Ranking) -> edge.Prefetch:
+        if isinstance(ranking, Leg):
+            return edge.Prefetch(limit=search.depth, query=_nearest(ranking), filter=condition, params=params)
+        fusion = _fusion(ranking, search.rrf_k)
+        return edge.Prefetch(limit=search.depth, prefetches=[prefetch(leg) for leg in ranking], query=fusion)
+
+    last = search.rerank
+    prefetched: Sequence[Ranking] = search.rankings if last is None else search.legs
+    return edge.QueryRequest(
+        limit=search.limit,
+        offset=search.offset,
+        prefetches=[prefetch(ranking) for ranking in prefetched],
+        query=_fusion(search.rankings, search.rrf_k) if last is None else _nearest(last),
+        score_threshold=search.score_threshold,
+        with_payload=True,
+    )
+
+
+def _nearest(leg: Leg) -> edge.Query:
+    return edge.Query.Nearest(edge_vector(leg.query), using=leg.vector_name)
+
+
+def _fusion(rankings: Sequence[Ranking], k: int) -> edge.Fusion:
+    return cast(edge.Fusion, edge.Fusion.Rrf(k=k, weights=fusion_weights(rankings)))  # its stub names another class
+
+
+# --- filters ------------------------------------------------------------------------------------
+
+
+def edge_filter(filter: Json) -> edge.Filter:
+    """A dumped `qdrant_client.models.Filter` -> the filter of Edge. Raises InvalidQuery naming what Edge cannot do."""
+    unknown = filter.keys() - {"must", "should", "must_not", "min_should"}
+    if unknown:
+        raise _untranslatable(sorted(unknown)[0])
+    parts: dict[str, list[edge.ConditionType] | None] = {
+        clause: [_condition(c) for c in clauses(filter, clause)] if clause in filter else None
+        for clause in ("must", "should", "must_not")
+    }
+    least = filter.get("min_should")
+    return edge.Filter(
+        must=parts["must"],
+        should=parts["should"],
+        must_not=parts["must_not"],
+        min_should=edge.MinShould([_condition(c) for c in least["conditions"]], least["min_count"]) if least else None,
+    )
+
+
+def _condition(condition: Json) -> edge.ConditionType:
+    if "key" in condition:
+        return _field(condition)
+    for kind, make in _CONDITIONS.items():
+        if kind in condition:
+            made: edge.ConditionType = make(condition[kind])
+            return made
+    return edge_filter(condition)
+
+
+def _point_ids(ids: Sequence[int | str | UUID]) -> set[int | str | UUID]:
+    return {each if isinstance(each, int) else str(UUID(str(each))) for each in ids}
+
+
+_CONDITIONS: dict[str, Callable[[Any], Any]] = {
+    "is_empty": lambda value: edge.IsEmptyCondition(value["key"]),
+    "is_null": lambda value: edge.IsNullCondition(value["key"]),
+    "has_id": lambda value: edge.HasIdCondition(_point_ids(value)),
+    "has_vector": edge.HasVectorCondition,
+    "nested": lambda value: edge.NestedCondition(value["key"], edge_filter(value["filter"])),
+}
+
+
+def _field(condition: Json) -> edge.FieldCondition:
+    unknown = condition.keys() - {"key", "is_empty", "is_null", *_FIELD_PARTS}
+    if unknown:
+        raise _untranslatable(sorted(unknown)[0])
+    made = {name: make(condition[name]) if name in condition else None for name, make in _FIELD_PARTS.items()}
+    return edge.FieldCondition(
+        condition["key"],
+        match=made["match"],
+        range=made["range"],
+        geo_bounding_box=made["geo_bounding_box"],
+        geo_radius=made["geo_radius"],
+        geo_polygon=made["geo_polygon"],
+        values_count=made["values_count"],
+        is_empty=condition.get("is_empty"),
+        is_null=condition.get("is_null"),
+    )
+
+
+def _match(match: Json) -> edge.MatchType:
+    ((kind, value),) = match.items()
+    if kind not in _MATCHES:
+        raise _untranslatable(f"match {kind}")
+    made: edge.MatchType = _MATCHES[kind](value)
+    return made
+
+
+def _range(bounds: Json) -> edge.RangeType:
+    limits = {name: bounds.get(name) for name in ("gte", "gt", "lte", "lt")}
+    if any(isinstance(bound, date) for bound in bounds.values()):
+        text = {name: bound.isoformat() if bound is not None else None for name, bound in limits.items()}
+        return edge.RangeDateTime(gte=text["gte"], gt=text["gt"], lte=text["lte"], lt=text["lt"])
+    return edge.RangeFloat(gte=limits["gte"], gt=limits["gt"], lte=limits["lte"], lt=limits["lt"])
+
+
+def _geo(point: Json) -> edge.GeoPoint:
+    return edge.GeoPoint(point["lon"], point["lat"])
+
+
+def _ring(line: Json) -> list[edge.GeoPoint]:
+    return [_geo(point) for point in line["points"]]
+
+
+def _match_value(value: bool | int | str) -> edge.MatchValue:
+    # qdrant_edge 0.9 reads True as the integer 1, which no bool equals; numpy's bool it takes for what it is.
+    return edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value)  # type: ignore[arg-type]
+
+
+_MATCHES: dict[str, Callable[[Any], Any]] = {
+    "value": _match_value,
+    "text": edge.MatchText,
+    "text_any": edge.MatchTextAny,
+    "phrase": edge.MatchPhrase,
+    "prefix": edge.MatchPrefix,
+    "substring": edge.MatchSubstring,
+    "any": edge.MatchAny,
+    "except": edge.MatchExcept,
+}
+_FIELD_PARTS: dict[str, Callable[[Any], Any]] = {
+    "match": _match,
+    "range": _range,
+    "geo_bounding_box": lambda box: edge.GeoBoundingBox(_geo(box["top_left"]), _geo(box["bottom_right"])),
+    "geo_radius": lambda circle: edge.GeoRadius(_geo(circle["center"]), circle["radius"]),
+    "geo_polygon": lambda shape: edge.GeoPolygon(
+        _ring(shape["exterior"]), [_ring(ring) for ring in shape["interiors"]] if "interiors" in shape else None
+    ),
+    "values_count": lambda c: edge.ValuesCount(lt=c.get("lt"), gt=c.get("gt"), lte=c.get("lte"), gte=c.get("gte")),
+}
+
+
+def _untranslatable(what: str) -> InvalidQuery:
+    return InvalidQuery(f"a filter with the condition {what!r} was asked, and Qdrant Edge has none: use a server")

@@ -1,0 +1,217 @@
+"""The pipe between a store and the process that owns its shards: one request, one reply, in order.
+
+qdrant_edge holds the interpreter's lock for the whole of a call, minutes for `optimize`. In a process of its
+own it stops nobody. Frames are 8 bytes of length and a pickle; both ends are ours, nothing else can write to them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeAlias, cast
+
+from mmembed.errors import CollectionNotFound, InvalidQuery, StoreError, StoreFull, StoreUnavailable
+
+__all__ = ["Hello", "Reply", "ShardPipe", "open_pipe_to", "receive", "send"]
+
+log = logging.getLogger(__name__)
+
+_LENGTH = struct.Struct("!Q")
+_EXIT_SECONDS = 60  # for flushing the shards
+_Requests: TypeAlias = "queue.SimpleQueue[tuple[Any, Future[Reply]] | None]"  # None: no more
+_ERRORS = {error.__name__: error for error in (InvalidQuery, StoreError, StoreFull, StoreUnavailable)}
+
+
+class Hello(NamedTuple):
+    """The first frame: who opens the folder."""
+
+    pid: int
+    command: str
+    wait_seconds: float
+    free_margin_bytes: int
+
+
+class Reply(NamedTuple):
+    """`error` is the name of an exception of mmembed.errors, and `value` its sentence; otherwise the result."""
+
+    error: str | None
+    value: Any
+
+
+def send(pipe: io.FileIO, message: object) -> None:
+    """Write one frame."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    for part in (_LENGTH.pack(len(body)), body):
+        rest = memoryview(part)
+        while rest:
+            rest = rest[pipe.write(rest) :]
+
+
+def receive(pipe: io.FileIO) -> Any:
+    """Read one frame. Raises EOFError where the other end is gone."""
+    length = _exactly(pipe, _LENGTH.size)
+    return pickle.loads(_exactly(pipe, _LENGTH.unpack(length)[0]))
+
+
+def _exactly(pipe: io.FileIO, size: int) -> bytearray:
+    body = bytearray(size)
+    rest = memoryview(body)
+    while rest:
+        read = pipe.readinto(rest)
+        if not read:
+            raise EOFError("the other end of the pipe is gone")
+        rest = rest[read:]
+    return body
+
+
+class ShardPipe:
+    """Starts the owner of `folder` and talks to it. Safe for threads; not usable after a fork.
+
+    A thread of its own does the talking, so that Ctrl-C in a caller leaves no half-read reply behind.
+    """
+
+    def __init__(self, folder: Path, hello: Hello) -> None:
+        self.folder = folder
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the pipe)
+        self._gone = ""  # why, once it is
+        self._lock = threading.Lock()  # around asking whether it is gone and queueing
+        self._requests: _Requests = queue.SimpleQueue()
+        # -P: a file called numpy.py in the user's folder is not the numpy that is meant.
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mmembed.stores.edge.process", str(folder)],
+            bufsize=0,  # a buffer has a lock, which a fork may copy locked
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**os.environ, "PYTHONPATH": _python_path()},
+            process_group=0,  # Ctrl-C in the terminal is ours to answer, not its
+        )
+        self._to, self._from = cast(io.FileIO, self._child.stdin), cast(io.FileIO, self._child.stdout)
+        self._finalizer = weakref.finalize(self, _shut, self._child, self._from, self._requests, self._stderr)
+        talk = threading.Thread(
+            target=_talk, args=(self._to, self._from, self._requests), name="mmembed-edge", daemon=True
+        )
+        talk.start()
+        _PIPES.add(self)
+        try:
+            self._ask(hello)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be made."""
+        return not self._gone and self._child.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the process that owns the shards."""
+        return self._child.pid
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Run one method of ShardFolder there. Raises what it raised, or StoreUnavailable if it is gone."""
+        return self._ask((method, arguments))
+
+    def close(self) -> None:
+        """Flush, close and end the process; returns when it has ended."""
+        with self._lock:
+            self._gone = self._gone or "was closed"
+        self._finalizer()
+
+    def _ask(self, request: object) -> Any:
+        answer: Future[Reply] = Future()
+        with self._lock:
+            if self._gone:
+                raise StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
+            self._requests.put((request, answer))
+        try:
+            reply = answer.result()
+        except (EOFError, OSError) as exc:
+            raise self._lost() from exc
+        if reply.error is None:
+            return reply.value
+        if reply.error == CollectionNotFound.__name__:
+            raise CollectionNotFound(*reply.value)
+        raise _ERRORS[reply.error](reply.value)
+
+    def _lost(self) -> StoreUnavailable:
+        try:
+            code = self._child.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its end and hangs
+            self._child.kill()
+            code = self._child.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if not self._gone:
+            self._gone = (
+                f"is gone, because the process {self.pid} that owned it {how} (everything acknowledged is kept)"
+            )
+            self._stderr.seek(0)
+            log.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, self._stderr.read().decode()[-2000:])
+        return StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
+
+    def _forget(self) -> None:
+        """In a forked child: the pipe belongs to the parent, whose end must be the only one."""
+        self._finalizer.detach()
+        self._lock = threading.Lock()  # another thread may have held it
+        self._gone = "was opened before this process was forked"
+        self._child.returncode = 0  # not ours to wait for
+        self._to.close()
+        self._from.close()
+
+
+def _talk(to: io.FileIO, from_: io.FileIO, requests: _Requests) -> None:
+    """One request and its reply after another; at the end, closing its stdin tells the owner to flush and end."""
+    while (item := requests.get()) is not None:
+        request, answer = item
+        try:
+            send(to, request)
+            answer.set_result(receive(from_))
+        except BaseException as exc:  # it is raised where the answer is awaited
+            answer.set_exception(exc)
+    to.close()
+
+
+def _shut(child: subprocess.Popen[bytes], from_: io.FileIO, requests: _Requests, stderr: IO[bytes]) -> None:
+    requests.put(None)
+    try:
+        child.wait(_EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("process %d is still writing its shards to disk and ends when it has", child.pid)
+        child.returncode = 0  # left to end by itself
+    from_.close()
+    stderr.close()
+
+
+def _python_path() -> str:
+    """The child imports this very mmembed, installed or not."""
+    package = str(Path(__file__).parents[3])
+    return os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+
+
+def open_pipe_to(folder: Path) -> bool:
+    """Whether this process has the folder open already."""
+    return any(pipe.folder == folder and pipe.alive for pipe in list(_PIPES))
+
+
+_PIPES: weakref.WeakSet[ShardPipe] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pipe in list(_PIPES):
+        pipe._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

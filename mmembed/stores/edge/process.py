@@ -1,0 +1,105 @@
+"""The process that owns the shards of one folder: `python -m mmembed.stores.edge.process FOLDER`.
+
+It takes the folder's lock, answers requests from its stdin on its stdout, one at a time, and ends when its
+stdin closes, which is what happens when the process that started it ends in whatever way.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import portalocker
+
+from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull, StoreUnavailable
+from mmembed.stores.edge.files import write_json
+from mmembed.stores.edge.pipe import Hello, Reply, receive, send
+from mmembed.stores.edge.shards import ShardFolder
+
+__all__ = ["main"]
+
+
+def main(folder: Path) -> None:
+    """Answer requests on stdin until it closes; then flush and end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    requests, replies = _take_over_pipes()
+    hello: Hello = receive(requests)
+    lock = portalocker.Lock(folder / "lock", mode="a", timeout=hello.wait_seconds, check_interval=0.1)
+    try:
+        lock.acquire()
+    except portalocker.LockException:
+        send(replies, Reply(StoreUnavailable.__name__, _held_by(folder, hello.wait_seconds)))
+        return
+    try:
+        write_json(folder / "owner.json", {"pid": hello.pid, "command": hello.command})
+        shards = ShardFolder(folder, hello.free_margin_bytes)
+    except OSError as exc:
+        send(replies, Reply(StoreError.__name__, f"the folder {folder} cannot be written ({exc}): choose another"))
+        return
+    send(replies, Reply(None, os.getpid()))
+    try:
+        _serve(shards, requests, replies)
+    finally:
+        shards.close()
+
+
+def _serve(shards: ShardFolder, requests: io.FileIO, replies: io.FileIO) -> None:
+    while True:
+        try:
+            method, arguments = receive(requests)
+        except EOFError:
+            return
+        try:
+            reply = Reply(None, getattr(shards, method)(*arguments))
+        except CollectionNotFound:
+            reply = Reply(CollectionNotFound.__name__, (arguments[0], shards.collections(), f"edge:{shards.folder}"))
+        except MmembedError as exc:
+            reply = Reply(type(exc).__name__, str(exc))
+        except Exception as exc:  # qdrant_edge raises bare Exception: this is where it is translated
+            reply = _translated(exc)
+        try:
+            send(replies, reply)
+        except BrokenPipeError:  # the store is gone, and with it whoever asked
+            return
+
+
+def _translated(exc: Exception) -> Reply:
+    text = str(exc)
+    if "No space left" in text:
+        return Reply(StoreFull.__name__, f"the disk is full ({text}): everything before it is stored; make room")
+    if "Not existing vector name" in text:
+        return Reply(InvalidQuery.__name__, f"the collection has no vector {text.rpartition(': ')[2]!r}: name another")
+    if "Vector dimension error" in text or isinstance(exc, OSError):
+        return Reply(StoreError.__name__, text)
+    return Reply(StoreError.__name__, f"Qdrant Edge refused ({type(exc).__name__}: {text})")
+
+
+def _take_over_pipes() -> tuple[io.FileIO, io.FileIO]:
+    """The pipes for ourselves: whatever prints or reads from now on finds stderr and nothing."""
+    requests, replies = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    return io.FileIO(requests, "rb"), io.FileIO(replies, "wb")
+
+
+def _held_by(folder: Path, waited_seconds: float) -> str:
+    try:
+        owner: Any = json.loads((folder / "owner.json").read_text(encoding="utf-8"))
+        holder = f"process {owner['pid']} ({owner['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        holder = "another process"
+    return (
+        f"edge:{folder} is in use by {holder}, and was still after {waited_seconds:g} seconds: an embedded store "
+        f"serves one process at a time, so end that one, or use a Qdrant server"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,245 @@
+"""The embedded store: Qdrant Edge in a folder, one process at a time, no server."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmembed.collection.contract import contract_from_json, contract_to_json, with_note, with_vector
+from mmembed.collection.payload import canonical_ids
+from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
+from mmembed.stores.checks import (
+    batches,
+    check_facet,
+    check_new,
+    check_payload,
+    check_payloads,
+    check_points,
+    check_search,
+)
+from mmembed.stores.edge.pipe import Hello, ShardPipe, open_pipe_to
+from mmembed.stores.filters import dump_filter
+from mmembed.types import Contract, FacetValue, Hit, IndexType, Leg, Payload, Point, Ranking, VectorContract
+
+if TYPE_CHECKING:
+    from qdrant_client.models import Filter
+
+__all__ = ["FREE_MARGIN_BYTES", "WAIT_SECONDS", "EdgeStore"]
+
+FREE_MARGIN_BYTES = 128 * 2**20  # disk that is left free beyond what a write needs
+WAIT_SECONDS = 10.0  # for another process to let go of the folder
+
+
+_LOCK_FILES = {"lock", "owner.json"}  # all there is in a folder whose first opener was stopped at once
+
+
+class EdgeStore:
+    """`Store` over the shards of one folder. They live in a process of their own, which this one talks to.
+
+    What is acknowledged survives the death of either process. Not usable after a fork: open it again there.
+    """
+
+    def __init__(
+        self, url: str, *, wait_seconds: float = WAIT_SECONDS, free_margin_bytes: int = FREE_MARGIN_BYTES
+    ) -> None:
+        self.url = url
+        folder = Path(url.removeprefix("edge:")).expanduser().resolve()
+        self.folder: Path | None = folder
+        command = shlex.join(sys.orig_argv).encode("utf-8", "backslashreplace").decode()  # an argument may be no text
+        if open_pipe_to(folder):
+            raise StoreUnavailable(
+                f"edge:{folder} is in use by this very process {os.getpid()} ({command}): share the store that "
+                f"is open, or close it first"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            there = {entry.name for entry in folder.iterdir()}
+        except OSError as exc:
+            raise StoreError(f"the folder {folder} cannot be made ({exc}): choose another") from exc
+        if there - _LOCK_FILES and "collections" not in there:
+            raise StoreError(
+                f"the folder {folder} is no store, and holds other things: choose another, or an empty one"
+            )
+        self._pipe = ShardPipe(folder, Hello(os.getpid(), command, wait_seconds, free_margin_bytes))
+        self._contracts: dict[str, Contract | None] = {}  # nobody else can change them while the folder is ours
+        self._changing = threading.Lock()  # around reading a contract and writing it changed
+
+    @property
+    def pid(self) -> int:
+        """Of the process that owns the shards."""
+        return self._pipe.pid
+
+    def create(
+        self,
+        collection: str,
+        contract: Contract,
+        *,
+        indexes: Mapping[str, IndexType],
+        shards: int | None = None,  # noqa: ARG002  a folder is one shard
+        replicas: int | None = None,  # noqa: ARG002
+    ) -> None:
+        """See `Store.create`. Whole or not at all, also when the process is killed."""
+        check_new(collection, contract)
+        self._pipe.call("create", collection, contract_to_json(contract), dict(indexes))
+        self._contracts[collection] = contract
+
+    def contract(self, collection: str) -> Contract | None:
+        try:
+            return self._contracts[collection]
+        except KeyError:
+            stored = self._pipe.call("contract", collection)
+        read = self._contracts[collection] = None if stored is None else contract_from_json(stored, collection)
+        return read  # another thread may have dropped the collection
+
+    def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
+        with self._changing:
+            contract = self._ours(collection)
+            extended = with_vector(collection, contract, name, vector)
+            if extended != contract:
+                check_new(collection, extended)
+                self._pipe.call("add_vector", collection, name, contract_to_json(extended))
+                self._contracts[collection] = extended
+
+    def set_note(self, collection: str, key: str, value: Any) -> None:
+        with self._changing:
+            noted = with_note(collection, self._ours(collection), key, value)
+            self._pipe.call("replace_contract", collection, contract_to_json(noted))
+            self._contracts[collection] = noted
+
+    def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
+        self._ours(collection)
+        self._pipe.call("add_indexes", collection, dict(indexes))
+
+    def indexes(self, collection: str) -> Mapping[str, IndexType]:
+        found: dict[str, IndexType] = self._pipe.call("indexes", collection)
+        return found
+
+    def upsert(self, collection: str, points: Sequence[Point]) -> None:
+        for batch in batches(check_points(collection, self._ours(collection), points)):
+            self._pipe.call("upsert", collection, batch)
+
+    def query(
+        self,
+        collection: str,
+        rankings: Sequence[Ranking],
+        *,
+        limit: int,
+        offset: int = 0,
+        filter: Filter | None = None,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        depth: int = 100,
+        rrf_k: int = 60,
+        rerank: Leg | None = None,
+    ) -> list[Hit]:
+        search = check_search(
+            collection,
+            self.contract(collection),
+            rankings,
+            limit=limit,
+            offset=offset,
+            score_threshold=score_threshold,
+            exact=exact,
+            depth=depth,
+            rrf_k=rrf_k,
+            rerank=rerank,
+        )
+        if not search.legs:
+            return []
+        found: list[tuple[str, float, Payload]] = self._pipe.call("query", collection, search, dump_filter(filter))
+        name = search.vector_name
+        return [Hit(id=i, score=s, payload=p, vector_name=name, collection=collection) for i, s, p in found]
+
+    def retrieve(
+        self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
+    ) -> list[Point]:
+        wanted = vectors if isinstance(vectors, bool) else list(vectors)
+        found: list[Point] = self._pipe.call("retrieve", collection, canonical_ids(ids), wanted, payload)
+        return found
+
+    def scroll(
+        self,
+        collection: str,
+        *,
+        filter: Filter | None = None,
+        vectors: Sequence[str] | bool = False,
+        payload: Sequence[str] | bool = True,
+        batch_size: int = 256,
+    ) -> Iterator[Point]:
+        """See `Store.scroll`. The first page is read before the first point is asked for."""
+        condition = dump_filter(filter)
+        vectors = vectors if isinstance(vectors, bool) else list(vectors)
+        payload = payload if isinstance(payload, bool) else list(payload)
+
+        def page(after: str | None) -> Any:
+            return self._pipe.call("page", collection, after, batch_size, condition, vectors, payload)
+
+        def pages(points: list[Point], following: str | None) -> Iterator[Point]:
+            yield from points
+            while following is not None:
+                points, following = page(following)
+                yield from points
+
+        return pages(*page(None))
+
+    def update_vectors(self, collection: str, points: Sequence[Point]) -> None:
+        for batch in batches(check_points(collection, self._ours(collection), points)):
+            self._pipe.call("update_vectors", collection, batch)
+
+    def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
+        self._ours(collection)
+        payload = check_payload(payload, f"{len(ids)} points")
+        self._pipe.call("set_payload", collection, canonical_ids(ids), payload)
+
+    def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
+        self._ours(collection)
+        for batch in batches(check_payloads(payloads)):
+            self._pipe.call("set_payloads", collection, batch)
+
+    def count(self, collection: str, *, filter: Filter | None = None) -> int:
+        counted: int = self._pipe.call("count", collection, dump_filter(filter))
+        return counted
+
+    def facet(
+        self, collection: str, key: str, *, filter: Filter | None = None, limit: int = 10
+    ) -> list[tuple[FacetValue, int]]:
+        check_facet(collection, key, self.indexes(collection), limit)
+        found: list[tuple[FacetValue, int]] = self._pipe.call("facet", collection, key, dump_filter(filter), limit)
+        return found
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        self._ours(collection)
+        self._pipe.call("delete", collection, canonical_ids(ids))
+
+    def delete_where(self, collection: str, filter: Filter) -> None:
+        self._ours(collection)
+        self._pipe.call("delete_where", collection, dump_filter(filter))
+
+    def drop(self, collection: str) -> None:
+        self._ours(collection)
+        self._pipe.call("drop", collection)
+        self._contracts.pop(collection, None)
+
+    def collections(self) -> list[str]:
+        names: list[str] = self._pipe.call("collections")
+        return names
+
+    def optimize(self, collection: str) -> None:
+        """Build the search graph now and flush: once after many writes, not after each."""
+        self._ours(collection)
+        self._pipe.call("optimize", collection)
+
+    def close(self) -> None:
+        """Flush and let go of the folder; closing twice is no error."""
+        self._pipe.close()
+
+    def _ours(self, collection: str) -> Contract:
+        contract = self.contract(collection)
+        if contract is None:
+            raise CollectionNotOurs(collection)
+        return contract

@@ -1,0 +1,61 @@
+"""Things that come one after another: batches, and bounded threads that keep the order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from mmembed.errors import InputError, SettingsError
+
+__all__ = ["batched", "load_in_order"]
+
+
+T = TypeVar("T")
+
+
+def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Lists of n, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, n)):
+        yield batch
+
+
+R = TypeVar("R")
+
+
+def load_in_order(
+    jobs: Iterable[T], load: Callable[[T], R], *, workers: int, ahead: int
+) -> Generator[tuple[T, R | InputError], None, None]:
+    """Run `load` on every job in `workers` threads and yield `(job, result)` in the order of the jobs.
+
+    Jobs are pulled lazily; at most `ahead` are being loaded or wait to be yielded. An InputError
+    is yielded in place of its result, any other exception is raised. Closing the generator
+    cancels what has not begun and waits for what has.
+    """
+    if workers < 1 or ahead < 1:
+        raise SettingsError(f"loading needs at least one worker and one job ahead, not {workers} and {ahead}")
+    return _load_in_order(iter(jobs), load, workers, ahead)
+
+
+def _load_in_order(
+    jobs: Iterator[T], load: Callable[[T], R], workers: int, ahead: int
+) -> Generator[tuple[T, R | InputError], None, None]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="mmembed-load")
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    try:
+        while True:
+            waiting.extend((job, pool.submit(load, job)) for job in islice(jobs, ahead - len(waiting)))
+            if not waiting:
+                return
+            job, future = waiting.popleft()
+            result: R | InputError
+            try:
+                result = future.result()
+            except InputError as exc:
+                result = exc
+            yield job, result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
