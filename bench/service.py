@@ -96,7 +96,9 @@ def throughput(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
                 loads.append(put_load(served.port, requests, connections=CLIENTS))
                 rates.append(direct(best))
             facts = {"architecture": options.architecture, "best_batch_size": best, "inputs": options.inputs}
-            lines.add(f"{what}, encoder called directly", max(rates), unit="inputs a second", **rounded(rates), **facts)
+            lines.add(
+                f"{what}, encoder called directly", max(rates), unit="inputs a second", rounds=rounded(rates), **facts
+            )
             add_load(lines, what, loads)
             served_rate = max(load.rate for load in loads)
             lines.add(f"{what}, 64 clients over direct", served_rate / max(rates), unit="ratio", at_least=OF_DIRECT)
@@ -118,14 +120,14 @@ def encode_pictures(encoder: Encoder, jpegs: Sequence[bytes], size: int) -> floa
     return len(jpegs) / (time.perf_counter() - began)
 
 
-def rounded(rates: Sequence[float]) -> dict[str, list[float]]:
-    return {"rounds": [round(rate, 1) for rate in rates]}
+def rounded(rates: Sequence[float]) -> list[float]:
+    return [round(rate, 1) for rate in rates]
 
 
 def add_load(lines: Lines, what: str, loads: Sequence[Load]) -> None:
     """Rate, p99 and failures of 64 clients."""
     rates = [load.rate for load in loads]
-    lines.add(f"{what}, 64 clients", max(rates), unit="requests a second", **rounded(rates))
+    lines.add(f"{what}, 64 clients", max(rates), unit="requests a second", rounds=rounded(rates))
     best = min(loads, key=lambda load: load.wall)
     p50 = round(best.quantile_ms(0.5), 2)
     lines.add(f"{what}, 64 clients, p99", best.quantile_ms(0.99), unit="ms", p50_ms=p50)
@@ -208,9 +210,15 @@ def gpu(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
             for clients, done in rates.items():
                 asked = [embed(name, text) for text in texts(options.inputs * clients, of=f"{clients} {number}")]
                 done.append(put_load(served.port, asked, connections=clients).rate)
-    facts = {"device": torch.cuda.get_device_name(), "alone": round(max(rates[1]), 1), "cpus_of_host": os.cpu_count()}
-    ratio = max(rates[CLIENTS]) / max(rates[1])
-    lines.add("64 clients over one at a time, on a GPU", ratio, unit="ratio", at_least=TIMES_ONE, **facts)
+    lines.add(
+        "64 clients over one at a time, on a GPU",
+        max(rates[CLIENTS]) / max(rates[1]),
+        unit="ratio",
+        at_least=TIMES_ONE,
+        device=torch.cuda.get_device_name(),
+        alone=round(max(rates[1]), 1),
+        cpus_of_host=os.cpu_count(),
+    )
 
 
 PARTS = (latency, throughput, constant, memory, corrupt, loop, gpu)

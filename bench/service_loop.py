@@ -19,7 +19,7 @@ from served import points_of, search_for, unit_rows, write_store
 
 from mmembed import load_encoder
 from mmembed.service.app import create_app
-from mmembed.service.settings import Settings
+from mmembed.service.settings import Settings, read_settings
 
 __all__ = ["measure_gaps"]
 
@@ -75,7 +75,7 @@ def measure_gaps(folder: Path, points: int) -> list[Gap]:
 async def _measure(store: Path, points: int) -> list[Gap]:
     ticker = Ticker()
     ticking = asyncio.create_task(ticker.run())
-    settings = Settings(store=f"edge:{store}", port=0)
+    settings = read_settings(store=f"edge:{store}", port=0)
     found: list[Gap] = []
     async with _running(settings):  # imports what a process imports once
         await asyncio.sleep(SETTLE_SECONDS)
@@ -103,8 +103,9 @@ async def _measure(store: Path, points: int) -> list[Gap]:
         for task in searching:
             task.cancel()
         ended = await asyncio.gather(*searching, return_exceptions=True)
-        if faults := [fault for fault in ended if not isinstance(fault, asyncio.CancelledError)]:
-            raise faults[0]
+        for fault in ended:
+            if isinstance(fault, BaseException) and not isinstance(fault, asyncio.CancelledError):
+                raise fault
     ticking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await ticking
