@@ -90,7 +90,7 @@ class Search:
     @property
     def images(self) -> list[ImageQuery]:
         """Everything in it that is there as an image."""
-        some = (*self.minus, *self.examples)
+        some: list[Example] = [*self.minus, *self.examples]
         images = [part for part in some if not isinstance(part, str | PointId)]
         return images if self.image is None else [self.image, *images]
 
