@@ -19,10 +19,13 @@ _BATCH = 256
 
 
 def file_of(payload: Payload) -> str | None:
-    """The file behind a point, if it is inside a document that document; None: its content came from memory."""
+    """The file behind a point, of an image inside a document that document.
+
+    None where its uri names none: its content came from memory, or from a file under another name.
+    """
     path = path_of(payload)
     inside = path != payload["uri"]
-    return path if (os.path.isabs(path) if inside else "mtime_ns" in payload) else None
+    return path if os.path.isabs(path) and (inside or "mtime_ns" in payload) else None
 
 
 def has_left(path: str | None, roots: Sequence[Path]) -> bool:

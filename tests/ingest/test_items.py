@@ -159,6 +159,15 @@ def test_a_file_does_not_move_into_memory(edge: Store, fake: Encoder, tmp_path: 
     assert (report.copied, report.moved, edge.count("images")) == (1, 0, 2)
 
 
+def test_files_under_names_of_their_own(edge: Store, fake: Encoder, tmp_path: Path) -> None:
+    """Two names for one file are two points: a uri that is no path says nothing of where a file is or was."""
+    (tmp_path / "a.png").write_bytes(png(1))
+    for name in ("shop/1", "shop/2"):
+        report = ingest_images(edge, "images", [Item(name, "image", tmp_path / "a.png")], encoder=fake, sync=True)
+        assert (report.moved, report.removed) == (0, 0)
+    assert edge.count("images") == 2
+
+
 @pytest.mark.parametrize("shape", [(32, 48), (32, 48, 1), (32, 48, 3), (32, 48, 4)])
 def test_shapes_of_arrays(fake: Encoder, shape: tuple[int, ...]) -> None:
     """Grey with and without an axis for it, RGB, and RGBA, which is laid on white."""
