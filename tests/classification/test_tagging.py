@@ -274,7 +274,7 @@ def test_killed_half_way(tmp_path: Path) -> None:
     store.close()
     code = f"""
         import sys, time
-        sys.path.insert(0, {str(SUPPORT)!r})
+        sys.path[:0] = [{str(SUPPORT)!r}, {str(Path(__file__).parent)!r}]
         from test_tagging import classes
         from mmembed import open_store, tag
 
