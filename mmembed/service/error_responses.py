@@ -23,6 +23,7 @@ from mmembed import errors as e
 __all__ = [
     "STATUS",
     "add_error_answers",
+    "as_fields",
     "error_response",
     "fault_response",
     "json_bytes",

@@ -12,7 +12,7 @@ from fastapi import HTTPException
 from service_app import running
 
 from mmembed import errors
-from mmembed.service.error_responses import STATUS, error_response, json_bytes, status_of
+from mmembed.service.error_responses import STATUS, as_fields, error_response, json_bytes, status_of
 from mmembed.service.server import Serving
 
 # written out once more: the service's own table is shorter, by ancestors
@@ -113,7 +113,7 @@ def test_each_error_through_a_route(name: str, service: Serving) -> None:
     """What a route raises reaches the client as its status, its sentence and the name of its class."""
     answer = httpx.get(f"{service.url}/v1/raise/{name}")
     assert answer.status_code == EXPECTED[name]
-    assert answer.json() == {"error": str(an(name)), "type": name}
+    assert answer.json() == {"error": as_fields(an(name)), "type": name}
     assert answer.headers["x-content-type-options"] == "nosniff"
     wanted = {503: "5", 429: "3"}.get(EXPECTED[name])
     assert answer.headers.get("retry-after") == wanted
@@ -139,7 +139,7 @@ def test_qdrant_keeps_the_sentence(name: str) -> None:
     answer = error_response("/qdrant/infer", an(name))
     status = EXPECTED[name]
     assert answer.status_code == (status if status >= 500 or status == 429 else 400)
-    assert bytes(answer.body) == json_bytes({"error": str(an(name))})
+    assert bytes(answer.body) == json_bytes({"error": as_fields(an(name))})
 
 
 def test_a_fault_of_our_own_tells_nothing(service: Serving, caplog: pytest.LogCaptureFixture) -> None:
