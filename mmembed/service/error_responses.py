@@ -26,6 +26,7 @@ __all__ = [
     "STATUS",
     "ErrorShape",
     "add_error_answers",
+    "as_fields",
     "error_response",
     "fault_response",
     "hidden_of",

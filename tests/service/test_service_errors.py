@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from service_app import running
 
 from mmembed import errors
-from mmembed.service.error_responses import STATUS, error_response, json_bytes, status_of
+from mmembed.service.error_responses import STATUS, as_fields, error_response, json_bytes, status_of
 from mmembed.service.routes.cohere import CohereRoute
 from mmembed.service.routes.openai import OpenAIRoute
 from mmembed.service.routes.qdrant_inference import QdrantRoute
@@ -119,7 +119,7 @@ def test_each_error_through_a_route(name: str, service: Server) -> None:
     """What a route raises reaches the client as its status, its sentence and the name of its class."""
     answer = httpx.get(f"{service.url}/v1/raise/{name}")
     assert answer.status_code == EXPECTED[name]
-    assert answer.json() == {"error": str(an(name)), "type": name}
+    assert answer.json() == {"error": as_fields(an(name)), "type": name}
     assert answer.headers["x-content-type-options"] == "nosniff"
     wanted = {503: "5", 429: "3"}.get(EXPECTED[name])
     assert answer.headers.get("retry-after") == wanted
@@ -145,7 +145,7 @@ def test_qdrant_keeps_the_sentence(name: str) -> None:
     answer = error_response(an(name), shape=QdrantRoute.error_shape)
     status = EXPECTED[name]
     assert answer.status_code == (status if status >= 500 or status == 429 else 400)
-    assert bytes(answer.body) == json_bytes({"error": str(an(name))})
+    assert bytes(answer.body) == json_bytes({"error": as_fields(an(name))})
 
 
 def test_a_fault_of_our_own_tells_nothing(service: Server, caplog: pytest.LogCaptureFixture) -> None:
