@@ -162,7 +162,7 @@ def _load(
     revision: str | None,
     max_length: str | None,
     dim: str | None,
-    adapter: str | None,
+    adapter: str | None = None,
 ) -> DecoderLM:
     # 1. Which model, and whether it is of this family.
     named = find_checkpoint(name, revision=revision, example=family.example)
