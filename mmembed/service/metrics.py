@@ -44,7 +44,7 @@ class Metrics:
         self._cached = Counter("mmembed_cache", "Inputs looked up in the cache.", ("found",), registry=registry)
         self._failures = Counter(
             "mmembed_failures",
-            "Inputs that failed, and requests turned away at the doors.",
+            "Inputs that failed, and requests turned away.",
             ("type",),
             registry=registry,
         )

@@ -1,4 +1,4 @@
-"""The batcher: which inputs share a forward pass, when it begins, and what becomes of those that fail or are dropped."""
+"""The batcher: what shares a forward pass, when it begins, and what becomes of inputs that fail or are dropped."""
 
 from __future__ import annotations
 

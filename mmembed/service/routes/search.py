@@ -20,7 +20,7 @@ from mmembed.retrieval.api import search, search_several
 from mmembed.service.error_responses import without_places
 from mmembed.service.images import fetch_images
 from mmembed.service.middleware.auth import needs
-from mmembed.service.schemas.forms import JsonOrForm, Uploads, form_of, uploads_of
+from mmembed.service.schemas.forms import FormFiles, JsonOrForm, files_of, form_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.schemas.search import (
     FoundHit,
@@ -48,7 +48,7 @@ _KINDS = {"images": "image", "documents": "text"}
 async def search_collection(collection: str, asked: SearchRequest, request: Request, service: ServiceOf) -> Response:
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
-    images = await _images(asked, uploads_of(request), service)
+    images = await _images(asked, files_of(request), service)
     body = await service.run(_search_one, service, collection, asked, images, started)
     return Response(body, media_type="application/json")
 
@@ -57,14 +57,14 @@ async def search_collection(collection: str, asked: SearchRequest, request: Requ
 async def search_collections(asked: SeveralRequest, request: Request, service: ServiceOf) -> Response:
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
-    images = await _images(asked, uploads_of(request), service)
+    images = await _images(asked, files_of(request), service)
     body = await service.run(_search_several, service, asked, images, started)
     return Response(body, media_type="application/json")
 
 
-async def _images(asked: SearchFields, uploads: Uploads, service: Service) -> QueryImages[bytes]:
+async def _images(asked: SearchFields, files_sent: FormFiles, service: Service) -> QueryImages[bytes]:
     """The files of the query's image and of what is subtracted, those that are addresses fetched side by side."""
-    if asked.image is not None and uploads.image is not None:
+    if asked.image is not None and files_sent.image is not None:
         raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
     sources = [source for source in (asked.image, *(part.image for part in asked.minus)) if source is not None]
     most = int(service.settings.max_body_mb * 2**20)
@@ -76,9 +76,9 @@ async def _images(asked: SearchFields, uploads: Uploads, service: Service) -> Qu
             raise file
         return file
 
-    image = uploads.image if asked.image is None else following()
+    image = files_sent.image if asked.image is None else following()
     minus = [part.text if part.text is not None else following() for part in asked.minus]
-    return QueryImages(image, (*minus, *uploads.minus))
+    return QueryImages(image, (*minus, *files_sent.minus))
 
 
 # --- in a thread ----------------------------------------------------------------------------------

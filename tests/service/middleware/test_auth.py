@@ -1,4 +1,4 @@
-"""What a request passes before its route: keys, scopes, rate, hosts, origins, and clients that send too much or slowly."""
+"""What a request passes before its route: keys, scopes, rate, hosts, origins, and clients that send too much."""
 
 from __future__ import annotations
 
