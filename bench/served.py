@@ -24,7 +24,7 @@ from mmembed import Encoder, open_store
 from mmembed.types import Contract, Point, VectorContract
 
 __all__ = [
-    "Server",
+    "Serving",
     "embed",
     "infer",
     "pictures",
@@ -59,7 +59,7 @@ _LISTENS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 @dataclass(frozen=True)
-class Server:
+class Serving:
     port: int
     pid: int
 
@@ -71,14 +71,14 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *flags: str) -> Iterator[Server]:
+def serving(folder: Path, *flags: str) -> Iterator[Serving]:
     """The real command on a free port, ready to answer; stopped at the end, which it must do without a fault."""
     log = folder / "serve.log"
     command = [sys.executable, "-m", "mmembed", "serve", "--port", "0", *flags]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MMEMBED_")}
     with log.open("w") as errors, subprocess.Popen(command, stderr=errors, env=environ) as served:
         try:
-            yield Server(_port_when_ready(served, log), served.pid)
+            yield Serving(_port_when_ready(served, log), served.pid)
         finally:
             served.terminate()
             served.wait()

@@ -28,7 +28,7 @@ import torch
 from http_load import Load, put_load
 from lines import Lines, arguments
 from open_clip_ingest import write_checkpoint
-from served import Server, embed, infer, pictures, search_for, serving, texts, write_store
+from served import Serving, embed, infer, pictures, search_for, serving, texts, write_store
 from service_loop import measure_gaps
 
 from mmembed import Encoder, load_encoder, open_store, search
@@ -164,7 +164,7 @@ def memory(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
         lines.add(what, ratio, unit="ratio", at_most=level, requests=options.many, mib=mib)
 
 
-def after_load(served: Server, n: int, of: str) -> dict[str, float]:
+def after_load(served: Serving, n: int, of: str) -> dict[str, float]:
     """Memory after n requests, every other one a search, which must all be answered."""
     asked = [search_for(text) if at % 2 else embed("tiny", text) for at, text in enumerate(texts(n, of=of))]
     load = put_load(served.port, asked, connections=CLIENTS)

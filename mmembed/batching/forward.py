@@ -56,7 +56,7 @@ def count_tokens(encoder: Encoder, text: str) -> int | MmembedError:
 def encode(encoder: Encoder, batch: BatchKey, contents: Sequence[Content]) -> list[Vector | MmembedError]:
     """n inputs -> n outcomes, in order. Raises nothing, whatever the encoder raises or returns.
 
-    A batch that fails is halved until the inputs that spoil it are found, n log2 n passes at worst.
+    A batch that fails is halved until the inputs that spoil it are found, n log2 n forward passes at worst.
     """
     try:
         return [*_rows(encoder, _call_of(encoder, batch)(contents), len(contents))]

@@ -38,7 +38,7 @@ class Fetcher:
         self._max_bytes = round(settings.max_image_mb * 2**20)
         self._seconds = settings.fetch_seconds
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._resolvers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mmembed-resolve")
+        self._resolvers = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mmembed-dns")
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(),
             max_connections=_AT_ONCE,

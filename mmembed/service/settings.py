@@ -1,4 +1,4 @@
-"""Settings of the service: flags of `mmembed serve`, or variables `MMEMBED_*`. Nothing below the edges reads them."""
+"""Settings of the service: flags of `mmembed serve`, or variables `MMEMBED_*`. Nothing else reads them."""
 
 from __future__ import annotations
 

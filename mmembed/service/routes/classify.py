@@ -34,7 +34,7 @@ from mmembed.service.images import ImageSource, fetch_images
 from mmembed.service.middleware.auth import needs
 from mmembed.service.schemas.classify import ClassifyAnswer, ClassifyRequest, ClassifySeveralAnswer, LabelTexts
 from mmembed.service.schemas.common import Picture
-from mmembed.service.schemas.forms import PictureForm, form_of, uploads_of
+from mmembed.service.schemas.forms import ImageForm, files_of, form_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import DenseArray, Encoder, Store
@@ -42,7 +42,7 @@ from mmembed.types import DenseArray, Encoder, Store
 __all__ = ["router"]
 
 router = APIRouter(
-    tags=["labels"], route_class=PictureForm, dependencies=[Depends(needs("search"))], responses=our_errors()
+    tags=["labels"], route_class=ImageForm, dependencies=[Depends(needs("search"))], responses=our_errors()
 )
 
 _SENTENCES_AN_INPUT = 16  # more than a short text of a request's own: sentences are short, and kept
@@ -52,12 +52,12 @@ _MIB = 1 << 20
 @router.post(
     "/v1/classify",
     response_model=ClassifyAnswer | ClassifySeveralAnswer,
-    openapi_extra=form_of("ClassifyRequest", PictureForm),
+    openapi_extra=form_of("ClassifyRequest", ImageForm),
 )
 async def classify(asked: ClassifyRequest, request: fastapi.Request, service: ServiceOf) -> Response:
     """Say which of some labels a picture shows: one picture, several of them, or a stored point."""
     started = time.perf_counter()
-    sources = _sources(asked, uploads_of(request).image)
+    sources = _sources(asked, files_of(request).image)
     _check_size(service, asked, len(sources))
     classes = await service.run(_classes, service, asked)
     if asked.id is None:

@@ -26,7 +26,7 @@ from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
 from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
 from mmembed.service.schemas.common import STRICT, ListOf
-from mmembed.service.schemas.embeddings import Part, Sent, sent_part
+from mmembed.service.schemas.embeddings import Part, PlacedInput, placed_part
 from mmembed.service.schemas.openapi import cohere_errors
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import DenseArray, Encoder, Role
@@ -107,7 +107,7 @@ async def embed(request: EmbedRequest, service: ServiceOf) -> Response:
     read = await contents(service, sent)
     await _check_lengths(service, request, encoder, sent)
     made = await _made(service, request, encoder, sent, read)
-    billed = {"input_tokens": sum(one.tokens for one in made), "images": sum(one.is_picture for one in sent)}
+    billed = {"input_tokens": sum(one.tokens for one in made), "images": sum(one.is_image for one in sent)}
     return json_response(
         {
             "response_type": "embeddings_by_type",
@@ -123,7 +123,7 @@ def _parts_in(inputs: Sequence[MixedInput]) -> int:
     return sum(len(mixed.content) for mixed in inputs)
 
 
-def _groups(request: EmbedRequest) -> list[list[Sent]]:
+def _groups(request: EmbedRequest) -> list[list[PlacedInput]]:
     """What becomes one vector each. Raises InvalidRequest for options that do not exist, and for nothing to embed."""
     given = [name for name in ("texts", "images", "inputs") if getattr(request, name)]
     if len(given) != 1:
@@ -141,16 +141,18 @@ def _groups(request: EmbedRequest) -> list[list[Sent]]:
             )
     if request.truncate == "START":
         raise InvalidRequest("truncate is 'START', but the encoders here cut off the end: send 'END' or 'NONE'")
-    texts = [[Sent(f"texts[{i}]", text)] for i, text in enumerate(request.texts or ())]
-    images = [[Sent(f"images[{i}]", uri, is_picture=True)] for i, uri in enumerate(request.images or ())]
+    texts = [[PlacedInput(f"texts[{i}]", text)] for i, text in enumerate(request.texts or ())]
+    images = [[PlacedInput(f"images[{i}]", uri, is_image=True)] for i, uri in enumerate(request.images or ())]
     inputs = [
-        [sent_part(f"inputs[{i}].content[{j}]", part) for j, part in enumerate(mixed.content)]
+        [placed_part(f"inputs[{i}].content[{j}]", part) for j, part in enumerate(mixed.content)]
         for i, mixed in enumerate(request.inputs or ())
     ]
     return texts + images + inputs
 
 
-async def _check_lengths(service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[Sent]) -> None:
+async def _check_lengths(
+    service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[PlacedInput]
+) -> None:
     """Raise InvalidRequest for a text longer than `max_tokens`, or than the encoder reads where truncate is NONE.
 
     Encoders cut at their context length and nowhere else, so a text that a smaller `max_tokens` would cut is refused.
@@ -159,7 +161,7 @@ async def _check_lengths(service: Service, request: EmbedRequest, encoder: Encod
     name = min(most, key=most.__getitem__)
     if math.isinf(most[name]) or (name == "context_length" and request.truncate != "NONE"):
         return
-    texts = [one for one in sent if not one.is_picture]
+    texts = [one for one in sent if not one.is_image]
     counts = await service.run(lambda: [encoder.count_tokens(one.content) for one in texts])
     for one, count in zip(texts, counts, strict=True):
         if count > most[name]:
@@ -167,7 +169,7 @@ async def _check_lengths(service: Service, request: EmbedRequest, encoder: Encod
 
 
 async def _made(
-    service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[Sent], read: Sequence[str | bytes]
+    service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[PlacedInput], read: Sequence[str | bytes]
 ) -> list[Result]:
     """What became of each of `sent`, with the task of `input_type`, or without where the encoder has no such task."""
     role: Role = "query" if request.input_type == "search_query" else "document"
@@ -181,7 +183,7 @@ async def _made(
     return await embedded_or_raised(service, sent, [replace(one, task=None) for one in requests])
 
 
-def _summed(groups: Sequence[Sequence[Sent]], made: Sequence[Result]) -> list[DenseArray]:
+def _summed(groups: Sequence[Sequence[PlacedInput]], made: Sequence[Result]) -> list[DenseArray]:
     """One vector a group: the only one, or the sum of several brought back to norm 1."""
     vectors: Iterator[DenseArray] = (np.asarray(one.vector, dtype=np.float32) for one in made)
     taken = [list(islice(vectors, len(group))) for group in groups]

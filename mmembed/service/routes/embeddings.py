@@ -12,7 +12,7 @@ from mmembed.batching.cache import Result
 from mmembed.batching.engine import Request
 from mmembed.errors import InputError, InvalidRequest, MmembedError, RequestTooLarge, UnsupportedModality
 from mmembed.service.images import fetch_images
-from mmembed.service.schemas.embeddings import Sent
+from mmembed.service.schemas.embeddings import PlacedInput
 from mmembed.service.state import Service
 from mmembed.types import DenseArray, Encoder
 
@@ -45,7 +45,7 @@ def check_count(service: Service, count: int) -> None:
         raise RequestTooLarge(f"the request has {count} inputs, more than the {most} taken at once: send it in parts")
 
 
-async def contents(service: Service, sent: Sequence[Sent]) -> list[str | bytes]:
+async def contents(service: Service, sent: Sequence[PlacedInput]) -> list[str | bytes]:
     """Texts as they are, images as the bytes of their files, in order; the same image is fetched once.
 
     Raises:
@@ -54,10 +54,10 @@ async def contents(service: Service, sent: Sequence[Sent]) -> list[str | bytes]:
     """
     for one in sent:
         if not one.content:
-            what = "picture" if one.is_picture else "text"
+            what = "picture" if one.is_image else "text"
             raise InvalidRequest(f"{one.place} is an empty {what}: leave it out, or send what is to be embedded")
     settings = service.settings
-    images = [one for one in sent if one.is_picture]
+    images = [one for one in sent if one.is_image]
     fetched = await fetch_images(
         [one.content for one in images],
         fetcher=service.fetcher,
@@ -65,15 +65,17 @@ async def contents(service: Service, sent: Sequence[Sent]) -> list[str | bytes]:
         max_bytes_together=int(settings.max_body_mb * _MIB),
     )
     files = iter(_all_good(images, fetched))
-    return [next(files) if one.is_picture else one.content for one in sent]
+    return [next(files) if one.is_image else one.content for one in sent]
 
 
-async def embedded_or_raised(service: Service, sent: Sequence[Sent], requests: Sequence[Request]) -> list[Result]:
+async def embedded_or_raised(
+    service: Service, sent: Sequence[PlacedInput], requests: Sequence[Request]
+) -> list[Result]:
     """Embed each of `sent`; the first failure is raised, with its place if the input is at fault."""
     return _all_good(sent, await service.engine.embed(requests))
 
 
-def _all_good(sent: Sequence[Sent], outcomes: Sequence[T | MmembedError]) -> list[T]:
+def _all_good(sent: Sequence[PlacedInput], outcomes: Sequence[T | MmembedError]) -> list[T]:
     """What became of each; the first failure is raised, with its place if the input is at fault."""
     good: list[T] = []
     for one, outcome in zip(sent, outcomes, strict=True):

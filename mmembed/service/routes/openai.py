@@ -21,7 +21,7 @@ from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
 from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
 from mmembed.service.schemas.common import STRICT, ListOf
-from mmembed.service.schemas.embeddings import ImagePart, Sent, TextPart, sent_part
+from mmembed.service.schemas.embeddings import ImagePart, PlacedInput, TextPart, placed_part
 from mmembed.service.schemas.openapi import openai_errors
 from mmembed.service.state import ServiceOf
 from mmembed.types import Role
@@ -146,18 +146,18 @@ async def embeddings(request: EmbeddingsRequest, service: ServiceOf) -> Response
     )
 
 
-def _sent(given: Input, encoder: str) -> list[Sent]:
+def _sent(given: Input, encoder: str) -> list[PlacedInput]:
     """The inputs of a request with their places. Raises InvalidRequest for none at all, and for tokens."""
     elements = [given] if isinstance(given, str) else given
     if not elements:
         raise InvalidRequest("input is an empty list: send at least one text or picture")
-    sent: list[Sent] = []
+    sent: list[PlacedInput] = []
     for index, element in enumerate(elements):
         place = "input" if isinstance(given, str) else f"input[{index}]"
         if isinstance(element, str):
-            sent.append(Sent(place, element, is_picture=_PICTURE.match(element) is not None))
+            sent.append(PlacedInput(place, element, is_image=_PICTURE.match(element) is not None))
         elif isinstance(element, TextPart | ImagePart):
-            sent.append(sent_part(place, element))
+            sent.append(placed_part(place, element))
         else:
             raise InvalidRequest(
                 f"{place} holds tokens, which are numbers of OpenAI's vocabulary and mean nothing to encoder "

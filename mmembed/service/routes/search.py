@@ -25,7 +25,7 @@ from mmembed.retrieval.several import search_several
 from mmembed.service.error_responses import without_places
 from mmembed.service.images import fetch_images
 from mmembed.service.middleware.auth import needs
-from mmembed.service.schemas.forms import JsonOrForm, Uploads, form_of, uploads_of
+from mmembed.service.schemas.forms import FormFiles, JsonOrForm, files_of, form_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.schemas.search import (
     FoundHit,
@@ -57,7 +57,7 @@ _KINDS = {"images": "image", "documents": "text"}
 async def search_collection(collection: str, asked: SearchRequest, request: Request, service: ServiceOf) -> Response:
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
-    images = await _images(asked, uploads_of(request), service)
+    images = await _images(asked, files_of(request), service)
     body = await service.run(_search_one, service, collection, asked, images, started)
     return Response(body, media_type="application/json")
 
@@ -66,7 +66,7 @@ async def search_collection(collection: str, asked: SearchRequest, request: Requ
 async def search_collections(asked: SeveralRequest, request: Request, service: ServiceOf) -> Response:
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
-    images = await _images(asked, uploads_of(request), service)
+    images = await _images(asked, files_of(request), service)
     body = await service.run(_search_several, service, asked, images, started)
     return Response(body, media_type="application/json")
 
@@ -88,9 +88,9 @@ class _ImageFiles:
         return files + [(part, _EXAMPLE) for part in (*self.positive, *self.negative) if isinstance(part, bytes)]
 
 
-async def _images(asked: SearchFields, uploads: Uploads, service: Service) -> _ImageFiles:
+async def _images(asked: SearchFields, files_sent: FormFiles, service: Service) -> _ImageFiles:
     """The files of the query's images, those that are addresses fetched side by side."""
-    if asked.image is not None and uploads.image is not None:
+    if asked.image is not None and files_sent.image is not None:
         raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
     parts: tuple[Minus | LikedOrNot, ...] = (*asked.minus, *asked.positive, *asked.negative)
     sources = [source for source in (asked.image, *(part.image for part in parts)) if source is not None]
@@ -108,11 +108,11 @@ async def _images(asked: SearchFields, uploads: Uploads, service: Service) -> _I
             return part.text
         return following() if part.id is None else PointId(part.id)
 
-    image = uploads.image if asked.image is None else following()
+    image = files_sent.image if asked.image is None else following()
     minus = [part.text if part.text is not None else following() for part in asked.minus]
     positive = [example(part) for part in asked.positive]
     negative = [example(part) for part in asked.negative]
-    return _ImageFiles(image, (*minus, *uploads.minus), tuple(positive), tuple(negative))
+    return _ImageFiles(image, (*minus, *files_sent.minus), tuple(positive), tuple(negative))
 
 
 # --- in a thread ----------------------------------------------------------------------------------

@@ -118,17 +118,17 @@ class LabelFailure(BaseModel):
     type: str = Field(examples=["UnreadableImage"])
 
 
-class _Said(BaseModel):
+class _AnswerFields(BaseModel):
     encoder: str = Field(description="Full name of the encoder.", examples=["tiny"])
     calibrated: bool = Field(description="Whether probabilities are those of the collection's calibration.")
     seconds: float = Field(description="From the request's arrival to this answer.", examples=[0.012])
 
 
-class ClassifyAnswer(Verdicts, _Said):
+class ClassifyAnswer(Verdicts, _AnswerFields):
     """The labels of one picture."""
 
 
-class ClassifySeveralAnswer(_Said):
+class ClassifySeveralAnswer(_AnswerFields):
     """The labels of several pictures, in the order in which they came."""
 
     results: list[Verdicts | LabelFailure]

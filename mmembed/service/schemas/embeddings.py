@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from mmembed.service.schemas.common import STRICT
 
-__all__ = ["ImagePart", "Part", "Sent", "TextPart", "sent_part"]
+__all__ = ["ImagePart", "Part", "PlacedInput", "TextPart", "placed_part"]
 
 
 class TextPart(BaseModel):
@@ -40,16 +40,16 @@ Part: TypeAlias = TextPart | ImagePart
 
 
 @dataclass(frozen=True)
-class Sent:
+class PlacedInput:
     """One text or picture of a request, and where it stood: "input[3]"."""
 
     place: str
     content: str  # a text, or what names a picture
-    is_picture: bool = False
+    is_image: bool = False
 
 
-def sent_part(place: str, part: Part) -> Sent:
+def placed_part(place: str, part: Part) -> PlacedInput:
     """A part of a request that stood at `place`."""
     if isinstance(part, TextPart):
-        return Sent(place, part.text)
-    return Sent(place, part.image_url.url, is_picture=True)
+        return PlacedInput(place, part.text)
+    return PlacedInput(place, part.image_url.url, is_image=True)

@@ -22,23 +22,23 @@ from mmembed.errors import InvalidRequest, RequestTooLarge
 from mmembed.service.indexing.ingestion import Sent
 from mmembed.service.indexing.uploads import clean_name
 
-__all__ = ["FORM", "JsonOrForm", "PictureForm", "Uploads", "form_of", "sent_files", "uploads_of"]
+__all__ = ["FORM", "FormFiles", "ImageForm", "JsonOrForm", "files_of", "form_of", "sent_files"]
 
 _MAX_FILES = 33  # a picture, and those to subtract
 _MAX_QUERY_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
-class Uploads:
-    """The pictures that came as files."""
+class FormFiles:
+    """The images that came as files of a form."""
 
     image: bytes | None = None
     minus: tuple[bytes, ...] = ()
 
 
-def uploads_of(request: Request) -> Uploads:
+def files_of(request: Request) -> FormFiles:
     """What came with the request; nothing with one that is JSON."""
-    found: Uploads = getattr(request.state, "uploads", None) or Uploads()
+    found: FormFiles = getattr(request.state, "files", None) or FormFiles()
     return found
 
 
@@ -57,10 +57,10 @@ class JsonOrForm(APIRoute):
             limits = {"max_files": _MAX_FILES, "max_fields": len(self.fields), "max_part_size": _MAX_QUERY_BYTES}
             async with request.form(**limits) as form:
                 query = _query(form, self.fields)
-                uploads = Uploads(
+                files = FormFiles(
                     await _image(form), tuple([await file.read() for file in _files(form, "minus_image")])
                 )
-            return await answer(_as_json(request, query, uploads))
+            return await answer(_as_json(request, query, files))
 
         return read_and_answer
 
@@ -73,7 +73,7 @@ async def _require_whole(request: Request) -> None:
         raise InvalidRequest("the form breaks off before its last boundary, or names none: send all of it")
 
 
-class PictureForm(JsonOrForm):
+class ImageForm(JsonOrForm):
     """The same of a route that takes one picture and subtracts nothing."""
 
     fields = ("image", "query")
@@ -104,13 +104,13 @@ def _files(form: FormData, name: str) -> list[UploadFile]:
     return [file for file in files if isinstance(file, UploadFile)]
 
 
-def _as_json(request: Request, query: bytes, uploads: Uploads) -> Request:
-    """The same request with the query as its body, and the uploads in its state."""
+def _as_json(request: Request, query: bytes, files: FormFiles) -> Request:
+    """The same request with the query as its body, and the files in its state."""
     kept = [
         (name, value) for name, value in request.scope["headers"] if name not in (b"content-type", b"content-length")
     ]
     headers = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(query)).encode())]
-    state = {**request.scope.get("state", {}), "uploads": uploads}
+    state = {**request.scope.get("state", {}), "files": files}
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": query, "more_body": False}
