@@ -128,5 +128,5 @@ def load(
         model=model,
         dim=size,
         image_request=dialect.image_request if model.images else None,
-        whole_call=("document",) if late else (),
+        whole_call=frozenset({"document"}) if late else frozenset(),
     )
