@@ -87,8 +87,8 @@ def test_every_table_of_the_file_is_a_preset() -> None:
         assert set(row) <= set(hints), name
         for key in row:
             TypeAdapter(hints[key]).validate_python(getattr(PRESETS[name], key), strict=True)
-    with pytest.raises(TypeError, match="licens"):
-        Preset(**{**file["presets"]["minilm"], "licens": "MIT"})
+    with pytest.raises(TypeError, match="licence_"):
+        Preset(**{**file["presets"]["minilm"], "licence_": "MIT"})
 
 
 def test_every_row_can_be_asked_for() -> None:
