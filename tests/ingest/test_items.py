@@ -84,7 +84,8 @@ def test_no_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake
         Item("read.md", "text", content=b"# Geese\n\nThey honk. ![a goose](goose.png)"),
     ]
     store = open_store(":memory:")
-    ingest_documents(store, "warm", documents, encoder=fake, cross_encoder=fake)  # the readers' modules are imported
+    # the first run imports the modules that read
+    ingest_documents(store, "warm", documents, encoder=fake, cross_encoder=fake, pictures_into="warm-images")
     ingest_images(store, "warm-images", [Item("a", "image", content=png(9))], encoder=fake)
     opened: list[tuple[str, int]] = []
     listening = False
