@@ -183,8 +183,9 @@ def test_a_collection_named_twice_counts_once(store: Store) -> None:
 )
 def test_what_makes_no_sense_is_refused(store: Store, names: list[str], how: dict[str, Any], says: str) -> None:
     """No collection, a weight of nothing, and pages that do not exist."""
+    fields = {name: value for name, value in how.items() if name != "collection_weights"}
     with pytest.raises(InvalidQuery, match=says):
-        search_several(store, names, Search(text="a", **how))
+        search_several(store, names, Search(text="a", **fields), collection_weights=how.get("collection_weights"))
 
 
 def test_an_unknown_collection_is_no_reason_to_skip(store: Store) -> None:
