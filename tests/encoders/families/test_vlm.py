@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertConfig, BertModel, EmbeddingGemma2Model, Qwen3VLModel
 
 from mmembed.encoders.checkpoint import Checkpoint
-from mmembed.encoders.families import vlm
 from mmembed.encoders.families.sentence_models import check_weights
 from mmembed.encoders.families.vlm import MultimodalEncoder
 from mmembed.encoders.presets import Preset
@@ -305,7 +304,7 @@ def test_a_known_model_has_its_preset(gemma_folder: Path, monkeypatch: pytest.Mo
         task_prompts={"clustering": ("CQ: ", "CD: ")},
         licence="Apache-2.0",
     )
-    monkeypatch.setattr(vlm, "preset_of_model", lambda _: known)
+    monkeypatch.setattr("mmembed.encoders.lora.preset_of_model", lambda _: known)
     encoder = load(f"vlm:{gemma_folder}?dim=8")
     assert (encoder.spec.dim, encoder.spec.matryoshka_dims, encoder.spec.licence) == (8, (8, 32), "Apache-2.0")
     cases: list[tuple[Role, str | None, str]] = [("query", None, "Q: "), ("document", "clustering", "CD: ")]
@@ -324,7 +323,7 @@ def test_a_known_instruction_is_the_system_message(tmp_path: Path, monkeypatch: 
     """Where the files name no prompt, the preset's one sentence is the instruction by default, and tasks replace it."""
     folder = build_qwen3_vl(tmp_path / "silent", prompts={})
     known = Preset(encoder="vlm:a/b", summary="", query_prompt="Look closely.", document_prompt="Look closely.")
-    monkeypatch.setattr(vlm, "preset_of_model", lambda _: known)
+    monkeypatch.setattr("mmembed.encoders.lora.preset_of_model", lambda _: known)
     encoder = load(f"vlm:{folder}")
     expected = qwen_card(folder, pictures(), instruction="Look closely.")
     np.testing.assert_allclose(encoder.encode_image(pictures()), expected, atol=1e-5)
