@@ -3,8 +3,8 @@
 submit -> a queue for each (modality, role, task), served in turn -> a worker thread: count tokens, take, encode, settle
                 └ bytes of images -> decoded by shared threads, just ahead of their forward pass
 
-An idle batcher starts at once. Only where requests are on the way that are not here yet, it waits for them: at most
-`max_wait_ms`, and no longer than a fifth of it after the last that came.
+An idle batcher starts at once. Only while requests are on the way does it wait for them: at most `max_wait_ms`, and no
+longer than a fifth of it after the last that came.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from typing import cast
 
 from mmembed.batching.cache import BatchKey, CacheKey, Content, Result, VectorCache
 from mmembed.batching.forward import count_tokens, decode, encode
-from mmembed.batching.options import BatchingOptions, Observer
-from mmembed.batching.queue import Entry, Queue
+from mmembed.batching.options import STOPPING, BatchingOptions, Observer
+from mmembed.batching.queue import Entry, Queue, results_of
 from mmembed.batching.submission import Submission, deliver
 from mmembed.errors import MmembedError, Overloaded
-from mmembed.types import Encoder, Modality, Vector
+from mmembed.types import Encoder, Modality
 
-__all__ = ["STOPPING", "Batcher"]
+__all__ = ["Batcher"]
 
 _REMOTE_WORKERS = 4  # forward passes at once where the work is done by somebody else's machine
 _BATCHES_AHEAD = 2  # of images, decoded and waiting
 _QUIET = 0.2  # of max_wait: when nothing has come for so long, nothing is on the way to this batcher
-STOPPING = "the service is stopping and takes nothing new: try again in a few seconds"
 
 
 class Batcher:
@@ -68,11 +67,8 @@ class Batcher:
         self._wake_at = math.inf
         self._pace: float | None = None  # seconds an input
         self._closing = False
-        workers = _REMOTE_WORKERS if encoder.spec.remote else 1
-        self._workers = [
-            threading.Thread(target=self._work, name=f"mmembed-{encoder.spec.name}", daemon=True)
-            for _ in range(workers)
-        ]
+        name, workers = f"mmembed-{encoder.spec.name}", _REMOTE_WORKERS if encoder.spec.remote else 1
+        self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(workers)]
         for worker in self._workers:
             worker.start()
 
@@ -167,16 +163,14 @@ class Batcher:
 
     def _decode_ahead(self, queue: Queue) -> None:
         """Under the lock: as many images as two batches take, and no more pixels than two of the largest have."""
-        most = _BATCHES_AHEAD * self.batch_size
         while queue.undecoded and len(queue.decoding) < self._most_decoding:
-            pixels = sum(entry.pixels for entry in queue.ready.values())
-            if len(queue.decoding) + len(queue.ready) >= most or pixels >= 2 * self._options.max_pixels:
+            ahead, pixels = len(queue.decoding) + len(queue.ready), sum(one.pixels for one in queue.ready.values())
+            if ahead >= _BATCHES_AHEAD * self.batch_size or pixels >= 2 * self._options.max_pixels:
                 return
             self._decoders.submit(self._decode, queue, queue.next_undecoded())
 
     def _decode(self, queue: Queue, entry: Entry) -> None:
-        content = cast(bytes, entry.content)
-        prepared = decode(self.encoder, content, max_pixels=self._options.max_pixels)
+        prepared = decode(self.encoder, cast(bytes, entry.content), max_pixels=self._options.max_pixels)
         finished: list[Submission] = []
         with self._changed:
             del queue.decoding[entry.key]
@@ -200,7 +194,7 @@ class Batcher:
                 started = time.monotonic()
                 sound = [entry for entry in entries if entry.fault is None]
                 vectors = encode(self.encoder, queue.batch, [entry.content for entry in sound]) if sound else []
-                self._finish(queue.batch, entries, vectors, time.monotonic() - started)
+                self._finish(queue.batch, entries, results_of(entries, vectors), time.monotonic() - started)
 
     def _next(self) -> Queue | None:
         """Wait for a queue whose forward pass may begin; None at the end."""
@@ -268,20 +262,14 @@ class Batcher:
         return taken
 
     def _finish(
-        self, batch: BatchKey, entries: Sequence[Entry], vectors: Sequence[Vector | MmembedError], seconds: float
+        self, batch: BatchKey, entries: Sequence[Entry], results: Sequence[Result | MmembedError], seconds: float
     ) -> None:
-        """Hand on what came of a forward pass: `vectors` are those of the entries without a fault, in order."""
-        made = iter(vectors)
-        outcomes = [next(made) if entry.fault is None else entry.fault for entry in entries]
-        results = [
-            outcome if isinstance(outcome, MmembedError) else Result(outcome, entry.tokens or 0)
-            for entry, outcome in zip(entries, outcomes, strict=True)
-        ]
+        """Hand on what came of a forward pass."""
         self._observer.batch(self.encoder.spec.name, batch.modality, len(entries), seconds)
+        pace = seconds / len(entries) / len(self._workers)
         with self._changed:
             self._begun -= len(entries)
             self._last_move = time.monotonic()
-            pace = seconds / len(entries) / len(self._workers)
             self._pace = pace if self._pace is None else 0.8 * self._pace + 0.2 * pace
             finished = self._settle(entries, results)
         deliver(finished)

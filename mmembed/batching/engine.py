@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
 
-from mmembed.batching.batcher import STOPPING, Batcher
+from mmembed.batching.batcher import Batcher
 from mmembed.batching.cache import (
     CacheKey,
     Content,
@@ -28,7 +28,7 @@ from mmembed.batching.cache import (
 )
 from mmembed.batching.encoder import BatchedEncoders
 from mmembed.batching.memory import PixelBudget
-from mmembed.batching.options import BatchingOptions, EncoderSource, Observer
+from mmembed.batching.options import STOPPING, BatchingOptions, EncoderSource, Observer
 from mmembed.batching.submission import Submission
 from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooLarge, SettingsError, UnsupportedModality
 from mmembed.types import DenseArray, Encoder, Role

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from PIL import Image
 
-from mmembed.batching.cache import BatchKey, CacheKey, Content
+from mmembed.batching.cache import BatchKey, CacheKey, Content, Result
 from mmembed.batching.submission import Submission
 from mmembed.errors import MmembedError
+from mmembed.types import Vector
 
-__all__ = ["Entry", "Queue"]
+__all__ = ["Entry", "Queue", "results_of"]
 
 
 class Entry:
@@ -63,3 +65,13 @@ class Queue:
         entry = self.undecoded.pop(next(iter(self.undecoded)))
         self.decoding[entry.key] = entry
         return entry
+
+
+def results_of(entries: Sequence[Entry], vectors: Sequence[Vector | MmembedError]) -> list[Result | MmembedError]:
+    """What became of each; `vectors` are those of the entries without a fault, in order."""
+    made = iter(vectors)
+    outcomes = [next(made) if entry.fault is None else entry.fault for entry in entries]
+    return [
+        outcome if isinstance(outcome, MmembedError) else Result(outcome, entry.tokens or 0)
+        for entry, outcome in zip(entries, outcomes, strict=True)
+    ]

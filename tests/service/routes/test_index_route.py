@@ -464,11 +464,11 @@ def test_foreign_collections_are_left_alone(tmp_path: Path) -> None:
 def test_scopes(tmp_path: Path) -> None:
     """A key to search indexes and deletes nothing, one to index drops no collection."""
     keys = ("s" * 20 + ":search", "i" * 20 + ":index", "a" * 20 + ":admin")
-    with running(tmp_path, key=keys) as doors:
+    with running(tmp_path, key=keys) as locked:
 
         def ask(method: str, path: str, key: str, **more: Any) -> int:
             headers = {"authorization": f"Bearer {key * 20}"}
-            return httpx.request(method, doors.url + path, headers=headers, **more).status_code
+            return httpx.request(method, locked.url + path, headers=headers, **more).status_code
 
         files = [("file", ("a.png", picture(700)))]
         assert ask("POST", "/v1/index/pics", "s", files=files) == 403

@@ -518,7 +518,7 @@ def test_searches_at_the_same_time_are_those_one_after_another(served: Served) -
         )
 
 
-# --- doors, documentation, collections of other people --------------------------------------------
+# --- keys, documentation, collections of other people ---------------------------------------------
 
 
 def test_the_scope_search_is_needed(tmp_path: Path) -> None:
