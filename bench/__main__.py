@@ -18,7 +18,7 @@ QUICK = {
     "startup": ["--rounds", "3"],
     "ingest": ["--small", "500", "--large", "2000", "--rounds", "3"],
     "cranfield": [],
-    "open_clip_ingest": ["--pictures", "96", "--rounds", "3"],
+    "open_clip_ingest": ["--images", "96", "--rounds", "3"],
     "edge": ["--points", "10000"],
     "tagging": ["--points", "10000"],
     "decoder": ["--queries", "64", "--texts", "64", "--rounds", "3", "--layers", "2"],
@@ -26,7 +26,7 @@ QUICK = {
         *("--points", "2000", "--calls", "100", "--inputs", "128", "--requests", "1000", "--rounds", "3"),
         *("--many", "10000", "--load", "1000", "--loop-points", "10000"),
     ],
-    "zero_shot": ["--pictures", "96", "--rounds", "3"],
+    "zero_shot": ["--images", "96", "--rounds", "3"],
 }
 NEEDS_DATA = {"cranfield"}
 

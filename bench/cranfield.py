@@ -134,7 +134,7 @@ def measure_passages(lines: Lines, folder: Path, cranfield: Cranfield, minilm: E
     for number, (title, text) in cranfield.abstracts.items():  # the two empty ones become failures
         (files / f"{number}.txt").write_text(f"{title} {text}\n")
     store = open_store(f"edge:{folder / 'passages.mm'}")
-    report = ingest_documents(store, COLLECTION, [files], encoder=minilm, pictures_into=None)
+    report = ingest_documents(store, COLLECTION, [files], encoder=minilm, images_into=None)
     facts = {"documents": report.embedded, "failures": len(report.failures), "passages": store.count(COLLECTION)}
     for what, vector in (("minilm", "text"), ("bm25", "bm25"), ("hybrid", None)):
         found = partial(_search, store, vector, None if vector == "bm25" else minilm)

@@ -40,7 +40,7 @@ TIME_FLAT, MEMORY_FLAT = 1.15, 1.20
 class Runs:
     """Fresh processes over one set of pictures."""
 
-    pictures: int
+    images: int
     sources: list[Path]
     first: list[dict[str, Any]] = field(default_factory=list)
     again: list[dict[str, Any]] = field(default_factory=list)
@@ -109,7 +109,7 @@ def child(store_folder: str, sources: Sequence[str]) -> None:
 
 def add_lines(lines: Lines, small: Runs, large: Runs) -> None:
     for runs in (small, large):
-        n, seconds = runs.pictures, runs.median("first", "seconds")
+        n, seconds = runs.images, runs.median("first", "seconds")
         lines.add(f"index {n:,} JPEGs", seconds / n * 1000, unit="ms a picture", rounds=len(runs.first))
         parts = {part: round(runs.median("first", f"{part}_peak"), 1) for part in ("own", "edge")}
         lines.add(f"peak memory of {n:,} JPEGs", runs.median("first", "peak"), unit="MiB", **parts)
@@ -117,14 +117,14 @@ def add_lines(lines: Lines, small: Runs, large: Runs) -> None:
     def ratio(fact: str) -> float:
         return large.median("first", fact) / small.median("first", fact)
 
-    time_ratio = ratio("seconds") * small.pictures / large.pictures
+    time_ratio = ratio("seconds") * small.images / large.images
     lines.add("time a picture, many over few", time_ratio, unit="ratio", at_most=TIME_FLAT)
     lines.add("peak memory, many over few", ratio("peak"), unit="ratio", at_most=MEMORY_FLAT)
     lines.add("peak memory without Edge, many over few", ratio("own_peak"), unit="ratio", at_most=MEMORY_FLAT)
     growth = large.median("first", "edge_peak") - small.median("first", "edge_peak")
-    lines.add("growth of Edge", growth * 1024 / max(1, large.pictures - small.pictures), unit="KiB a point")
+    lines.add("growth of Edge", growth * 1024 / max(1, large.images - small.images), unit="KiB a point")
     for runs in (small, large):
-        n, seconds = runs.pictures, runs.median("again", "seconds")
+        n, seconds = runs.images, runs.median("again", "seconds")
         lines.add(f"index {n:,} unchanged JPEGs again", seconds / n * 1000, unit="ms a picture")
         touched = max(n - run["unchanged"] + run["decoded"] + run["encoded"] for run in runs.again)
         lines.add(f"of {n:,} unchanged, decoded or embedded", touched, unit="pictures", at_most=0)
@@ -144,7 +144,7 @@ def main() -> None:
         small, large = Runs(options.small, [few]), Runs(options.large, [few, more])
         for number in range(options.rounds):
             for runs in (small, large):
-                store = Path(temporary) / f"{number}-{runs.pictures}.mm"
+                store = Path(temporary) / f"{number}-{runs.images}.mm"
                 runs.first.append(measure(store, runs.sources))
                 runs.again.append(measure(store, runs.sources))
                 shutil.rmtree(store)

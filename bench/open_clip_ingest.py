@@ -1,6 +1,6 @@
 """A real image tower over large JPEGs: `mmembed.ingest_images` into Edge against a plain open_clip loop.
 
-    python bench/open_clip_ingest.py [--json OUT] [--pictures 200] [--rounds 5] [--architecture ViT-B-32]
+    python bench/open_clip_ingest.py [--json OUT] [--images 200] [--rounds 5] [--architecture ViT-B-32]
 
 Both sides run in one process with the same files, weights, batch size and torch threads, and take turns. The plain
 loop does what the manual shows: Image.open, preprocess, encode_image, normalise; it hashes, stores and thumbnails
@@ -59,11 +59,11 @@ class PlainLoop:
         return encoded
 
 
-def ours(store_folder: Path, pictures: Path, encoder: Encoder) -> tuple[float, dict[str, DenseArray]]:
+def ours(store_folder: Path, images: Path, encoder: Encoder) -> tuple[float, dict[str, DenseArray]]:
     """Seconds of one index run into a fresh store, and its vectors by file."""
     store = open_store(f"edge:{store_folder}")
     began = time.perf_counter()
-    report = ingest_images(store, "images", [pictures], encoder=encoder)
+    report = ingest_images(store, "images", [images], encoder=encoder)
     seconds = time.perf_counter() - began
     assert not report.failures, report.failures
     points = store.scroll("images", vectors=["image"])
@@ -75,14 +75,14 @@ def ours(store_folder: Path, pictures: Path, encoder: Encoder) -> tuple[float, d
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--architecture", default="ViT-B-32")
     options = parser.parse_args()
     lines = Lines("open_clip_ingest", options.json)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_photographs(folder / "pictures", options.pictures, width=1280, height=960, seed=1)
+        write_photographs(folder / "pictures", options.images, width=1280, height=960, seed=1)
         write_checkpoint(folder / "weights.pt", options.architecture)
         encoder = load_encoder(f"open_clip:{options.architecture}@{folder / 'weights.pt'}", device="cpu")
         plain = PlainLoop(options.architecture, folder / "weights.pt", encoder.batch_size, "cpu")
@@ -104,11 +104,11 @@ def main() -> None:
     lines.exit()
 
 
-def add_lines(lines: Lines, seconds: dict[str, list[float]], pictures: int, difference: float) -> None:
+def add_lines(lines: Lines, seconds: dict[str, list[float]], images: int, difference: float) -> None:
     threads = torch.get_num_threads()
     for side, taken in seconds.items():
         rounds = [round(s, 2) for s in taken]
-        lines.add(f"{side}, 1280x960 JPEGs", pictures / min(taken), unit="pictures a second", seconds=rounds)
+        lines.add(f"{side}, 1280x960 JPEGs", images / min(taken), unit="pictures a second", seconds=rounds)
     fastest, median = (of(seconds["mmembed"]) / of(seconds["plain"]) for of in (min, statistics.median))
     lines.add("time of mmembed over plain", fastest, unit="ratio", at_most=NOT_SLOWER, torch_threads=threads)
     lines.add("time of mmembed over plain, of the medians", median, unit="ratio")

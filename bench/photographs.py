@@ -24,10 +24,10 @@ def write_photographs(folder: Path, n: int, *, width: int, height: int, seed: in
 
 
 def _photograph(random: np.random.Generator, width: int, height: int) -> Image.Image:
-    picture = Image.new("RGB", (width, height))
+    image = Image.new("RGB", (width, height))
     for across, strength in _OCTAVES:
         down = max(1, across * height // width)
         noise = Image.fromarray(random.integers(0, 256, (down, across, 3), dtype=np.uint8))
-        picture = Image.blend(picture, noise.resize((width, height), Image.Resampling.BICUBIC), strength)
+        image = Image.blend(image, noise.resize((width, height), Image.Resampling.BICUBIC), strength)
     grain = Image.fromarray(random.integers(0, 256, (height, width), dtype=np.uint8)).convert("RGB")
-    return Image.blend(picture, grain, _GRAIN)
+    return Image.blend(image, grain, _GRAIN)

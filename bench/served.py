@@ -26,8 +26,8 @@ from mmembed.types import Contract, Point, VectorContract
 __all__ = [
     "Serving",
     "embed",
+    "images",
     "infer",
-    "pictures",
     "points_of",
     "search_for",
     "serving",
@@ -110,7 +110,7 @@ def texts(n: int, *, of: str) -> list[str]:
     return [f"{of} {n}: a " + " ".join(WORDS[(n >> 2 * k) % 16] for k in range(6)) + " thing" for n in range(n)]
 
 
-def pictures(folder: Path, n: int) -> list[bytes]:
+def images(folder: Path, n: int) -> list[bytes]:
     """n distinct JPEGs of 320x240."""
     write_photographs(folder, n, width=320, height=240, seed=1)
     return [file.read_bytes() for file in sorted(folder.rglob("*.jpg"))]
@@ -126,9 +126,9 @@ def embed(encoder: str, text: str) -> tuple[str, str]:
     return "/v1/embeddings", json.dumps({"model": encoder, "input": text, "encoding_format": "base64"})
 
 
-def infer(encoder: str, picture: bytes) -> tuple[str, str]:
+def infer(encoder: str, image: bytes) -> tuple[str, str]:
     """One picture as Qdrant sends it."""
-    content = base64.b64encode(picture).decode()
+    content = base64.b64encode(image).decode()
     inputs = [{"data": content, "data_type": "image", "model": encoder, "options": None}]
     return "/qdrant/infer", json.dumps({"inputs": inputs, "inference": "update", "token": None})
 

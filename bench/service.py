@@ -28,7 +28,7 @@ import torch
 from http_load import Load, put_load
 from lines import Lines, arguments
 from open_clip_ingest import write_checkpoint
-from served import Serving, embed, infer, pictures, search_for, serving, texts, write_store
+from served import Serving, embed, images, infer, search_for, serving, texts, write_store
 from service_loop import measure_gaps
 
 from mmembed import Encoder, load_encoder, open_store, search
@@ -81,10 +81,10 @@ def throughput(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
     write_checkpoint(folder / "weights.pt", options.architecture)
     name = f"open_clip:{options.architecture}@{folder / 'weights.pt'}"
     encoder = load_encoder(name, device="cpu")
-    jpegs, words = pictures(folder / "pictures", options.inputs), texts(options.inputs, of="throughput")
+    jpegs, words = images(folder / "pictures", options.inputs), texts(options.inputs, of="throughput")
     sides: dict[str, tuple[Callable[[int], float], list[tuple[str, str]]]] = {
         "texts": (lambda size: encode_texts(encoder, words, size), [embed(name, text) for text in words]),
-        "JPEGs": (lambda size: encode_pictures(encoder, jpegs, size), [infer(name, jpeg) for jpeg in jpegs]),
+        "JPEGs": (lambda size: encode_images(encoder, jpegs, size), [infer(name, jpeg) for jpeg in jpegs]),
     }
     with serving(folder, "--store", f"edge:{folder / 'store'}", "--encoder", name, "--cache-mb", "0") as served:
         for what, (direct, requests) in sides.items():
@@ -112,7 +112,7 @@ def encode_texts(encoder: Encoder, words: Sequence[str], size: int) -> float:
     return len(words) / (time.perf_counter() - began)
 
 
-def encode_pictures(encoder: Encoder, jpegs: Sequence[bytes], size: int) -> float:
+def encode_images(encoder: Encoder, jpegs: Sequence[bytes], size: int) -> float:
     """Pictures a second in batches of `size`, decoded first."""
     began = time.perf_counter()
     for start in range(0, len(jpegs), size):
@@ -173,9 +173,9 @@ def after_load(served: Serving, n: int, of: str) -> dict[str, float]:
 
 
 def corrupt(lines: Lines, folder: Path, options: argparse.Namespace) -> None:
-    good = pictures(folder / "pictures", 200)
+    good = images(folder / "pictures", 200)
     bad = [good[0][:600], b"no picture", b"", b"\x89PNG\r\n\x1a\n" + bytes(40), good[1][2:]]
-    requests = [infer("tiny", picture) for picture in [*good, *bad]]
+    requests = [infer("tiny", image) for image in [*good, *bad]]
     order = [n % 200 if n % 100 else 200 + n // 100 % len(bad) for n in range(1, options.load + 1)]
     with serving(folder, "--store", f"edge:{folder / 'store'}", "--cache-mb", "0") as served:
         load = put_load(served.port, requests, connections=CLIENTS, order=order)

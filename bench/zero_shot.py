@@ -1,6 +1,6 @@
 """`mmembed.classify` of JPEGs with a real image tower, against decoding and the tower alone.
 
-    python bench/zero_shot.py [--json OUT] [--pictures 1000] [--rounds 3] [--labels 10] [--architecture ViT-B-32]
+    python bench/zero_shot.py [--json OUT] [--images 1000] [--rounds 3] [--labels 10] [--architecture ViT-B-32]
 
 Both sides run in one process with the same files, weights, decoding threads and batch size, and take turns. The other
 side decodes and preprocesses in the same threads and runs `encode_pixels`, and nothing else: no labels, no scores, no
@@ -61,7 +61,7 @@ def classified(encoder: Encoder, classes: Classes, files: list[Path]) -> list[st
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--pictures", type=int, default=STATED_FOR)
+    parser.add_argument("--images", type=int, default=STATED_FOR)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--labels", type=int, default=10)
     parser.add_argument("--architecture", default="ViT-B-32")
@@ -69,7 +69,7 @@ def main() -> None:
     lines = Lines("zero_shot", options.json)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_photographs(folder / "pictures", options.pictures, width=640, height=480, seed=1)
+        write_photographs(folder / "pictures", options.images, width=640, height=480, seed=1)
         write_checkpoint(folder / "weights.pt", options.architecture)
         encoder = load_encoder(f"open_clip:{options.architecture}@{folder / 'weights.pt'}", device="cpu")
         files = sorted((folder / "pictures").rglob("*.jpg"))
@@ -89,18 +89,18 @@ def main() -> None:
                 seconds[side].append(time.perf_counter() - began)
     expected = [classes.names[column] for column in score(classes, vectors).argmax(axis=1)]
     lines.add("pictures whose best label differs", sum(map(str.__ne__, best, expected)), unit="pictures", at_most=0)
-    add_lines(lines, seconds, embedding, options.pictures, options.labels)
+    add_lines(lines, seconds, embedding, options.images, options.labels)
     lines.exit()
 
 
-def add_lines(lines: Lines, seconds: dict[str, list[float]], embedding: float, pictures: int, labels: int) -> None:
+def add_lines(lines: Lines, seconds: dict[str, list[float]], embedding: float, images: int, labels: int) -> None:
     for side, taken in seconds.items():
         rounds = [round(s, 2) for s in taken]
-        lines.add(f"{side}, 640x480 JPEGs", pictures / min(taken), unit="pictures a second", seconds=rounds)
+        lines.add(f"{side}, 640x480 JPEGs", images / min(taken), unit="pictures a second", seconds=rounds)
     ours, alone = (min(taken) for taken in seconds.values())
     lines.add("time of classify over decoding and tower alone", ours / alone, unit="ratio", at_most=AT_MOST)
     lines.add(f"{labels} labels embedded with 7 templates", embedding, unit="s")
-    stated = AT_MOST if pictures >= STATED_FOR else None
+    stated = AT_MOST if images >= STATED_FOR else None
     lines.add("the same with labels embedded first", (ours + embedding) / alone, unit="ratio", at_most=stated)
 
 

@@ -23,10 +23,10 @@ from mmembed.types import ImageContent
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "Picture",
+    "LoadedImage",
     "load_image",
-    "picture_size",
-    "read_picture",
+    "pixel_size",
+    "read_image",
     "thumbnail_webp",
     "to_rgb",
 ]
@@ -59,7 +59,7 @@ _warning_filters = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Picture:
+class LoadedImage:
     """One decoded picture and what its file says about it."""
 
     image: Image.Image  # upright RGB, without metadata
@@ -70,11 +70,11 @@ class Picture:
 
 
 def load_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image, wherever it is -> upright RGB. See `read_picture`."""
-    return read_picture(source, uri=uri, max_pixels=max_pixels).image
+    """An image, wherever it is -> upright RGB. See `read_image`."""
+    return read_image(source, uri=uri, max_pixels=max_pixels).image
 
 
-def read_picture(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> LoadedImage:
     """A file, its bytes, an image in memory or an array -> upright RGB picture with what EXIF says.
 
     EXIF orientation is applied, transparency is laid on white, greys of more than 8 bits are
@@ -98,7 +98,7 @@ def read_picture(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS
         return _upright(image, rgb, exif)
 
 
-def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> Picture:
+def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> LoadedImage:
     image = _of_array(source, uri) if isinstance(source, np.ndarray) else source
     if not isinstance(image, Image.Image):
         raise UnreadableImage(
@@ -110,7 +110,7 @@ def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels
             image.load()  # one that was opened lazily
         exif = _exif(image)
         rgb = to_rgb(image)
-    except Exception as exc:  # as in read_picture
+    except Exception as exc:  # as in read_image
         raise UnreadableImage(f"{uri}: cannot be decoded ({_reason(exc)})") from exc
     return _upright(image, rgb, exif)
 
@@ -127,19 +127,19 @@ def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
     return Image.fromarray(flat)
 
 
-def _upright(image: Image.Image, rgb: Image.Image, exif: Image.Exif) -> Picture:
+def _upright(image: Image.Image, rgb: Image.Image, exif: Image.Exif) -> LoadedImage:
     turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
     upright = rgb if turn is None else rgb.transpose(turn)
     if upright is image:
         upright = image._new(image.im)  # the same pixels without the file: copy() costs half as much as decoding
     upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
-    return Picture(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
+    return LoadedImage(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
 
 
-def picture_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def pixel_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height as the head of the file has them, before anything is decoded or turned upright.
 
-    Raises ImageTooLarge and UnreadableImage as `read_picture` does.
+    Raises ImageTooLarge and UnreadableImage as `read_image` does.
     """
     with ExitStack() as stack:
         return _open(source, uri, max_pixels, stack).size

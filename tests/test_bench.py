@@ -63,7 +63,7 @@ def test_ingest_counts_what_a_second_run_touches(tmp_path: Path) -> None:
 
 def test_open_clip_ingest_makes_the_vectors_of_the_plain_loop(tmp_path: Path) -> None:
     """Both sides encode the same files to the same vectors."""
-    options = ["--pictures", "3", "--rounds", "1", "--architecture", "ViT-S-32-alt"]
+    options = ["--images", "3", "--rounds", "1", "--architecture", "ViT-S-32-alt"]
     measured = lines("open_clip_ingest", *options, out=tmp_path / "out.jsonl")
     assert measured["largest difference of a coordinate"]["reached"]
     assert measured["time of mmembed over plain"]["level"] == "<= 1"
@@ -71,7 +71,7 @@ def test_open_clip_ingest_makes_the_vectors_of_the_plain_loop(tmp_path: Path) ->
 
 def test_zero_shot_classifies_what_the_tower_alone_encodes(tmp_path: Path) -> None:
     """Both sides agree on the best label of each picture, and what labels cost is said apart."""
-    options = ["--pictures", "3", "--rounds", "1", "--architecture", "ViT-S-32-alt"]
+    options = ["--images", "3", "--rounds", "1", "--architecture", "ViT-S-32-alt"]
     measured = lines("zero_shot", *options, out=tmp_path / "out.jsonl")
     assert measured["pictures whose best label differs"]["reached"]
     assert measured["time of classify over decoding and tower alone"]["level"] == "<= 1.1"

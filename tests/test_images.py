@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from mmembed.errors import ImageTooLarge, InputError, SettingsError, UnreadableImage
-from mmembed.images import IMAGE_SUFFIXES, load_image, read_picture, thumbnail_webp
+from mmembed.images import IMAGE_SUFFIXES, load_image, read_image, thumbnail_webp
 from mmembed.streams import load_in_order
 
 
@@ -36,7 +36,7 @@ def test_lossless_formats_keep_every_pixel(format: str, tmp_path: Path) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
     file = tmp_path / "picture"
     file.write_bytes(files.encoded(files.photo(), format, **options))
-    found = read_picture(file, uri="picture")
+    found = read_image(file, uri="picture")
     assert np.array_equal(np.asarray(found.image), np.asarray(files.photo()))
     assert (found.width, found.height, found.format) == (48, 32, format)
     assert np.array_equal(load(files.photo(), format, **options), np.asarray(files.photo()))
@@ -53,7 +53,7 @@ def test_lossy_formats_come_close(format: str) -> None:
 def test_every_exif_orientation_is_turned_upright_once(orientation: int, format: str) -> None:
     """Pixels are those of ImageOps.exif_transpose, and nothing is left that would turn them again."""
     content = files.encoded(files.photo(), format, exif=files.exif(orientation=orientation))
-    found = read_picture(content, uri="picture")
+    found = read_image(content, uri="picture")
     with Image.open(io.BytesIO(content)) as stored:
         expected = ImageOps.exif_transpose(stored).convert("RGB")
     assert np.array_equal(np.asarray(found.image), np.asarray(expected))
@@ -64,10 +64,10 @@ def test_every_exif_orientation_is_turned_upright_once(orientation: int, format:
 
 def test_palette_is_looked_up_before_anything_else() -> None:
     """A palette picture has the colours of its palette, not its indices."""
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    picture.putdata([0, 1])
-    assert load(picture).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putdata([0, 1])
+    assert load(image).tolist() == [[[10, 20, 30], [200, 100, 50]]]
 
 
 @pytest.mark.parametrize("alpha", [0, 1, 100, 254, 255])
@@ -95,9 +95,9 @@ def test_transparent_palette_entries_and_colour_keys_are_white() -> None:
 
 def test_one_bit_is_black_and_white() -> None:
     """Mode 1 becomes 0 and 255."""
-    picture = Image.new("1", (2, 1))
-    picture.putpixel((1, 0), 1)
-    assert load(picture).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert load(image).tolist() == [[[0, 0, 0], [255, 255, 255]]]
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -111,8 +111,8 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(format: str) -> None:
 
 def test_see_through_grey_of_a_sixteen_bit_png_is_white() -> None:
     """The one transparent grey of a 16-bit PNG is white, its neighbours are not."""
-    picture = Image.fromarray(np.array([[1000, 1001]], dtype=np.uint16))
-    assert load(picture, transparency=1000)[0, :, 0].tolist() == [255, 4]
+    image = Image.fromarray(np.array([[1000, 1001]], dtype=np.uint16))
+    assert load(image, transparency=1000)[0, :, 0].tolist() == [255, 4]
 
 
 def test_sixteen_bit_big_endian_tiff() -> None:
@@ -235,7 +235,7 @@ def test_cut_off_files_are_unreadable(format: str, kept: float) -> None:
         (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "broken WEBP picture"),
     ],
 )
-def test_what_is_not_a_picture_says_so(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_what_is_not_a_image_says_so(content: bytes, reason: str, tmp_path: Path) -> None:
     """Files that are no pictures are unreadable for a reason; no other parser of Pillow is tried."""
     file = tmp_path / "picture.jpg"
     file.write_bytes(content)
@@ -275,17 +275,17 @@ def test_file_without_permission() -> None:
 def test_time_of_the_shot(taken: str | None, offset: str | None, expected: str | None) -> None:
     """DateTimeOriginal is ISO 8601, with the camera's offset, and None where the camera wrote no date."""
     content = files.encoded(files.photo(), "JPEG", exif=files.exif(taken=taken, offset=offset, orientation=6))
-    assert read_picture(content, uri="x").taken_at == expected
+    assert read_image(content, uri="x").taken_at == expected
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow says that the metadata is damaged: that is the test
 @pytest.mark.parametrize(
     "damage", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12"]
 )
-def test_damaged_exif_costs_the_metadata_not_the_picture(damage: bytes) -> None:
+def test_damaged_exif_costs_the_metadata_not_the_image(damage: bytes) -> None:
     """Sound pixels with broken metadata are an upright picture without a date."""
     content = files.encoded(files.photo(), "JPEG", exif=damage)
-    found = read_picture(content, uri="x")
+    found = read_image(content, uri="x")
     assert (found.width, found.height, found.taken_at) == (48, 32, None)
 
 
@@ -303,7 +303,7 @@ def test_real_photos(data: Path) -> None:
 def test_thumbnail_fits_and_is_never_enlarged(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """A thumbnail keeps the proportions, fits the square, and a small picture keeps its size."""
     content = thumbnail_webp(files.photo(*size))
-    found = read_picture(content, uri="thumbnail")
+    found = read_image(content, uri="thumbnail")
     assert ((found.width, found.height), found.format) == (expected, "WEBP")
     small = np.asarray(files.photo(*size).resize(expected, Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(np.asarray(found.image) - small).mean() < 8

@@ -95,14 +95,14 @@ def test_no_path_of_a_machine_is_shown(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_its_pictures_are_pictures(path: Path) -> None:
+def test_its_images_are_images(path: Path) -> None:
     """There is at least one, and each stored picture opens and is not one plain colour."""
     cells = code_cells(nbformat.read(path, as_version=4))
-    pictures = [output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs]
-    assert any(pictures)
-    for encoded in filter(None, pictures):
-        with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-            assert len(picture.convert("RGB").getcolors(maxcolors=2**24) or []) > 2
+    images = [output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs]
+    assert any(images)
+    for encoded in filter(None, images):
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+            assert len(image.convert("RGB").getcolors(maxcolors=2**24) or []) > 2
 
 
 def test_the_list_names_every_notebook() -> None:

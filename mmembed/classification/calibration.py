@@ -38,7 +38,7 @@ class Calibration:
     thresholds: Mapping[str, float] = field(default_factory=dict)  # on the calibrated probability; {}: none
     rule: str | None = None  # "precision>=0.9"
     unreached: tuple[str, ...] = ()  # labels whose rule no threshold satisfies: they are never given
-    pictures: int = 0
+    images: int = 0
     before: tuple[ReliabilityBin, ...] = ()  # of the encoder's own probabilities
     after: tuple[ReliabilityBin, ...] = ()  # cross-validated: of pictures that the fit had not seen
 
@@ -84,7 +84,7 @@ class Calibration:
                 thresholds={str(name): float(number) for name, number in value["thresholds"].items()},
                 rule=value["rule"],
                 unreached=tuple(map(str, value["unreached"])),
-                pictures=int(value["pictures"]),
+                images=int(value["images"]),
                 before=tuple(ReliabilityBin(**row) for row in value["before"]),
                 after=tuple(ReliabilityBin(**row) for row in value["after"]),
             )

@@ -30,7 +30,7 @@ __all__ = ["column_numbers", "fit_calibration", "load_calibration", "save_calibr
 
 Ints = npt.NDArray[np.intp]
 
-_MIN_PICTURES = 10
+_MIN_IMAGES = 10
 _MIN_OF_EACH = 5  # pictures with a label, and without it, for a line of its own
 
 
@@ -132,9 +132,9 @@ def _sample_of(
     found = logits(classes, score(classes, vectors.astype(np.float32, copy=False)))
     sample = _Sample(classes, chosen, found, column_numbers(classes.names, truth))
     counted = sample.truth if chosen == "platt" or classes.labels.background else sample.truth[sample.truth >= 0]
-    if len(counted) < _MIN_PICTURES:
+    if len(counted) < _MIN_IMAGES:
         raise InvalidSample(
-            f"the sample has {len(counted)} labelled pictures, and {_MIN_PICTURES} are the least that a calibration "
+            f"the sample has {len(counted)} labelled pictures, and {_MIN_IMAGES} are the least that a calibration "
             f"takes: add some to each label"
         )
     if len(set(counted.tolist())) < 2:
@@ -169,7 +169,7 @@ def _fit(sample: _Sample) -> Calibration:
     """The lines or the temperature alone."""
     names = sample.classes.names
     bare = Calibration(
-        sample.method, sample.classes.fingerprint, sample.classes.labels.key, names, pictures=len(sample.truth)
+        sample.method, sample.classes.fingerprint, sample.classes.labels.key, names, images=len(sample.truth)
     )
     if sample.method == "temperature":
         known = sample.columns_true >= 0

@@ -12,7 +12,7 @@ from mmembed.collection.payload import is_empty
 from mmembed.encoders.encoding import encode_images
 from mmembed.errors import InvalidSample, UnsupportedModality
 from mmembed.images import MAX_PIXELS
-from mmembed.sources.labelled import LabelledPicture
+from mmembed.sources.labelled import LabelledImage
 from mmembed.types import DenseArray, Encoder, Failure, Item, Store
 
 __all__ = ["LabelledVectors", "embed_sample", "stored_sample"]
@@ -29,7 +29,7 @@ class LabelledVectors:
 
 
 def embed_sample(
-    pictures: Sequence[LabelledPicture], encoder: Encoder, *, workers: int | None = None, max_pixels: int = MAX_PIXELS
+    images: Sequence[LabelledImage], encoder: Encoder, *, workers: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> LabelledVectors:
     """Encode them, decoding in threads beside it; a bad picture is a Failure and the rest goes on.
 
@@ -39,15 +39,15 @@ def embed_sample(
     if "image" not in spec.modalities or spec.kind != "dense":
         raise UnsupportedModality(spec.name, "pictures as dense vectors", spec.modalities)
     rows: list[DenseArray] = []
-    read: list[LabelledPicture] = []
+    read: list[LabelledImage] = []
     failures: list[Failure] = []
-    items = (Item(str(picture.path), "image", picture.path) for picture in pictures)
+    items = (Item(str(image.path), "image", image.path) for image in images)
     encoded = encode_images(items, encoder, workers=workers, max_pixels=max_pixels)
-    for picture, found in zip(pictures, encoded, strict=True):
+    for image, found in zip(images, encoded, strict=True):
         if isinstance(found, Failure):
             failures.append(found)
         else:
-            read.append(picture)
+            read.append(image)
             rows.append(np.asarray(found.vector, dtype=np.float32))
     if not read:
         first = failures[0].error if failures else "it is empty"

@@ -130,7 +130,7 @@ def _lines(calibration: Calibration) -> list[str]:
     before = "none" if calibration.ece_before is None else f"{calibration.ece_before:.3f}"
     fitted = f"temperature {calibration.temperature:.3g}" if calibration.temperature is not None else "Platt"
     lines = [
-        f"{fitted}, from {calibration.pictures} pictures of {len(calibration.names)} labels",
+        f"{fitted}, from {calibration.images} pictures of {len(calibration.names)} labels",
         f"expected calibration error: {before} before, {calibration.ece_after:.3f} after (cross-validated)",
     ]
     if calibration.borrowed:

@@ -23,7 +23,7 @@ def eval_captions(
     session: e.EvalSession,
     context: typer.Context,
     captions: Annotated[Path, typer.Argument(metavar="FILE", help="Captions file, or the folder that has one.")],
-    pictures: Annotated[Path | None, typer.Option(help="Folder that names of pictures are relative to.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that names of pictures are relative to.")] = None,
 ) -> None:
     """Image-text retrieval both ways: captions find their picture, pictures find their captions.
 
@@ -35,7 +35,7 @@ def eval_captions(
     from mmembed.evaluation.tasks.image_text import IMAGE_TEXT_MEASURES, compare_both_ways, evaluate_captions
 
     measures = session.measures(IMAGE_TEXT_MEASURES)
-    read = read_captions(captions, pictures=pictures)
+    read = read_captions(captions, images=images)
     encoders = session.measured_encoders("tiny")
     opened = session.place_to_index(context)
     with show_steps() as on_progress:
@@ -79,8 +79,8 @@ def eval_retrieval(
 
     measures = session.measures()
     test_set = read_test_set(folder.expanduser(), split=split)
-    pictures = [entry.image for some in (test_set.corpus, test_set.queries) for entry in some.values() if entry.image]
-    default = "tiny" if pictures else "minilm"
+    images = [entry.image for some in (test_set.corpus, test_set.queries) for entry in some.values() if entry.image]
+    default = "tiny" if images else "minilm"
     encoders = session.measured_encoders(default)
     evaluate = evaluate_passages if passages else evaluate_retrieval
     name = f"{test_set.name}-passages" if passages else test_set.name
@@ -124,7 +124,7 @@ def eval_zero_shot(
     from mmembed.sources.labelled import read_class_folders
 
     read = read_class_folders(folder.expanduser())
-    names = sorted({picture.label for picture in read if picture.label is not None})
+    names = sorted({image.label for image in read if image.label is not None})
     wanted = asked_labels(names, templates, None)
     if labels is not None:
         wanted = read_class_texts(labels, names, templates=wanted.templates)

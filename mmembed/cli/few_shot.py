@@ -43,13 +43,13 @@ def few_shot_command(
     from mmembed.classification.few_shot import learn_few_shot
     from mmembed.sources.labelled import read_class_folders
 
-    pictures = read_class_folders(folder)
-    names = labels or sorted({picture.label for picture in pictures if picture.label is not None})
+    images = read_class_folders(folder)
+    names = labels or sorted({image.label for image in images if image.label is not None})
     wanted = asked.asked_labels(names, templates, None)
     report = learn_few_shot(
         session.store,
         collection,
-        pictures,
+        images,
         encoder=session.encoder_of(collection, "image", encoder, "tiny"),
         labels=wanted,
         shots=shots,
@@ -72,7 +72,7 @@ def _as_json(report: FewShotReport) -> dict[str, object]:
     from dataclasses import asdict
 
     return {
-        "pictures": report.pictures,
+        "images": report.images,
         "measured": [asdict(measured) for measured in report.measured],
         "chosen": asdict(report.note),
         "outcomes": [asdict(outcome) for outcome in report.outcomes],
@@ -81,7 +81,7 @@ def _as_json(report: FewShotReport) -> dict[str, object]:
 
 
 def _lines(report: FewShotReport) -> list[str]:
-    parts, note = report.pictures, report.note
+    parts, note = report.images, report.note
     sizes = f"{parts['train']} pictures to learn from, {parts['validation']} to choose by, {parts['test']} to test"
     lines = [
         f"{len(note.names)} labels: {sizes}",

@@ -108,7 +108,7 @@ def index_documents(
             show_default=False,
         ),
     ] = None,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Index pictures inside documents.")] = True,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,
     images_collection: Annotated[str, typer.Option(help="Where pictures inside documents go.")] = "images",
     sync: o.Sync = False,
     exclude: o.Exclude = None,
@@ -132,7 +132,7 @@ def index_documents(
             cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
             sparse_encoder=session.load(sparse_encoder),
             late_encoder=session.load(late_encoder),
-            pictures_into=images_collection if pictures else None,
+            images_into=images_collection if images else None,
             sync=sync,
             exclude=exclude or (),
             workers=workers,
@@ -173,6 +173,6 @@ def _summary(report: IngestReport, what: str) -> str:
     counts += [(report.copied, "copied"), (report.removed, "removed"), (len(report.failures), "failed")]
     said = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
     line = f"{what}: {said} in {report.seconds:.1f} s ({rate:,.1f} a second)"
-    if report.pictures is not None and report.pictures.done:
-        line += "\n" + _summary(report.pictures, "pictures in them").partition(" in 0.0 s")[0]
+    if report.images is not None and report.images.done:
+        line += "\n" + _summary(report.images, "pictures in them").partition(" in 0.0 s")[0]
     return line

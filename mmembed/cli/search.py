@@ -89,7 +89,7 @@ def search_command(
     if query is None and image is None and id is None and not (liked or disliked):
         raise typer.BadParameter("give words, --image FILE, --id POINT or --positive TEXT", param_hint="QUERY")
     names = list(dict.fromkeys(collections or ["images"]))
-    picture = o.existing_file(image) if image is not None else None
+    image_file = o.existing_file(image) if image is not None else None
     less: list[str | Path] = [*(minus or []), *(o.existing_file(path) for path in minus_image or [])]
     weights = dict(_weight(entry) for entry in weight or [])
     wanted = o.parse_filter(filter)
@@ -97,7 +97,7 @@ def search_command(
 
     search = Search(
         text=query,
-        image=picture,
+        image=image_file,
         id=id,
         weights=weights,
         minus=less,

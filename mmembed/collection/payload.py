@@ -33,7 +33,7 @@ __all__ = [
 _OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from"})
 RESERVED: Mapping[Modality, frozenset[str]] = {
     "image": _OF_ANY_FILE | {"width", "height", "format", "taken_at"},
-    "text": _OF_ANY_FILE | {"passage", "passages", "text", "headings", "page", "vectors", "pictures"},
+    "text": _OF_ANY_FILE | {"passage", "passages", "text", "headings", "page", "vectors", "images"},
 }
 """Payload keys that say what mmembed read; a manifest cannot set them."""
 

@@ -46,7 +46,7 @@ def _run(store: Store, output: Path) -> Iterator[str]:
     images = ingest_images(store, "demo_images", [manifest], encoder=tiny)
     yield f"images: {images.embedded} pictograms embedded, {images.unchanged} unchanged in {images.seconds:.1f} s"
     documents = ingest_documents(
-        store, "demo_documents", [DOCUMENTS], encoder=minilm, cross_encoder=tiny, pictures_into="demo_images"
+        store, "demo_documents", [DOCUMENTS], encoder=minilm, cross_encoder=tiny, images_into="demo_images"
     )
     yield (
         f"documents: {documents.embedded} embedded, {documents.unchanged} unchanged in {documents.seconds:.1f} s, "

@@ -36,7 +36,7 @@ class Section:
 
     kind: str
     asked: str
-    picture: Path | None
+    image: Path | None
     hits: Sequence[Hit]
 
 
@@ -72,22 +72,22 @@ one, its probability among the 100 best.</p>
 
 
 def _section(section: Section) -> str:
-    picture = _image(section.picture, "the picture that was asked with") if section.picture else ""
-    pictures = all("text" not in hit.payload for hit in section.hits)
-    hits = "\n".join(_picture(hit) if pictures else _passage(hit) for hit in section.hits)
+    image = _image(section.image, "the picture that was asked with") if section.image else ""
+    images = all("text" not in hit.payload for hit in section.hits)
+    hits = "\n".join(_image_hit(hit) if images else _passage(hit) for hit in section.hits)
     return f"""<section>
-<h2 class="asked">{picture}<span><small>{escape(section.kind)}</small>{escape(section.asked)}</span></h2>
-<ol class="{"grid" if pictures else "list"}">
+<h2 class="asked">{image}<span><small>{escape(section.kind)}</small>{escape(section.asked)}</span></h2>
+<ol class="{"grid" if images else "list"}">
 {hits}
 </ol>
 </section>"""
 
 
-def _picture(hit: Hit) -> str:
+def _image_hit(hit: Hit) -> str:
     label = str(hit.payload.get("label", ""))
     probability = f", {hit.probability:.1%}" if hit.probability is not None else ""
-    picture = _image(Path(hit.payload["uri"]), label)
-    return f'<li>{picture}<div>{escape(label)}</div><div class="score">{hit.score:.4f}{probability}</div></li>'
+    image = _image(Path(hit.payload["uri"]), label)
+    return f'<li>{image}<div>{escape(label)}</div><div class="score">{hit.score:.4f}{probability}</div></li>'
 
 
 def _passage(hit: Hit) -> str:

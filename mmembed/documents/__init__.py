@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from mmembed.documents.parts import Document, EmbeddedPicture, Section
+from mmembed.documents.parts import Document, EmbeddedImage, Section
 from mmembed.documents.passages import Passage, cut_passages, windows
 from mmembed.documents.plain import of_text
 from mmembed.errors import UnreadableDocument
@@ -15,7 +15,7 @@ from mmembed.errors import UnreadableDocument
 __all__ = [
     "DOCUMENT_SUFFIXES",
     "Document",
-    "EmbeddedPicture",
+    "EmbeddedImage",
     "Passage",
     "Section",
     "cut_passages",
@@ -39,7 +39,7 @@ _READERS = {  # suffix -> module of this package, imported with its library when
 DOCUMENT_SUFFIXES = frozenset(_READERS)
 
 
-def read_document(source: Path | bytes, *, uri: str, pictures: bool = True, linked: bool = True) -> Document:
+def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked: bool = True) -> Document:
     """One file, or its bytes -> its text in sections, and the pictures in it with their alt texts as captions.
 
     The format is that of the suffix, of bytes that of the uri; bytes stand in no folder, so that they name no file.
@@ -59,7 +59,7 @@ def read_document(source: Path | bytes, *, uri: str, pictures: bool = True, link
         raise UnreadableDocument(f"{uri}: {suffix or 'no suffix'} is not among the documents read: {supported}")
     read: Callable[[Path | bytes, str, bool], Document] = import_module(f"mmembed.documents.{reader}").read
     try:
-        document = read(source, uri, pictures)
+        document = read(source, uri, images)
         if not linked:
             document = _without_links(document)
     except OSError as exc:
@@ -82,6 +82,6 @@ def _without_links(document: Document) -> Document:
     held = f"{document.uri}#"
     return replace(
         document,
-        pictures=tuple(picture for picture in document.pictures if picture.path is None),
+        images=tuple(image for image in document.images if image.path is None),
         problems=tuple(problem for problem in document.problems if problem.uri.startswith(held)),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import docx
 from docx.oxml.ns import qn
 
-from mmembed.documents.parts import Document, EmbeddedPicture, SectionBuilder, collapse, distinct, opened, picture_uri
+from mmembed.documents.parts import Document, EmbeddedImage, SectionBuilder, collapse, distinct, image_uri, opened
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
 
@@ -21,7 +21,7 @@ _OLE = b"\xd0\xcf\x11\xe0"  # the container of encrypted DOCX, and of DOC
 _HEADING = re.compile(r"heading (\d)")
 
 
-def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, images: bool) -> Document:
     """The body, without headers, footers and what tracked changes deleted; footnotes are left out too."""
     has_properties = _check_zip(source, uri)
     try:
@@ -32,7 +32,7 @@ def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
         levels = _levels(document)
         for block in _blocks(document.element.body):
             _add(block, levels, builder, titles)
-        found = list(_pictures(document, uri)) if pictures else []
+        found = list(_images(document, uri)) if images else []
     except OSError:
         raise
     except Exception as exc:  # python-docx has no error of its own for a package that is not a document
@@ -41,7 +41,7 @@ def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
         uri,
         next((title for title in [*titles[1:], *titles] if title), None),
         builder.finish(),
-        distinct(p for p in found if isinstance(p, EmbeddedPicture)),
+        distinct(p for p in found if isinstance(p, EmbeddedImage)),
         tuple(p for p in found if isinstance(p, Failure)),
     )
 
@@ -115,7 +115,7 @@ def _text(paragraph: Any) -> str:
     return "".join(pieces)
 
 
-def _pictures(document: Any, uri: str) -> Iterator[EmbeddedPicture | Failure]:
+def _images(document: Any, uri: str) -> Iterator[EmbeddedImage | Failure]:
     """Every drawing in the body that shows an embedded picture; linked ones lie elsewhere and are left out."""
     number = 0
     for drawing in document.element.body.iter(qn("w:drawing")):
@@ -127,8 +127,8 @@ def _pictures(document: Any, uri: str) -> Iterator[EmbeddedPicture | Failure]:
                 continue
             number += 1
             part = document.part.related_parts.get(relation)
-            address = picture_uri(uri, number)
+            address = image_uri(uri, number)
             if part is None:
                 yield Failure(address, f"{address}: the picture is missing from the file")
             else:
-                yield EmbeddedPicture(address, caption or None, content=part.blob)
+                yield EmbeddedImage(address, caption or None, content=part.blob)

@@ -8,16 +8,16 @@ from pathlib import Path
 import trafilatura
 from lxml import etree
 
-from mmembed.documents.parts import Document, EmbeddedPicture, Section, collapse, distinct
+from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, distinct
 from mmembed.documents.plain import decode, read_bytes
-from mmembed.documents.tree import parse, read_pictures, read_sections
+from mmembed.documents.tree import parse, read_images, read_sections
 from mmembed.types import Failure
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)|<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", re.IGNORECASE)
 _MAIN_TEXT = 250  # characters: less than this and trafilatura has found a stub, or nothing
 
 
-def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, images: bool) -> Document:
     """Boilerplate (menus, footers, advertisements) is left out of the text, not of the pictures."""
     content = read_bytes(source, uri)
     charset = _CHARSET.search(content[:2048])
@@ -27,12 +27,12 @@ def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
     if tree is None:
         return Document(uri, None, ())
     sections = _main_sections(html) or read_sections(tree)
-    found = list(read_pictures(tree, source, uri)) if pictures else []
+    found = list(read_images(tree, source, uri)) if images else []
     return Document(
         uri,
         collapse(tree.findtext(".//title") or "") or next((s.headings[0] for s in sections if s.headings), None),
         sections,
-        distinct(p for p in found if isinstance(p, EmbeddedPicture)),
+        distinct(p for p in found if isinstance(p, EmbeddedImage)),
         tuple(p for p in found if isinstance(p, Failure)),
     )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from mmembed.documents.parts import Document, EmbeddedPicture, distinct
+from mmembed.documents.parts import Document, EmbeddedImage, distinct
 from mmembed.documents.plain import read_text
-from mmembed.documents.tree import parse, read_pictures, read_sections
+from mmembed.documents.tree import parse, read_images, read_sections
 from mmembed.types import Failure
 
 # YAML between --- (Jekyll) or TOML between +++ (Hugo), at the very beginning
@@ -17,7 +17,7 @@ _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)??\1[ \t]*(?:\n|\Z)", 
 _TITLE = re.compile(r"^title[ \t]*[:=][ \t]*(.+?)[ \t]*$", re.MULTILINE)
 
 
-def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, images: bool) -> Document:
     """Addresses of links, markup and comments are left out, their text and code blocks are kept.
 
     The title is that of the front matter, or else the first heading of the first level.
@@ -28,12 +28,12 @@ def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
     tree = parse(MarkdownIt("commonmark").enable("table").render(text[front.end() :] if front else text))
     if tree is None:
         return Document(uri, None, ())
-    found = list(read_pictures(tree, source, uri)) if pictures else []
+    found = list(read_images(tree, source, uri)) if images else []
     heading = tree.find(".//h1")
     return Document(
         uri,
         (named[1].strip("\"'") if named else "") or (heading.text_content().strip() if heading is not None else None),
         read_sections(tree),
-        distinct(p for p in found if isinstance(p, EmbeddedPicture)),
+        distinct(p for p in found if isinstance(p, EmbeddedImage)),
         tuple(p for p in found if isinstance(p, Failure)),
     )

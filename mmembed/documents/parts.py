@@ -21,7 +21,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class EmbeddedPicture:
+class EmbeddedImage:
     """A picture in a document: a file that it names (`path`), or bytes that it holds (`content`)."""
 
     uri: str  # the file's absolute path, or "DOCUMENT#page=3&picture=1", counted from 1 on each page
@@ -38,7 +38,7 @@ class Document:
     uri: str
     title: str | None
     sections: tuple[Section, ...]
-    pictures: tuple[EmbeddedPicture, ...] = ()
+    images: tuple[EmbeddedImage, ...] = ()
     problems: tuple[Failure, ...] = ()  # parts that could not be read
 
 
@@ -87,7 +87,7 @@ def opened(source: Path | bytes) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
-def picture_uri(uri: str, number: int, page: int | None = None) -> str:
+def image_uri(uri: str, number: int, page: int | None = None) -> str:
     return f"{uri}#picture={number}" if page is None else f"{uri}#page={page}&picture={number}"
 
 
@@ -96,11 +96,11 @@ def collapse(text: str) -> str:
     return " ".join(text.split())
 
 
-def distinct(pictures: Iterable[EmbeddedPicture]) -> tuple[EmbeddedPicture, ...]:
+def distinct(images: Iterable[EmbeddedImage]) -> tuple[EmbeddedImage, ...]:
     """Each picture once, however often it is shown: the first with a caption, or the first."""
-    first: dict[str | bytes, EmbeddedPicture] = {}
-    for picture in pictures:
-        key = picture.content if picture.content is not None else picture.uri
-        if key not in first or (picture.caption and not first[key].caption):
-            first[key] = picture
+    first: dict[str | bytes, EmbeddedImage] = {}
+    for image in images:
+        key = image.content if image.content is not None else image.uri
+        if key not in first or (image.caption and not first[key].caption):
+            first[key] = image
     return tuple(first.values())

@@ -12,17 +12,17 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 from PIL import Image
 
-from mmembed.documents.parts import Document, EmbeddedPicture, Section, collapse, distinct, picture_uri
+from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, distinct, image_uri
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
 
-MIN_PICTURE_SIDE = 32  # pixels: smaller ones are bullets, rules and tracking dots
-MAX_PICTURE_PIXELS = 128_000_000
+MIN_IMAGE_SIDE = 32  # pixels: smaller ones are bullets, rules and tracking dots
+MAX_IMAGE_PIXELS = 128_000_000
 
 _pdfium = threading.Lock()  # PDFium is not thread-safe, not even across documents
 
 
-def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
+def read(source: Path | bytes, uri: str, images: bool) -> Document:
     """One section a page that has text; JPEGs as they are stored, other pictures as PNG.
 
     A page or picture that cannot be read is a problem, not an error. Lines that were broken by
@@ -39,19 +39,19 @@ def read(source: Path | bytes, uri: str, pictures: bool) -> Document:
             raise UnreadableDocument(f"{uri}: {found}") from exc
         with pdf:
             title = collapse(pdf.get_metadata_value("Title"))
-            found_parts = [part for number in range(len(pdf)) for part in _read_page(pdf, number, uri, pictures)]
+            found_parts = [part for number in range(len(pdf)) for part in _read_page(pdf, number, uri, images)]
     return Document(
         uri,
         title or None,
         tuple(part for part in found_parts if isinstance(part, Section)),
-        distinct(part for part in found_parts if isinstance(part, EmbeddedPicture)),
+        distinct(part for part in found_parts if isinstance(part, EmbeddedImage)),
         tuple(part for part in found_parts if isinstance(part, Failure)),
     )
 
 
 def _read_page(
-    pdf: pypdfium2.PdfDocument, index: int, uri: str, pictures: bool
-) -> Iterator[Section | EmbeddedPicture | Failure]:
+    pdf: pypdfium2.PdfDocument, index: int, uri: str, images: bool
+) -> Iterator[Section | EmbeddedImage | Failure]:
     number = index + 1
     where = f"{uri}#page={number}"
     try:
@@ -68,26 +68,26 @@ def _read_page(
             yield Failure(where, f"{where}: the text of the page is broken ({exc})")
         if text:
             yield Section(text, page=number)
-        if pictures:
-            yield from _read_pictures(page, uri, number)
+        if images:
+            yield from _read_images(page, uri, number)
 
 
-def _read_pictures(page: pypdfium2.PdfPage, uri: str, number: int) -> Iterator[EmbeddedPicture | Failure]:
+def _read_images(page: pypdfium2.PdfPage, uri: str, number: int) -> Iterator[EmbeddedImage | Failure]:
     images = page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE])
     for position, image in enumerate(images, start=1):
-        address = picture_uri(uri, position, number)
+        address = image_uri(uri, position, number)
         try:
             width, height = image.get_px_size()
-            if min(width, height) < MIN_PICTURE_SIDE:
+            if min(width, height) < MIN_IMAGE_SIDE:
                 continue
-            if width * height > MAX_PICTURE_PIXELS:
-                yield Failure(address, f"{address}: {width} x {height} pixels are more than {MAX_PICTURE_PIXELS:,}")
+            if width * height > MAX_IMAGE_PIXELS:
+                yield Failure(address, f"{address}: {width} x {height} pixels are more than {MAX_IMAGE_PIXELS:,}")
                 continue
             content = _content(image)
         except (pypdfium2.PdfiumError, ValueError, OSError) as exc:
             yield Failure(address, f"{address}: the picture is broken ({collapse(str(exc))})")
         else:
-            yield EmbeddedPicture(address, content=content, page=number)
+            yield EmbeddedImage(address, content=content, page=number)
 
 
 def _content(image: pypdfium2.PdfImage) -> bytes:
@@ -97,9 +97,9 @@ def _content(image: pypdfium2.PdfImage) -> bytes:
     bitmap = image.get_bitmap()
     bitmap.warn_on_close = False  # its pixels are not used after; left to the garbage collector, it would go unlocked
     with closing(bitmap):
-        picture: Image.Image = bitmap.to_pil()
+        decoded: Image.Image = bitmap.to_pil()
         out = io.BytesIO()
-        picture.save(out, "PNG", compress_level=1)
+        decoded.save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 

@@ -18,7 +18,7 @@ _BYTE_ORDER_MARKS = (  # UTF-32 first: its little-endian mark begins with that o
 )
 
 
-def read(source: Path | bytes, uri: str, pictures: bool) -> Document:  # noqa: ARG001  # plain text has no pictures
+def read(source: Path | bytes, uri: str, images: bool) -> Document:  # noqa: ARG001  # plain text has no pictures
     """One section without headings; markup of reStructuredText stays as it is."""
     return of_text(read_text(source, uri), uri)
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 import lxml.html
 from lxml import etree
 
-from mmembed.documents.parts import EmbeddedPicture, Section, SectionBuilder, collapse, picture_uri
+from mmembed.documents.parts import EmbeddedImage, Section, SectionBuilder, collapse, image_uri
 from mmembed.types import Failure
 
 _HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
@@ -106,7 +106,7 @@ class _Reader:
         self._words = []
 
 
-def read_pictures(tree: lxml.html.HtmlElement, source: Path | bytes, uri: str) -> Iterator[EmbeddedPicture | Failure]:
+def read_images(tree: lxml.html.HtmlElement, source: Path | bytes, uri: str) -> Iterator[EmbeddedImage | Failure]:
     """The pictures that `img` names on this machine, or holds as data: URIs; those on the web are left out.
 
     `source` is what the tree was read from: bytes stand in no folder, and the files that they name are left out.
@@ -114,7 +114,7 @@ def read_pictures(tree: lxml.html.HtmlElement, source: Path | bytes, uri: str) -
     for number, image in enumerate(tree.iter("img"), start=1):
         named = (image.get("src") or "").strip()
         caption = collapse(image.get("alt") or "") or collapse(image.get("title") or "") or None
-        address = picture_uri(uri, number)
+        address = image_uri(uri, number)
         if named.lower().startswith("data:"):
             yield _from_data_uri(named, address, caption)
         elif isinstance(source, Path) and (name := _local_name(named)):
@@ -130,7 +130,7 @@ def _local_name(source: str) -> str | None:
     return unquote(parts.path) if parts.scheme in ("", "file") and not parts.netloc and parts.path else None
 
 
-def _from_file(document: Path, source: str, name: str, caption: str | None) -> EmbeddedPicture | Failure:
+def _from_file(document: Path, source: str, name: str, caption: str | None) -> EmbeddedImage | Failure:
     found = Path(os.path.abspath(document.parent / name))
     try:
         is_file = found.is_file()
@@ -138,10 +138,10 @@ def _from_file(document: Path, source: str, name: str, caption: str | None) -> E
         is_file = False
     if not is_file:
         return Failure(str(found), f"{document}: the picture {source!r} that it shows is not there")
-    return EmbeddedPicture(str(found), caption, path=found)
+    return EmbeddedImage(str(found), caption, path=found)
 
 
-def _from_data_uri(source: str, address: str, caption: str | None) -> EmbeddedPicture | Failure:
+def _from_data_uri(source: str, address: str, caption: str | None) -> EmbeddedImage | Failure:
     kind, comma, body = source.partition(",")
     try:
         content = b64decode(unquote(body), validate=False) if kind.endswith(";base64") else unquote_to_bytes(body)
@@ -149,4 +149,4 @@ def _from_data_uri(source: str, address: str, caption: str | None) -> EmbeddedPi
         return Failure(address, f"{address}: a data: URI that cannot be decoded ({exc})")
     if not (comma and content):
         return Failure(address, f"{address}: a data: URI without content")
-    return EmbeddedPicture(address, caption, content=content)
+    return EmbeddedImage(address, caption, content=content)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL.Image import Image
 
 from mmembed.errors import InputError
-from mmembed.images import MAX_PIXELS, read_picture, thumbnail_webp
+from mmembed.images import MAX_PIXELS, read_image, thumbnail_webp
 from mmembed.sources.items import image_content
 from mmembed.streams import load_in_order
 from mmembed.types import (
@@ -129,11 +129,11 @@ def load_for(
 
     Raises UnreadableImage, ImageTooLarge.
     """
-    picture = read_picture(image_content(item), uri=item.uri, max_pixels=max_pixels)
-    image = picture.image
+    loaded = read_image(image_content(item), uri=item.uri, max_pixels=max_pixels)
+    image = loaded.image
     return LoadedImage(
         encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image,
-        {key: value for key in FACTS if (value := getattr(picture, key))},
+        {key: value for key in FACTS if (value := getattr(loaded, key))},
         whole=image if whole else None,
         thumbnail=thumbnail_webp(image) if thumbnail else None,
     )

@@ -33,7 +33,7 @@ __all__ = [
     "OnProgress",
     "encode_files",
     "index_corpus",
-    "index_pictures",
+    "index_images",
     "ingest_progress",
     "may_write",
 ]
@@ -102,20 +102,20 @@ def index_corpus(
     """
     if corpus and all(document.image is not None for document in corpus.values()):
         files = {id: document.image for id, document in corpus.items() if document.image is not None}
-        return index_pictures(collection, files, encoder=encoder, on_progress=on_progress)
+        return index_images(collection, files, encoder=encoder, on_progress=on_progress)
     return _index_rows(collection, corpus, encoder, on_progress)
 
 
-def index_pictures(
+def index_images(
     collection: Collection,
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     *,
     encoder: Encoder,
     on_progress: OnProgress | None = None,
 ) -> IndexedCorpus:
     """Pictures by document id -> a collection of pictures, as `ingest_images` makes it; errors of `index_corpus`."""
     ids: dict[str, list[str]] = {}
-    for id, path in pictures.items():
+    for id, path in images.items():
         ids.setdefault(os.path.abspath(path), []).append(id)
     there = [uri for uri in ids if Path(uri).is_file()]
     failures = [Failure(uri, f"{Path(uri).name}: there is no such file") for uri in ids if not Path(uri).is_file()]
@@ -124,18 +124,18 @@ def index_pictures(
     elif may_write(collection):
         store, name = collection.store, collection.name
         prepare_collection(collection, "images", {"image": (encoder, vector_contract(encoder, "image"))})
-        store.set_note(name, NOTE, {"holds": "pictures"})
+        store.set_note(name, NOTE, {"holds": "images"})
         tell = ingest_progress(on_progress, "pictures", len(there))
         failures += ingest_images(store, name, there, encoder=encoder, on_progress=tell).failures
         stored = _points_by_uri(collection)
     else:
-        stored = _pictures_of(collection, ids, encoder)
+        stored = _images_of(collection, ids, encoder)
     found = {stored[uri]: tuple(some) for uri, some in ids.items() if uri in stored}
     _check_found(collection, found, len(ids), failures)
     return IndexedCorpus(collection, "image", found, tuple(failures), len(stored) - len(found))
 
 
-def _pictures_of(collection: Collection, uris: Mapping[str, object], encoder: Encoder) -> dict[str, str]:
+def _images_of(collection: Collection, uris: Mapping[str, object], encoder: Encoder) -> dict[str, str]:
     """uri -> point of a collection that no evaluation made, which must have all of these already."""
     image_encoder(collection, {}, encoder)
     stored = _points_by_uri(collection)

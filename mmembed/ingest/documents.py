@@ -45,7 +45,7 @@ def ingest_documents(
     cross_encoder: Encoder | None = None,
     sparse_encoder: Encoder | None = None,
     late_encoder: Encoder | None = None,
-    pictures_into: str | None = "images",
+    images_into: str | None = "images",
     sync: bool = False,
     exclude: Sequence[str] = (),
     workers: int | None = None,
@@ -69,12 +69,12 @@ def ingest_documents(
         sources: paths and Items, as of `ingest_images`. A `text` is plain text; bytes are of the kind in which the
             uri ends. A document in memory names no image files: those that Markdown and HTML link to are left out.
             Of two with one id or one uri the later one wins. The first passage has the item's own id.
-        cross_encoder: an image-text encoder; None: that of the collection `pictures_into`, else tiny.
+        cross_encoder: an image-text encoder; None: that of the collection `images_into`, else tiny.
         sparse_encoder: makes `sparse`, learned weights of terms (SPLADE, BGE-M3), a further ranking of a search;
             None: the one that the collection remembers, if any.
         late_encoder: makes `late`, a vector for each token (ColBERT, BGE-M3), which orders the best candidates
             anew; None: the one that the collection remembers, if any.
-        pictures_into: the collection for pictures inside documents, with their alt text as caption;
+        images_into: the collection for pictures inside documents, with their alt text as caption;
             None leaves them out.
         sync: also remove documents that are gone from the disk or from their manifest; only those under the folders
             and in the manifests of `sources`, so nothing that came from memory.
@@ -94,14 +94,14 @@ def ingest_documents(
             cross_encoder=cross_encoder,
             sparse_encoder=sparse_encoder,
             late_encoder=late_encoder,
-            images_into=pictures_into,
+            images_into=images_into,
             encoders=encoders,
             options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas),
         )
         return DocumentWork(target)
 
     entries = Entries("text", DOCUMENT_SUFFIXES, exclude)
-    report = IngestReport(pictures=IngestReport() if pictures_into else None)
+    report = IngestReport(images=IngestReport() if images_into else None)
     return index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
 
 
@@ -129,7 +129,7 @@ class DocumentWork:
         finish_move(self.target, planned)
         if self._wants_images(planned):
             return replace(planned, action="refresh")
-        linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("pictures", ())]
+        linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("images", ())]
         return BatchReport(unchanged=1, images=self._index_images(linked))
 
     def _wants_images(self, planned: Planned) -> bool:
@@ -151,7 +151,7 @@ class DocumentWork:
         source = item.path if item.path is not None else item.content
         assert isinstance(source, Path | bytes)  # the entries of a run are checked
         wanted, linked = self.target.wants_images, self.options.linked_images
-        return read_document(source, uri=item.uri, pictures=wanted, linked=linked)
+        return read_document(source, uri=item.uri, images=wanted, linked=linked)
 
     def size(self, ready: Read) -> int:
         return max(1, len(ready.passages))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
-from mmembed.documents import Document, EmbeddedPicture
+from mmembed.documents import Document, EmbeddedImage
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest.images import ImageWork
 from mmembed.ingest.plan import Planned
@@ -22,20 +22,20 @@ def image_items(planned: Planned, document: Document) -> list[Item]:
     inside: Payload = {"document": planned.item.uri}
     return [
         Item(
-            picture.uri,
+            image.uri,
             "image",
-            picture.path,
-            picture.content,
-            caption=picture.caption,
-            payload=inside | ({"page": picture.page} if picture.page is not None else {}),
+            image.path,
+            image.content,
+            caption=image.caption,
+            payload=inside | ({"page": image.page} if image.page is not None else {}),
         )
-        for picture in _readable(document)
+        for image in _readable(document)
     ]
 
 
 def lacks_images(target: DocumentTarget, planned: Planned) -> bool:
     """Whether a stored document's pictures are asked for and were left out, or not all there, when it was stored."""
-    return target.wants_images and "pictures" not in (planned.stored or {})
+    return target.wants_images and "images" not in (planned.stored or {})
 
 
 def documents_of_bare_images(target: DocumentTarget) -> set[str]:
@@ -54,16 +54,12 @@ def linked_images(target: DocumentTarget, document: Document) -> Payload:
     """What the first passage says once every picture was there: the files that it links to."""
     if not target.wants_images or document.problems:
         return {}
-    return {"pictures": [p.uri for p in _readable(document) if p.path is not None]}
+    return {"images": [p.uri for p in _readable(document) if p.path is not None]}
 
 
-def _readable(document: Document) -> list[EmbeddedPicture]:
+def _readable(document: Document) -> list[EmbeddedImage]:
     """The pictures but for drawings (SVG, EMF), which are not made of pixels."""
-    return [
-        picture
-        for picture in document.pictures
-        if picture.path is None or picture.path.suffix.lower() in IMAGE_SUFFIXES
-    ]
+    return [image for image in document.images if image.path is None or image.path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def index_images_of(target: DocumentTarget, items: Sequence[Item], seen: set[str]) -> IngestReport:

@@ -25,7 +25,7 @@ _BATCH_BYTES = 64 * 2**20  # of content in memory
 _RECENT = 4096
 
 
-FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "pictures", "page", "passages")
+FROM_READING = ("width", "height", "format", "taken_at", "moved_from", "images", "page", "passages")
 """Payload keys that are found anew each time a file is read."""
 
 Action = Literal["unchanged", "refresh", "reuse", "read"]

@@ -50,7 +50,7 @@ class IngestReport:
     removed: int = 0  # gone from the disk and, with sync, from the collection
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
-    pictures: IngestReport | None = None  # of the pictures inside documents
+    images: IngestReport | None = None  # of the pictures inside documents
 
     def add(self, batch: BatchReport | IngestReport) -> None:
         """Count what came of a batch."""
@@ -59,9 +59,8 @@ class IngestReport:
         self.moved += batch.moved
         self.copied += batch.copied
         self.failures += batch.failures
-        images = batch.images if isinstance(batch, BatchReport) else batch.pictures
-        if self.pictures is not None and images is not None:
-            self.pictures.add(images)
+        if self.images is not None and batch.images is not None:
+            self.images.add(batch.images)
 
     @property
     def done(self) -> int:
@@ -74,7 +73,7 @@ class IngestReport:
         return self.embedded + self.unchanged + self.moved + self.copied
 
     def all_failures(self) -> list[Failure]:
-        return [*self.failures, *(self.pictures.all_failures() if self.pictures else [])]
+        return [*self.failures, *(self.images.all_failures() if self.images else [])]
 
     def as_json(self) -> dict[str, Any]:
         counts: dict[str, Any] = {
@@ -86,6 +85,6 @@ class IngestReport:
             "failures": [{"uri": f.uri, "error": f.error} for f in self.failures],
             "seconds": round(self.seconds, 3),
         }
-        if self.pictures is not None:
-            counts["pictures"] = self.pictures.as_json()
+        if self.images is not None:
+            counts["images"] = self.images.as_json()
         return counts

@@ -17,7 +17,7 @@ from mmembed.types import Contract, Hit, Reranker
 __all__ = ["check_reranker", "reranked"]
 
 _log = logging.getLogger(__name__)
-_PICTURES = 8  # held in memory at a time
+_IMAGES = 8  # held in memory at a time
 
 
 def check_reranker(reranker: Reranker, collection: str, contract: Contract | None) -> Contract:
@@ -39,24 +39,24 @@ def reranked(reranker: Reranker, text: str, hits: Sequence[Hit], contracts: Mapp
     A picture that cannot be read has no such score: it comes after those that have one, as it was.
     """
     scores: dict[int, float] = {}
-    pictures = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "images"]
+    images = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "images"]
     texts = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "documents"]
     read = _scores(reranker, text, [str(hits[i].payload["text"]) for i in texts])
     scores |= dict(zip(texts, read, strict=True))
-    seen = _score_pictures(reranker, text, [hits[i] for i in pictures])
-    scores |= {i: score for i, score in zip(pictures, seen, strict=True) if score is not None}
+    seen = _score_images(reranker, text, [hits[i] for i in images])
+    scores |= {i: score for i, score in zip(images, seen, strict=True) if score is not None}
     scored = [replace(hits[i], score=score, vector_name=None, probability=None) for i, score in scores.items()]
     ordered = sorted(scored, key=lambda hit: (-hit.score, hit.id))
     return ordered + [hit for i, hit in enumerate(hits) if i not in scores]
 
 
-def _score_pictures(reranker: Reranker, text: str, hits: Sequence[Hit]) -> list[float | None]:
+def _score_images(reranker: Reranker, text: str, hits: Sequence[Hit]) -> list[float | None]:
     """A score for each picture, None for one that cannot be read; says so once."""
     scores: list[float | None] = [None] * len(hits)
     problems: list[str] = []
-    for start in range(0, len(hits), _PICTURES):
+    for start in range(0, len(hits), _IMAGES):
         loaded: dict[int, Image.Image] = {}
-        for number, hit in enumerate(hits[start : start + _PICTURES], start):
+        for number, hit in enumerate(hits[start : start + _IMAGES], start):
             uri = str(hit.payload["uri"])
             try:
                 loaded[number] = load_image(Path(uri), uri=uri)

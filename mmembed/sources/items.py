@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mmembed.documents import DOCUMENT_SUFFIXES
-from mmembed.images import read_picture
+from mmembed.images import read_image
 from mmembed.sources.files import content_hash
 from mmembed.sources.folders import printable
 from mmembed.types import Failure, ImageContent, Item, Modality
@@ -79,7 +79,7 @@ def _is_uuid(id: str) -> bool:
 
 
 def image_content(item: Item) -> ImageContent:
-    """What `mmembed.images.read_picture` reads of an image."""
+    """What `mmembed.images.read_image` reads of an image."""
     if item.path is not None:
         return item.path
     return b"" if item.content is None else item.content
@@ -96,7 +96,7 @@ def item_hash(item: Item) -> str:
         return _hash(b"text\0", item.text.encode("utf-8", "surrogatepass"))
     if item.content is None or isinstance(item.content, bytes):
         return _hash(item.content or b"")
-    pixels = read_picture(item.content, uri=item.uri).image
+    pixels = read_image(item.content, uri=item.uri).image
     return _hash(f"RGB {pixels.width} {pixels.height}\0".encode(), pixels.tobytes())
 
 

@@ -13,18 +13,18 @@ from mmembed.sources import scan
 from mmembed.sources.folders import printable
 from mmembed.types import Failure
 
-__all__ = ["NEGATIVES", "LabelledPicture", "read_class_folders"]
+__all__ = ["NEGATIVES", "LabelledImage", "read_class_folders"]
 
 NEGATIVES = "_none"
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
+class LabelledImage:
     path: Path
     label: str | None  # None: a picture of the same kind as the others that shows none of the classes
 
 
-def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> list[LabelledPicture]:
+def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> list[LabelledImage]:
     """The pictures below each sub-folder, whose name (NFC, single spaces) is their label, sorted by label and path.
 
     The sub-folder `negatives` holds pictures of no class: their label is None and they come last. Pictures that lie
@@ -44,20 +44,18 @@ def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> lis
         raise InvalidSample(
             f"{printable(str(folder))}: there is no class in it: make a sub-folder per class and put its pictures there"
         )
-    pictures = [
-        picture for name in entries for picture in _pictures(folder / name, None if name == negatives else name)
-    ]
-    return sorted(pictures, key=lambda p: (p.label is None, p.label or "", str(p.path)))
+    images = [image for name in entries for image in _images(folder / name, None if name == negatives else name)]
+    return sorted(images, key=lambda p: (p.label is None, p.label or "", str(p.path)))
 
 
-def _pictures(folder: Path, label: str | None) -> list[LabelledPicture]:
+def _images(folder: Path, label: str | None) -> list[LabelledImage]:
     name = None if label is None else " ".join(unicodedata.normalize("NFC", label).split())
     found = []
     for entry in scan([folder], modality="image", suffixes=IMAGE_SUFFIXES):
         if isinstance(entry, Failure):
             raise UnreadableSource(entry.error)
         assert entry.path is not None  # scan names files
-        found.append(LabelledPicture(entry.path, name))
+        found.append(LabelledImage(entry.path, name))
     if not found:
         raise InvalidSample(f"{printable(str(folder))}: the class has no pictures: add some or remove the folder")
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmembed.errors import InputError
 from mmembed.images import load_image
 from mmembed.streams import load_in_order
-from mmembed.testing.pictures import broken_files, extreme_pictures, picture_files, pictures, unconverted_pictures
+from mmembed.testing.images import broken_files, extreme_images, image_files, images, unconverted_images
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, attempt
 from mmembed.testing.vectors import check_form, distance, split_rows
@@ -34,17 +34,17 @@ _THREADS = 4
 
 
 def form(subject: Subject) -> str:
-    tried = {**pictures(), **extreme_pictures()}
-    for name, picture in tried.items():
+    tried = {**images(), **extreme_images()}
+    for name, image in tried.items():
         try:
-            check_form(subject.encode_image([picture]), 1, subject.spec)
+            check_form(subject.encode_image([image]), 1, subject.spec)
         except Fault as fault:
             raise Fault(f"a picture of {name}: {fault}") from fault
     return f"{check_form(subject.encode_image(list(tried.values())), len(tried), subject.spec)}, of {', '.join(tried)}"
 
 
 def order(subject: Subject) -> str:
-    names, shown = list(pictures()), list(pictures().values())
+    names, shown = list(images()), list(images().values())
     plain, turned = subject.images(shown), subject.images(shown[::-1])
     if all(distance(row, plain[0]) <= subject.tolerance for row in plain):
         raise Fault("every picture has the same vector")
@@ -52,8 +52,8 @@ def order(subject: Subject) -> str:
 
 
 def determinism(subject: Subject) -> str:
-    shown = list(pictures().values())
-    return subject.equal(zip(pictures(), subject.images(shown), subject.images(shown), strict=True))
+    shown = list(images().values())
+    return subject.equal(zip(images(), subject.images(shown), subject.images(shown), strict=True))
 
 
 def empty_list(subject: Subject) -> str:
@@ -66,17 +66,17 @@ def batch_invariance(subject: Subject) -> str:
 
 
 def _alone_and_together(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
-    names, shown = list(pictures()), list(pictures().values())
-    alone = [subject.images([picture])[0] for picture in shown]
+    names, shown = list(images()), list(images().values())
+    alone = [subject.images([image])[0] for image in shown]
     yield from zip(names, alone, subject.images(shown), strict=True)
     yield from zip(names * _MANY, alone * _MANY, subject.images(shown * _MANY), strict=True)
-    for name, picture, vector in zip(names, shown, alone, strict=True):
-        yield f"{name} beside {names[-1]}", vector, subject.images([picture, shown[-1]])[0]
+    for name, image, vector in zip(names, shown, alone, strict=True):
+        yield f"{name} beside {names[-1]}", vector, subject.images([image, shown[-1]])[0]
 
 
 def files(subject: Subject) -> str:
     """Pictures of all modes with broken ones between them, as an index reads them: in threads, into one batch."""
-    good = picture_files()
+    good = image_files()
     named = [(file.name, file.content) for file in good]
     mixed = [*named[:3], *broken_files().items(), *named[3:]]
     loading = load_in_order(mixed, lambda job: load_image(job[1], uri=job[0]), workers=_THREADS, ahead=2 * _THREADS)
@@ -94,9 +94,9 @@ def files(subject: Subject) -> str:
 def modes(subject: Subject) -> str:
     """Pictures that nobody converted. They need not be taken, since only RGB is promised; none may become nonsense."""
     others, refused = [], []
-    for mode, (picture, shows) in unconverted_pictures().items():
+    for mode, (image, shows) in unconverted_images().items():
         try:
-            found = subject.encode_image([picture])
+            found = subject.encode_image([image])
         except Fault:
             refused.append(mode)
             continue
@@ -118,7 +118,7 @@ def pixels(subject: Subject) -> str:
     encoder = subject.encoder
     if not isinstance(encoder, PixelEncoder):
         raise NotJudged("it has no preprocess_image and encode_pixels of its own")
-    names, shown = list(pictures()), list(pictures().values())
+    names, shown = list(images()), list(images().values())
     with ThreadPoolExecutor(_THREADS) as pool:
         made = attempt("preprocess_image", lambda: list(pool.map(encoder.preprocess_image, shown * _MANY)))
     rows = split_rows(attempt("encode_pixels", lambda: encoder.encode_pixels(made)), len(made), subject.spec.kind)

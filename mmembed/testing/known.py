@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmembed.errors import InvalidEmbedding, SettingsError
-from mmembed.testing.pictures import pictures
+from mmembed.testing.images import images
 from mmembed.testing.report import Fault
 from mmembed.testing.texts import TEXTS, text_roles
 from mmembed.testing.vectors import split_rows
@@ -39,7 +39,7 @@ class KnownAnswers:
 
 def record_known_answers(encoder: Encoder) -> KnownAnswers:
     """Ask the fixed questions. Raises what the encoder does, or InvalidEmbedding for what are no vectors."""
-    spec, shown = encoder.spec, pictures()
+    spec, shown = encoder.spec, images()
     embeddings: dict[str, tuple[list[str], Embeddings]] = {side: ([], []) for side in _SIDES}
     for role in text_roles(encoder) if "text" in spec.modalities else ():
         embeddings[_SIDE_OF[role]] = (list(TEXTS), encoder.encode_text(TEXTS, role=role))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmembed.encoders.registry import parse_name
 from mmembed.errors import UnsupportedModality
-from mmembed.testing.pictures import pictures
+from mmembed.testing.images import images
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, attempt, tolerance_of
 from mmembed.testing.texts import TEXTS
@@ -128,7 +128,7 @@ def _beside(subject: Subject, other: Subject) -> Iterator[tuple[str, Vector, Vec
         names = [f"{role} {text[:30]!r}" for text in TEXTS]
         yield from zip(names, subject.texts(TEXTS, role=role), other.texts(TEXTS, role=role), strict=True)
     if "image" in shared:
-        names, shown = [f"picture {name}" for name in pictures()], list(pictures().values())
+        names, shown = [f"picture {name}" for name in images()], list(images().values())
         yield from zip(names, subject.images(shown), other.images(shown), strict=True)
 
 
@@ -151,5 +151,5 @@ def _answers(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
         names = [f"{role} {text[:30]!r}" for text in answers]
         yield from zip(names, subject.texts(list(answers), role=role) if answers else [], answers.values(), strict=True)
     if known.images:
-        shown = [pictures()[name] for name in known.images]
+        shown = [images()[name] for name in known.images]
         yield from zip(known.images, subject.images(shown), known.images.values(), strict=True)

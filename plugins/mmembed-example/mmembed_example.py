@@ -53,10 +53,10 @@ def _colours(text: str) -> list[str]:
     return found or ["black", "white", "red", "lime", "blue", "yellow", "magenta", "cyan"]
 
 
-def _histograms(pictures: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.float32]:
+def _histograms(images: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.float32]:
     """n pictures of (pixels, 3) bytes -> (n, 8) roots of shares: a cosine is the overlap of two histograms."""
-    rows = np.zeros((len(pictures), 8), dtype=np.float32)
-    for row, (r, g, b) in zip(rows, (picture.T / 255 for picture in pictures), strict=True):
+    rows = np.zeros((len(images), 8), dtype=np.float32)
+    for row, (r, g, b) in zip(rows, (image.T / 255 for image in images), strict=True):
         black, white = 1 - np.maximum(np.maximum(r, g), b), np.minimum(np.minimum(r, g), b)
         pure = [r - np.maximum(g, b), g - np.maximum(r, b), b - np.maximum(r, g)]
         mixed = [np.minimum(r, g) - b, np.minimum(r, b) - g, np.minimum(g, b) - r]

@@ -119,8 +119,8 @@ def ask(batcher: Batcher, *texts: str, role: Role = "document", task: str | None
     return batcher.submit({text_key(batcher.encoder, text, role=role, task=task): text for text in texts})
 
 
-def show(batcher: Batcher, *pictures: bytes) -> Submission:
-    return batcher.submit({image_key(batcher.encoder, picture): picture for picture in pictures})
+def show(batcher: Batcher, *images: bytes) -> Submission:
+    return batcher.submit({image_key(batcher.encoder, image): image for image in images})
 
 
 def held(batcher: Batcher, encoder: Recorder) -> Submission:
@@ -234,13 +234,13 @@ def test_nobody_waits_longer_than_allowed(batcher_of: MakeBatcher) -> None:
         wait(submission)
 
 
-def test_texts_and_pictures_take_turns(batcher_of: MakeBatcher) -> None:
+def test_texts_and_images_take_turns(batcher_of: MakeBatcher) -> None:
     """A picture that comes when fifty texts wait is in the next pass but one, and the other way round."""
     encoder = Recorder(batch_size=2)
     batcher = batcher_of(encoder)
     held(batcher, encoder)
     texts = ask(batcher, *(f"text {number}" for number in range(50)))
-    picture = show(batcher, png(5))
+    image = show(batcher, png(5))
     until(
         lambda: (
             bool(batcher._queues)
@@ -248,14 +248,14 @@ def test_texts_and_pictures_take_turns(batcher_of: MakeBatcher) -> None:
         )
     )
     encoder.go.set()
-    wait(texts), wait(picture)
+    wait(texts), wait(image)
     assert ("image", [5]) in encoder.passes[1:3]
     encoder.passes.clear()
     held_again = held_by(batcher, encoder, "held again")
-    pictures = show(batcher, *(png(width) for width in range(10, 60)))
+    images = show(batcher, *(png(width) for width in range(10, 60)))
     text = ask(batcher, "a text")
     encoder.go.set()
-    for submission in (held_again, pictures, text):
+    for submission in (held_again, images, text):
         wait(submission)
     assert ("document", ["a text"]) in encoder.passes[1:3]
 
@@ -314,8 +314,8 @@ def test_what_nobody_waits_for_is_dropped(batcher_of: MakeBatcher) -> None:
     batcher = batcher_of(encoder)
     held(batcher, encoder)
     gone, shared, other = ask(batcher, "a"), ask(batcher, "b"), ask(batcher, "b", "c")
-    pictures = show(batcher, png(1), png(2), png(3), png(4))
-    for submission in (gone, shared, pictures):
+    images = show(batcher, png(1), png(2), png(3), png(4))
+    for submission in (gone, shared, images):
         submission.drop()
     until(lambda: batcher.waiting == 2)
     encoder.go.set()
@@ -409,7 +409,7 @@ def test_the_time_to_come_back_is_measured(batcher_of: MakeBatcher) -> None:
     assert 3 <= refused.value.retry_after_seconds <= 5
 
 
-def test_only_the_bad_picture_fails(batcher_of: MakeBatcher) -> None:
+def test_only_the_bad_image_fails(batcher_of: MakeBatcher) -> None:
     """A picture that cannot be decoded is the error of that input, reaches no pass, and the next ones are unharmed."""
     encoder = Recorder()
     batcher = batcher_of(encoder, max_pixels=100)
@@ -426,12 +426,12 @@ def test_only_the_bad_picture_fails(batcher_of: MakeBatcher) -> None:
     assert isinstance(outcomes_of(show(batcher, png(7)))[0], Result)
 
 
-def outcomes_of_in_order(submission: Submission, batcher: Batcher, *pictures: bytes) -> list[Result | MmembedError]:
+def outcomes_of_in_order(submission: Submission, batcher: Batcher, *images: bytes) -> list[Result | MmembedError]:
     outcomes = wait(submission)
-    return [outcomes[image_key(batcher.encoder, picture)] for picture in pictures]
+    return [outcomes[image_key(batcher.encoder, image)] for image in images]
 
 
-def test_queued_pictures_cost_their_bytes(batcher_of: MakeBatcher) -> None:
+def test_queued_images_cost_their_bytes(batcher_of: MakeBatcher) -> None:
     """Of a hundred pictures that wait, no more are decoded than two batches."""
     encoder = Recorder(batch_size=4)
     batcher = batcher_of(encoder)
@@ -445,7 +445,7 @@ def test_queued_pictures_cost_their_bytes(batcher_of: MakeBatcher) -> None:
     assert max(len(batch) for _, batch in encoder.passes) == 4
 
 
-def test_large_pictures_are_not_piled_up(batcher_of: MakeBatcher) -> None:
+def test_large_images_are_not_piled_up(batcher_of: MakeBatcher) -> None:
     """Where pictures wait as large as they are, decoding stops at twice the largest picture that is allowed."""
     encoder = Recorder(batch_size=8)
     batcher = batcher_of(encoder, max_pixels=400)  # each has 4 rows

@@ -72,7 +72,7 @@ def served(store: Store) -> ServedEncoders:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
+def files() -> list[bytes]:
     return [file.read_bytes() for file in sorted(PICTOGRAMS.glob("*.png"))[:40]]
 
 
@@ -105,15 +105,15 @@ def apart(one: Vector, other: Vector) -> float:
 
 
 @pytest.mark.parametrize("name", ["tiny", "minilm", "fake", "fake?kind=sparse", "fake?kind=multi", "bm25"])
-def test_vectors_are_those_of_the_encoder_itself(served: ServedEncoders, pictures: list[bytes], name: str) -> None:
+def test_vectors_are_those_of_the_encoder_itself(served: ServedEncoders, files: list[bytes], name: str) -> None:
     """Texts in both roles, and pictures, are encoded as by the encoder called directly, to 1e-5; tokens are counted."""
     encoder = load_encoder(name)
     texts = ["a red apple", "two parrots on a branch", "", "Ünïcode 漢字 🙂", "long words " * 300]
     wanted = [Request(name, text, role=role) for role in ("query", "document") for text in texts]
     direct = [*encoder.encode_text(texts, role="query"), *encoder.encode_text(texts, role="document")]
     if "image" in encoder.spec.modalities:
-        wanted += [Request(name, picture) for picture in pictures[:6]]
-        direct += [*encoder.encode_image([load_image(picture, uri="one") for picture in pictures[:6]])]
+        wanted += [Request(name, file) for file in files[:6]]
+        direct += [*encoder.encode_image([load_image(file, uri="one") for file in files[:6]])]
     outcomes = made(with_engine(served, lambda engine: engine.embed(wanted)))
     assert len(outcomes) == len(wanted)
     assert max(apart(one.vector, other) for one, other in zip(outcomes, direct, strict=True)) < 1e-5
@@ -123,13 +123,13 @@ def test_vectors_are_those_of_the_encoder_itself(served: ServedEncoders, picture
     assert {one.tokens for one in outcomes[10:]} <= {0}
 
 
-def test_one_call_mixes_encoders_and_bad_inputs(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_one_call_mixes_encoders_and_bad_inputs(served: ServedEncoders, files: list[bytes]) -> None:
     """Each input of a mixed call gets its own outcome, in order, and the bad ones are told apart."""
     wanted = [
         Request("tiny", "a cat"),
-        Request("tiny", pictures[0]),
+        Request("tiny", files[0]),
         Request("tiny", b"no picture"),
-        Request("minilm", pictures[0]),
+        Request("minilm", files[0]),
         Request("BM25", "a cat", role="query"),
         Request("gpt-9", "a cat"),
         Request("tiny", "a cat", task="no such task"),
@@ -267,11 +267,11 @@ def test_too_many_inputs_are_refused(served: ServedEncoders) -> None:
         with_engine(served, lambda engine: engine.embed([Request("tiny", "a")] * 3), max_inputs=2)
 
 
-def test_a_full_queue_refuses_the_call_and_forgets_it(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_a_full_queue_refuses_the_call_and_forgets_it(served: ServedEncoders, files: list[bytes]) -> None:
     """Where one of a call's encoders has no room, nothing of the call waits for another, and later calls are served."""
 
     async def work(engine: Engine) -> None:
-        many = [Request("tiny", pictures[0] + bytes([number])) for number in range(64)]
+        many = [Request("tiny", files[0] + bytes([number])) for number in range(64)]
         asked = asyncio.ensure_future(engine.embed(many))
         while not any(batcher.waiting for batcher in engine._batchers.values()):
             await asyncio.sleep(0)
@@ -284,11 +284,11 @@ def test_a_full_queue_refuses_the_call_and_forgets_it(served: ServedEncoders, pi
     with_engine(served, work, max_queue=64, max_inputs=64, batch_size=1)
 
 
-def test_a_cancelled_call_leaves_nothing_behind(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_a_cancelled_call_leaves_nothing_behind(served: ServedEncoders, files: list[bytes]) -> None:
     """A task that is cancelled, and a call whose client goes, end at once; what waited for them alone is dropped."""
 
     async def work(engine: Engine) -> None:
-        wanted = [Request("tiny", picture) for picture in pictures]
+        wanted = [Request("tiny", file) for file in files]
         task = asyncio.ensure_future(engine.embed(wanted))
         call = Call()
         current_call.set(call)
@@ -306,9 +306,9 @@ def test_a_cancelled_call_leaves_nothing_behind(served: ServedEncoders, pictures
     with_engine(served, work)
 
 
-def test_encoders_for_threads_equal_the_encoders(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_encoders_for_threads_equal_the_encoders(served: ServedEncoders, files: list[bytes]) -> None:
     """Thirty-two threads encode texts and pictures through the batchers and get what the encoder itself gives."""
-    images = [load_image(picture, uri="one") for picture in pictures[:8]]
+    images = [load_image(file, uri="one") for file in files[:8]]
 
     async def work(engine: Engine) -> None:
         encoders = engine.encoders()
@@ -332,7 +332,7 @@ def test_encoders_for_threads_equal_the_encoders(served: ServedEncoders, picture
     with_engine(served, work)
 
 
-def test_encoders_for_threads_behave_like_encoders(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_encoders_for_threads_behave_like_encoders(served: ServedEncoders, files: list[bytes]) -> None:
     """Nothing gives nothing, more than a batch and more than the queue holds is taken, and errors are the encoder's."""
 
     def check(encoders: Mapping[str, Encoder]) -> None:
@@ -345,26 +345,26 @@ def test_encoders_for_threads_behave_like_encoders(served: ServedEncoders, pictu
         with pytest.raises(SettingsError):
             tiny.encode_text(["a"], role="query", task="none")
         with pytest.raises(UnsupportedModality):
-            words.encode_image([load_image(pictures[0], uri="one")])
+            words.encode_image([load_image(files[0], uri="one")])
         with pytest.raises(UnknownEncoder):
             encoders["none"]
         assert isinstance(tiny, PixelEncoder)
-        pixels = [tiny.preprocess_image(load_image(picture, uri="one")) for picture in pictures[:3]]
-        images = [load_image(picture, uri="one") for picture in pictures[:3]]
+        pixels = [tiny.preprocess_image(load_image(file, uri="one")) for file in files[:3]]
+        images = [load_image(file, uri="one") for file in files[:3]]
         np.testing.assert_array_equal(tiny.encode_pixels(pixels), np.asarray(tiny.encode_image(images)))
 
     with_engine(served, lambda engine: asyncio.to_thread(check, engine.encoders()), max_queue=40, max_inputs=40)
 
 
-def test_closing_finishes_what_was_accepted(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_closing_finishes_what_was_accepted(served: ServedEncoders, files: list[bytes]) -> None:
     """Calls that were accepted are answered while the engine closes; later ones are refused."""
 
     async def work() -> None:
         engine = Engine(served, BatchingOptions(), Metrics())
-        accepted = asyncio.ensure_future(engine.embed([Request("tiny", picture) for picture in pictures]))
+        accepted = asyncio.ensure_future(engine.embed([Request("tiny", file) for file in files]))
         await asyncio.sleep(0.002)
         await engine.close()
-        assert len(made(await accepted)) == len(pictures)
+        assert len(made(await accepted)) == len(files)
         for name in ("tiny", "fake"):
             with pytest.raises(Overloaded, match="stopping"):
                 await engine.embed([Request(name, "late")])
@@ -372,19 +372,19 @@ def test_closing_finishes_what_was_accepted(served: ServedEncoders, pictures: li
     asyncio.run(work())
 
 
-def test_many_clients_with_bad_luck(served: ServedEncoders, pictures: list[bytes]) -> None:
+def test_many_clients_with_bad_luck(served: ServedEncoders, files: list[bytes]) -> None:
     """Of 64 clients with texts and pictures, some corrupt and some cancelled, every good one is answered rightly."""
     tiny = served.encoder("tiny")
-    right = np.asarray(tiny.encode_image([load_image(picture, uri="one") for picture in pictures]))
+    right = np.asarray(tiny.encode_image([load_image(file, uri="one") for file in files]))
     chance = random.Random(5)
     counts = {"good": 0, "bad": 0, "cancelled": 0}
 
     async def client(engine: Engine, number: int) -> None:
         for turn in range(15):
-            place = chance.randrange(len(pictures))
+            place = chance.randrange(len(files))
             corrupt = chance.random() < 0.05
-            picture = pictures[place][: 60 if corrupt else None] + f"{number} {turn}".encode()  # none is in the cache
-            wanted = [Request("tiny", picture), Request("tiny", f"text {number} {turn}"), Request("bm25", "a cat")]
+            file = files[place][: 60 if corrupt else None] + f"{number} {turn}".encode()  # none is in the cache
+            wanted = [Request("tiny", file), Request("tiny", f"text {number} {turn}"), Request("bm25", "a cat")]
             call = asyncio.ensure_future(engine.embed(wanted))
             if chance.random() < 0.1:
                 await asyncio.sleep(chance.random() / 50)

@@ -103,7 +103,7 @@ def text(encoder: Gated, content: str) -> Contents:
     return {text_key(encoder, content, role="query", task=None): content}
 
 
-def picture(encoder: Gated, grey: int) -> Contents:
+def image(encoder: Gated, grey: int) -> Contents:
     file = io.BytesIO()
     Image.new("L", (4, 4), grey).save(file, "PNG")
     return {image_key(encoder, file.getvalue()): file.getvalue()}
@@ -117,14 +117,14 @@ def waited(submission: Submission) -> int:
     return len(submission.results)
 
 
-def test_pictures_behind_those_of_a_client_that_left(batcher_of: Callable[[Gated], Batcher]) -> None:
+def test_images_behind_those_of_a_client_that_left(batcher_of: Callable[[Gated], Batcher]) -> None:
     """When decoded pictures are dropped those behind them are decoded in their place, and do not wait for ever."""
     encoder = Gated(batch_size=1)  # so that two pictures are decoded ahead
     batcher = batcher_of(encoder)
-    first = batcher.submit(picture(encoder, 0))
+    first = batcher.submit(image(encoder, 0))
     encoder.stands()
-    leaving = batcher.submit(picture(encoder, 1) | picture(encoder, 2))
-    behind = batcher.submit(picture(encoder, 3))
+    leaving = batcher.submit(image(encoder, 1) | image(encoder, 2))
+    behind = batcher.submit(image(encoder, 3))
     until = time.monotonic() + SECONDS
     while time.monotonic() < until and sum(len(queue.ready) for queue in batcher._queues.values()) < 2:
         time.sleep(0.005)
@@ -166,7 +166,7 @@ def test_clients_that_come_and_leave_at_random(batcher_of: Callable[[Gated], Bat
     encoder = Gated(batch_size=2)
     encoder.open()
     batcher = batcher_of(encoder)
-    inputs = [*(text(encoder, str(number)) for number in range(40)), *(picture(encoder, grey) for grey in range(40))]
+    inputs = [*(text(encoder, str(number)) for number in range(40)), *(image(encoder, grey) for grey in range(40))]
 
     def ask(seed: int) -> bool:
         chance = random.Random(seed)

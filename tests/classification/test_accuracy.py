@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from mmembed.classification.measures import accuracy_at, average_precision_per_class, mean_per_class_recall
 from mmembed.errors import InvalidSample, UnreadableSource
-from mmembed.sources.labelled import LabelledPicture, read_class_folders
+from mmembed.sources.labelled import LabelledImage, read_class_folders
 
 
 def random_case(seed: int, *, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -96,19 +96,19 @@ def test_sub_folders_are_labels(tmp_path: Path) -> None:
     put(tmp_path, "hot_dog/b.png", "hot_dog/more/a.png", "cat/1.png", "_none/x.png", "loose.png", ".cache/y.png")
     (tmp_path / "cat" / "notes.txt").write_text("not a picture")
     assert read_class_folders(tmp_path) == [
-        LabelledPicture(tmp_path / "cat/1.png", "cat"),
-        LabelledPicture(tmp_path / "hot_dog/b.png", "hot_dog"),
-        LabelledPicture(tmp_path / "hot_dog/more/a.png", "hot_dog"),
-        LabelledPicture(tmp_path / "_none/x.png", None),
+        LabelledImage(tmp_path / "cat/1.png", "cat"),
+        LabelledImage(tmp_path / "hot_dog/b.png", "hot_dog"),
+        LabelledImage(tmp_path / "hot_dog/more/a.png", "hot_dog"),
+        LabelledImage(tmp_path / "_none/x.png", None),
     ]
-    renamed = {picture.label for picture in read_class_folders(tmp_path, negatives="cat")}
+    renamed = {image.label for image in read_class_folders(tmp_path, negatives="cat")}
     assert renamed == {None, "_none", "hot_dog"}
 
 
 def test_a_label_is_the_name_as_labels_have_it(tmp_path: Path) -> None:
     """NFC with single spaces, as a file of labels would be read."""
     put(tmp_path, "cafe\N{COMBINING ACUTE ACCENT}  bar/1.png")
-    assert [picture.label for picture in read_class_folders(tmp_path)] == ["café bar"]
+    assert [image.label for image in read_class_folders(tmp_path)] == ["café bar"]
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
 
 def test_real_folders(data: Path) -> None:
     """The ten classes of clothing, every picture once."""
-    pictures = read_class_folders(data / "clothing")
-    assert len(pictures) == len({picture.path for picture in pictures}) == 372
-    assert len({picture.label for picture in pictures}) == 10
-    assert json.dumps([p.label for p in pictures]) == json.dumps(sorted(str(p.label) for p in pictures))
+    images = read_class_folders(data / "clothing")
+    assert len(images) == len({image.path for image in images}) == 372
+    assert len({image.label for image in images}) == 10
+    assert json.dumps([p.label for p in images]) == json.dumps(sorted(str(p.label) for p in images))

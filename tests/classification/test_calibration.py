@@ -171,7 +171,7 @@ def made_up(*, bias: float | None, background: tuple[str, ...] = ()) -> Classes:
     return Classes(labels, rows, 50.0, bias, "f" * 64, "made-up")
 
 
-def pictures(n: int, *, seed: int = 0, none: int = 0) -> tuple[np.ndarray[Any, Any], list[str | None]]:
+def images(n: int, *, seed: int = 0, none: int = 0) -> tuple[np.ndarray[Any, Any], list[str | None]]:
     """n pictures with cosines around 0.3 of their label, `none` more of no label: noisy, and too sure of themselves."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, n)
@@ -187,12 +187,12 @@ def pictures(n: int, *, seed: int = 0, none: int = 0) -> tuple[np.ndarray[Any, A
 def test_probabilities_come_true_after_calibration(bias: float | None, method: str) -> None:
     """The method is that of the encoder; on 2,000 pictures it has not seen the error falls below 0.05."""
     classes = made_up(bias=bias)
-    calibration = fit_calibration(classes, *pictures(300))
+    calibration = fit_calibration(classes, *images(300))
     assert calibration.method == method
-    assert calibration.pictures == 300
+    assert calibration.images == 300
     assert calibration.ece_before is not None
     assert calibration.ece_before > 2 * calibration.ece_after
-    vectors, truth = pictures(2000, seed=1)
+    vectors, truth = images(2000, seed=1)
     found = probabilities(classes.calibrated(calibration), vectors @ classes.embeddings.T)
     assert found is not None
     right = np.array([[name == label for name in NAMES] for label in truth])
@@ -205,10 +205,10 @@ def test_probabilities_come_true_after_calibration(bias: float | None, method: s
     assert error == pytest.approx(calibration.ece_after, abs=0.06)
 
 
-def test_the_error_is_that_of_pictures_the_fit_has_not_seen() -> None:
+def test_the_error_is_that_of_images_the_fit_has_not_seen() -> None:
     """Labels by chance: where ten numbers fit ten pictures well, only cross-validation tells."""
     classes = made_up(bias=-12.0)
-    vectors, truth = pictures(60, none=0)
+    vectors, truth = images(60, none=0)
     shuffled = [truth[i] for i in np.random.default_rng(3).permutation(60)]
     calibration = fit_calibration(classes, vectors, shuffled)
     found = probabilities(classes.calibrated(calibration), vectors @ classes.embeddings.T)
@@ -217,9 +217,9 @@ def test_the_error_is_that_of_pictures_the_fit_has_not_seen() -> None:
     assert calibration.ece_after > expected_calibration_error(found.ravel(), right.ravel())
 
 
-def test_pictures_of_none_teach_where_there_is_something_to_learn() -> None:
+def test_images_of_none_teach_where_there_is_something_to_learn() -> None:
     """They are every label's negatives in Platt, background's in a softmax, and nothing in one without background."""
-    vectors, truth = pictures(120, none=60)
+    vectors, truth = images(120, none=60)
     lone = made_up(bias=None)
     assert fit_calibration(lone, vectors, truth).temperature == pytest.approx(
         fit_calibration(lone, vectors[:120], truth[:120]).temperature
@@ -237,16 +237,16 @@ def test_pictures_of_none_teach_where_there_is_something_to_learn() -> None:
 def test_background_takes_the_line_of_all_labels() -> None:
     """A column that is no label has no pictures of its own to learn from."""
     classes = made_up(bias=-12.0, background=("nothing",))
-    calibration = fit_calibration(classes, *pictures(120))
+    calibration = fit_calibration(classes, *images(120))
     assert calibration.shared is not None
     logits = np.array([[1.0, 2.0, 3.0, 4.0]])
     a, b = calibration.shared
     assert calibration.apply(logits, NAMES)[0, 3] == pytest.approx(1 / (1 + np.exp(-(4 * a + b))))
 
 
-def test_a_label_with_few_pictures_borrows_the_line_of_all() -> None:
+def test_a_label_with_few_images_borrows_the_line_of_all() -> None:
     """Four pictures of birds are too few for a line of their own, and it is said."""
-    vectors, truth = pictures(200)
+    vectors, truth = images(200)
     keep = [i for i, label in enumerate(truth) if label != "bird"] + [i for i, x in enumerate(truth) if x == "bird"][:4]
     calibration = fit_calibration(made_up(bias=-12.0), vectors[keep], [truth[i] for i in keep])
     assert calibration.borrowed == ("bird",)
@@ -260,7 +260,7 @@ def test_a_label_with_few_pictures_borrows_the_line_of_all() -> None:
 def test_thresholds_decide() -> None:
     """At a precision each label is right that often; at a false-positive rate it is given to no more of the others."""
     classes = made_up(bias=-12.0)
-    vectors, truth = pictures(400, none=100)
+    vectors, truth = images(400, none=100)
     for how, rule in (
         ({"precision": 0.8}, "precision>=0.8"),
         ({"false_positive_rate": 0.05}, "false_positive_rate<=0.05"),
@@ -282,7 +282,7 @@ def test_thresholds_decide() -> None:
 def test_a_precision_that_cannot_be_reached_gives_no_label() -> None:
     """Labels by chance never reach it: they are listed, and never given."""
     classes = made_up(bias=None)
-    vectors, _ = pictures(40)
+    vectors, _ = images(40)
     truth = [NAMES[i % 2] for i in range(40)]  # no bird
     calibration = fit_calibration(classes, vectors, truth, precision=0.99)
     assert "bird" in calibration.unreached
@@ -295,10 +295,10 @@ def test_a_precision_that_cannot_be_reached_gives_no_label() -> None:
 def test_an_encoder_without_a_scale_is_given_probabilities() -> None:
     """Its cosines are the logits, and there is no error before."""
     classes = replace(made_up(bias=None), logit_scale=None)
-    calibration = fit_calibration(classes, *pictures(300))
+    calibration = fit_calibration(classes, *images(300))
     assert calibration.ece_before is None
     assert calibration.temperature == pytest.approx(
-        (fit_calibration(made_up(bias=None), *pictures(300)).temperature or 0) / 50
+        (fit_calibration(made_up(bias=None), *images(300)).temperature or 0) / 50
     )
     assert probabilities(classes.calibrated(calibration), np.zeros((1, 3), dtype=np.float32)) is not None
 
@@ -323,7 +323,7 @@ def test_what_teaches_nothing_is_refused(how: dict[str, Any], error: type[Except
     """One sentence that says what is wrong with the sample or the options."""
     how = dict(how)
     truth = how.pop("truth", ["cat", "dog"] * 10)
-    vectors = pictures(how.pop("n", 20))[0]
+    vectors = images(how.pop("n", 20))[0]
     with pytest.raises(error) as caught:
         fit_calibration(made_up(bias=None), vectors, truth, **how)
     assert says in str(caught.value)
@@ -332,7 +332,7 @@ def test_what_teaches_nothing_is_refused(how: dict[str, Any], error: type[Except
 def test_one_label_and_its_negatives_are_enough_for_a_sigmoid() -> None:
     """It is decided alone: pictures without it are all it needs."""
     classes = made_up(bias=-12.0)
-    calibration = fit_calibration(classes, pictures(20)[0], ["cat"] * 10 + [None] * 10)
+    calibration = fit_calibration(classes, images(20)[0], ["cat"] * 10 + [None] * 10)
     assert set(calibration.platt) == {"cat"}
 
 
@@ -341,7 +341,7 @@ def test_one_label_and_its_negatives_are_enough_for_a_sigmoid() -> None:
 
 @pytest.fixture(scope="module")
 def fitted() -> Calibration:
-    return fit_calibration(made_up(bias=-12.0), *pictures(60), precision=0.5)
+    return fit_calibration(made_up(bias=-12.0), *images(60), precision=0.5)
 
 
 def test_a_file_holds_all_of_it(fitted: Calibration, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_collection_keeps_one_for_each_set_of_labels(store: Store) -> None:
     tiny = load_encoder("tiny")
     classes = embed_classes(tiny, ["cat", "weather"])
     kept = replace(
-        fit_calibration(made_up(bias=None), *pictures(60)),
+        fit_calibration(made_up(bias=None), *images(60)),
         fingerprint=classes.fingerprint,
         labels_key=classes.labels.key,
         names=classes.names,
@@ -414,7 +414,7 @@ def test_a_collection_keeps_one_for_each_set_of_labels(store: Store) -> None:
     assert load_calibration(store, "images", replace(classes, fingerprint="0" * 64)) is None
 
 
-def test_a_bad_picture_is_a_failure_of_the_sample(folder: Path, tmp_path: Path) -> None:
+def test_a_bad_image_is_a_failure_of_the_sample(folder: Path, tmp_path: Path) -> None:
     """The rest goes on, in order; where none can be read there is no sample."""
     shutil.copytree(folder, tmp_path / "c")
     (tmp_path / "c" / "cat" / "broken.png").write_bytes(b"not a picture")
@@ -424,9 +424,9 @@ def test_a_bad_picture_is_a_failure_of_the_sample(folder: Path, tmp_path: Path) 
     assert [failure.uri for failure in found.failures] == [str(tmp_path / "c" / "cat" / "broken.png")]
     assert found.truth == whole.truth
     np.testing.assert_allclose(found.vectors, whole.vectors, atol=1e-5)
-    pictures = [p for p in read_class_folders(tmp_path / "c") if p.path.name == "broken.png"]
+    images = [p for p in read_class_folders(tmp_path / "c") if p.path.name == "broken.png"]
     with pytest.raises(InvalidSample, match="no picture of the sample can be read"):
-        embed_sample(pictures, tiny)
+        embed_sample(images, tiny)
 
 
 def test_points_that_carry_their_label_are_a_sample(store: Store, folder: Path) -> None:
@@ -468,8 +468,8 @@ def test_calibrate_and_classify_on_the_command_line(
     assert set(said["thresholds"]) == {"cat", "weather"}
     assert 0 <= said["ece_after"] <= 1
     assert said["temperature"] == read_calibration(file).temperature
-    with Image.open(plot) as picture:
-        assert len(picture.convert("RGB").getcolors(maxcolors=2**24) or []) > 3
+    with Image.open(plot) as image:
+        assert len(image.convert("RGB").getcolors(maxcolors=2**24) or []) > 3
     monkeypatch.setattr(
         "mmembed.collection.contract.MAX_NOTE_BYTES", 100
     )  # too large for the collection: the file is kept
@@ -477,14 +477,14 @@ def test_calibrate_and_classify_on_the_command_line(
     assert "keep it in a file" in str(call("calibrate", folder, *asked, "--output", kept).exception)
     monkeypatch.undo()
     assert read_calibration(kept).temperature == said["temperature"]
-    pictures = sorted((folder / "cat").iterdir())[:3]
-    plain: tuple[str | Path, ...] = ("classify", *pictures, "--labels", "weather,cat", "--json")
+    images = sorted((folder / "cat").iterdir())[:3]
+    plain: tuple[str | Path, ...] = ("classify", *images, "--labels", "weather,cat", "--json")
     by_file = call(*plain, "--calibration", file)
     by_collection = call(*plain, "--in", "images", "--store", url)
     assert by_file.stdout == by_collection.stdout != call(*plain).stdout
     payload = call("calibrate", "--truth", "kind", *asked)
     assert payload.exit_code == 0, payload.output
-    assert json.loads(payload.stdout)["pictures"] < said["pictures"]
+    assert json.loads(payload.stdout)["images"] < said["images"]
 
 
 @pytest.mark.parametrize(
@@ -509,8 +509,8 @@ def test_calibrate_refuses_a_folder_with_one_class(folder: Path, tmp_path: Path)
     done = call("calibrate", tmp_path / "one", "--output", tmp_path / "c.json")
     assert done.exit_code == 1
     assert "'cat' is the only label" in str(done.exception)
-    for picture in list((tmp_path / "one" / "cat").iterdir()):
-        shutil.copy(picture, picture.with_stem(f"{picture.stem}-again"))
+    for image in list((tmp_path / "one" / "cat").iterdir()):
+        shutil.copy(image, image.with_stem(f"{image.stem}-again"))
     done = call("calibrate", tmp_path / "one", "--labels", "cat,dog", "--output", tmp_path / "c.json")
     assert "every picture of the sample has the label 'cat'" in str(done.exception)
     assert not (tmp_path / "c.json").exists()
@@ -525,6 +525,6 @@ def test_a_plot_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_labels_are_those_of_calibration() -> None:
     """A calibration of other labels is not applied to these."""
-    calibration = fit_calibration(made_up(bias=None), *pictures(60))
+    calibration = fit_calibration(made_up(bias=None), *images(60))
     with pytest.raises(InvalidSample, match="other labels"):
         replace(made_up(bias=None), labels=Labels(labels_of(["a", "b", "c"]).labels)).calibrated(calibration)

@@ -37,7 +37,7 @@ from mmembed.collection import Collection
 from mmembed.errors import CollectionMismatch, InvalidQuery, InvalidSample, SettingsError
 from mmembed.images import load_image
 from mmembed.ingest import ingest_images
-from mmembed.sources.labelled import LabelledPicture, read_class_folders
+from mmembed.sources.labelled import LabelledImage, read_class_folders
 from mmembed.statistics import bootstrap_intervals
 from mmembed.types import Store
 from mmembed.vectors import softmax
@@ -47,8 +47,8 @@ SHAPES = ("circle", "square", "stripes")
 
 def draw(shape: str, rng: np.random.Generator) -> Image.Image:
     """A shape of any colour and place on white."""
-    picture = Image.new("RGB", (48, 48), "white")
-    pen, colour = ImageDraw.Draw(picture), tuple(int(c) for c in rng.integers(0, 200, 3))
+    image = Image.new("RGB", (48, 48), "white")
+    pen, colour = ImageDraw.Draw(image), tuple(int(c) for c in rng.integers(0, 200, 3))
     x, y, side = (int(v) for v in (*rng.integers(2, 14, 2), rng.integers(18, 30)))
     box = (x, y, x + side, y + side)
     if shape == "circle":
@@ -58,7 +58,7 @@ def draw(shape: str, rng: np.random.Generator) -> Image.Image:
     else:
         for offset in range(0, 48, 8):
             pen.line((0, offset, 48, offset), fill=colour, width=3)
-    return picture
+    return image
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_every_label_is_dealt_out_in_proportion() -> None:
     assert parts != stratified_split(truth, seed=1)
 
 
-def test_shots_are_pictures_of_each_label() -> None:
+def test_shots_are_images_of_each_label() -> None:
     """Exactly so many to learn from; all others choose or test."""
     truth = ["a"] * 40 + ["b"] * 6
     counts = Counter(zip(truth, stratified_split(truth, shots=4), strict=True))
@@ -157,7 +157,7 @@ def test_logits_are_the_papers(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("learnt")
-def test_only_training_pictures_vote(store: Store) -> None:
+def test_only_training_images_vote(store: Store) -> None:
     """A test picture does not find itself among the keys."""
     test = read_part(Collection(store, "shapes"), SHAPES, key="class", part="test")
     where = in_part("class", "train")
@@ -184,7 +184,7 @@ def test_alpha_and_beta_are_the_most_accurate_and_no_larger_than_need_be() -> No
 # --- the comparison -----------------------------------------------------------------------------
 
 
-def test_mcnemar_is_a_coin_thrown_for_each_picture_that_they_differ_on() -> None:
+def test_mcnemar_is_a_coin_thrown_for_each_image_that_they_differ_on() -> None:
     """On 300 random pairs: twice the smaller tail of the binomial, at most 1; the same either way round."""
     for seed in range(300):
         rng = np.random.default_rng(seed)
@@ -211,7 +211,7 @@ def test_an_interval_holds_its_mean_and_is_as_wide_as_theory() -> None:
 
 def test_learning_is_better_than_chance_and_says_how_sure_that_is(learnt: FewShotReport) -> None:
     """A probe over tiny tells shapes apart; each number is what the outcomes of single pictures add up to."""
-    assert learnt.pictures == {"train": 24, "validation": 39, "test": 57}
+    assert learnt.images == {"train": 24, "validation": 39, "test": 57}
     assert [measured.name for measured in learnt.measured] == ["zero-shot", "tip-adapter", "probe"]
     for measured in learnt.measured:
         right = [outcome.predicted[measured.name] == outcome.label for outcome in learnt.outcomes]
@@ -244,10 +244,10 @@ def test_learning_again_costs_no_forward_pass(store: Store, folder: Path, learnt
 def test_parts_follow_the_contents_and_not_the_place(store: Store, folder: Path, tmp_path: Path) -> None:
     """The same pictures in another folder are dealt out alike: the same seed gives the same figures anywhere."""
 
-    def parts(collection: str, pictures: Path) -> dict[str, str]:
-        learn_few_shot(store, collection, read_class_folders(pictures), encoder=load_encoder("tiny"), shots=8)
+    def parts(collection: str, images: Path) -> dict[str, str]:
+        learn_few_shot(store, collection, read_class_folders(images), encoder=load_encoder("tiny"), shots=8)
         found = store.scroll(collection, payload=["uri", "class_split"])
-        return {str(Path(p.payload["uri"]).relative_to(pictures)): p.payload["class_split"] for p in found}
+        return {str(Path(p.payload["uri"]).relative_to(images)): p.payload["class_split"] for p in found}
 
     shutil.copytree(folder, tmp_path / "elsewhere")
     here = parts("here", folder)
@@ -286,24 +286,24 @@ def test_classify_goes_by_what_was_learnt(store: Store, folder: Path, learnt: Fe
     (point,) = store.retrieve("shapes", [outcome.id])
     path = Path(point.payload["uri"])
     assert path.is_relative_to(folder)
-    (by_pictures,) = classify([path], classes, encoder=tiny, learnt=adapter)
+    (by_images,) = classify([path], classes, encoder=tiny, learnt=adapter)
     (by_words,) = classify([path], classes, encoder=tiny)
-    assert isinstance(by_pictures, Classified)
+    assert isinstance(by_images, Classified)
     assert isinstance(by_words, Classified)
-    assert by_pictures.labels[0].label == outcome.predicted[adapter.way]
+    assert by_images.labels[0].label == outcome.predicted[adapter.way]
     vector = tiny.encode_image([load_image(path, uri="it")])
     expected = dict(zip(classes.names, adapter(vector)[0], strict=True))
-    assert {one.label: one.probability for one in by_pictures.labels} == pytest.approx(expected, abs=1e-6)
+    assert {one.label: one.probability for one in by_images.labels} == pytest.approx(expected, abs=1e-6)
     scores = {one.label: one.score for one in by_words.labels}
-    assert {one.label: one.score for one in by_pictures.labels} == pytest.approx(scores, abs=1e-6)
+    assert {one.label: one.score for one in by_images.labels} == pytest.approx(scores, abs=1e-6)
 
 
-def test_pictures_of_an_earlier_run_take_no_part_in_a_later_one(store: Store, folder: Path) -> None:
+def test_images_of_an_earlier_run_take_no_part_in_a_later_one(store: Store, folder: Path) -> None:
     """Another folder in the same collection: the points of the first keep their label and lose their part."""
     learn_few_shot(store, "twice", read_class_folders(folder), encoder=load_encoder("tiny"), shots=8)
     some = [p for p in read_class_folders(folder) if p.label in ("circle", "square")]
     report = learn_few_shot(store, "twice", some, encoder=load_encoder("tiny"), shots=4)
-    assert sum(report.pictures.values()) == 80
+    assert sum(report.images.values()) == 80
     left = [point.payload for point in store.scroll("twice") if "stripes" in point.payload["uri"]]
     assert len(left) == 40
     assert all(payload["class"] == "stripes" and "class_split" not in payload for payload in left)
@@ -340,43 +340,43 @@ def test_a_probe_over_a_random_clip_beats_chance(store: Store, folder: Path, tmp
 
 def test_labels_say_what_zero_shot_reads(store: Store, folder: Path) -> None:
     """Names that are not those of the folders are refused, with the nearest that is."""
-    pictures = read_class_folders(folder)
+    images = read_class_folders(folder)
     with pytest.raises(
         InvalidSample, match="pictures of 'stripes', which is not among the labels: did you mean 'strip'"
     ):
         learn_few_shot(
-            store, "named", pictures, encoder=load_encoder("tiny"), labels=["circle", "square", "strip"], shots=8
+            store, "named", images, encoder=load_encoder("tiny"), labels=["circle", "square", "strip"], shots=8
         )
 
 
-def test_pictures_that_cannot_be_read_are_failures(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_failures(store: Store, folder: Path, tmp_path: Path) -> None:
     """The rest is learnt from; where none is left, or too few of a label, it is said."""
     shutil.copytree(folder, tmp_path / "c")
     (tmp_path / "c" / "circle" / "broken.png").write_bytes(b"no picture")
-    pictures = read_class_folders(tmp_path / "c")
-    report = learn_few_shot(store, "failing", pictures, encoder=load_encoder("tiny"))
+    images = read_class_folders(tmp_path / "c")
+    report = learn_few_shot(store, "failing", images, encoder=load_encoder("tiny"))
     assert [Path(failure.uri).name for failure in report.failures] == ["broken.png"]
-    assert sum(report.pictures.values()) == 120
-    broken = [p for p in pictures if p.path.name == "broken.png"]
-    bad = [LabelledPicture(broken[0].path, label) for label in ("a", "b") for _ in range(3)]
+    assert sum(report.images.values()) == 120
+    broken = [p for p in images if p.path.name == "broken.png"]
+    bad = [LabelledImage(broken[0].path, label) for label in ("a", "b") for _ in range(3)]
     with pytest.raises(InvalidSample, match="no picture of the folder can be read"):
         learn_few_shot(store, "nothing", bad, encoder=load_encoder("tiny"))
 
 
 def test_a_key_in_use_is_refused_before_anything_is_written(store: Store, folder: Path) -> None:
     """What mmembed reads from files, captions, tags, and paths into the payload are no keys of labels."""
-    tiny, pictures = load_encoder("tiny"), read_class_folders(folder)
+    tiny, images = load_encoder("tiny"), read_class_folders(folder)
     ingest_images(store, "tagged", [folder / "circle"], encoder=tiny)
     tag(store, "tagged", ["circle", "square"], encoder=tiny)
     for key in ("uri", "width", "caption", "labels", "labels_scores", "labels_by", "a.b", ""):
         with pytest.raises(InvalidQuery, match=r"choose another key|cannot be the payload key"):
-            learn_few_shot(store, "tagged", pictures, encoder=tiny, key=key)
+            learn_few_shot(store, "tagged", images, encoder=tiny, key=key)
     with pytest.raises(InvalidSample, match="'stripes', which is not among the labels"):
-        learn_few_shot(store, "tagged", pictures, encoder=tiny, labels=["circle", "square"])
+        learn_few_shot(store, "tagged", images, encoder=tiny, labels=["circle", "square"])
     assert store.count("tagged") == 40
 
 
-def test_copies_of_a_picture_count_once(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_copies_of_a_image_count_once(store: Store, folder: Path, tmp_path: Path) -> None:
     """Else what is learnt would be tested on; one that lies in two folders has no label, and both files are told."""
     shutil.copytree(folder, tmp_path / "shapes")
     for n in range(10):
@@ -385,7 +385,7 @@ def test_copies_of_a_picture_count_once(store: Store, folder: Path, tmp_path: Pa
     report = learn_few_shot(
         store, "copies", read_class_folders(tmp_path / "shapes"), encoder=load_encoder("tiny"), shots=8
     )
-    assert sum(report.pictures.values()) == 40 + 39 + 40
+    assert sum(report.images.values()) == 40 + 39 + 40
     assert sorted(Path(failure.uri).parent.name for failure in report.failures) == ["square", "stripes"]
     assert all("the same picture has the labels square, stripes" in failure.error for failure in report.failures)
 
@@ -393,8 +393,8 @@ def test_copies_of_a_picture_count_once(store: Store, folder: Path, tmp_path: Pa
 def test_clothing_is_learnt(store: Store, data: Path) -> None:
     """Real photos: over tiny, which knows pictograms, a probe beats both chance and zero-shot."""
     chosen = ("dress", "hat", "pants", "shoes")
-    pictures = [p for p in read_class_folders(data / "clothing") if p.label in chosen]
-    report = learn_few_shot(store, "clothing", pictures, encoder=load_encoder("tiny"))
+    images = [p for p in read_class_folders(data / "clothing") if p.label in chosen]
+    report = learn_few_shot(store, "clothing", images, encoder=load_encoder("tiny"))
     probe = report.measured[2]
     assert probe.low > 1 / 4
     assert probe.accuracy > report.measured[0].accuracy

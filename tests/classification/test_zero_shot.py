@@ -20,7 +20,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from checkpoints_clip import OPEN_CLIP, open_clip_folder, pictures, siglip2_folder
+from checkpoints_clip import OPEN_CLIP, open_clip_folder, photos, siglip2_folder
 from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
@@ -172,7 +172,7 @@ def test_texts_of_one_label_are_averaged(clip: Encoder) -> None:
 def test_softmax_is_that_of_clip(clip: Encoder, clip_folder: Path) -> None:
     """Probabilities are open_clip's softmax of its scale times the cosines, over the labels that were given."""
     model = open_clip.create_model_from_pretrained(f"local-dir:{clip_folder}", return_transform=False).eval()
-    vectors = np.asarray(clip.encode_image(pictures()))
+    vectors = np.asarray(clip.encode_image(photos()))
     classes = embed_classes(clip, NAMES)
     found = probabilities(classes, score(classes, vectors))
     with torch.no_grad():
@@ -192,11 +192,11 @@ def test_sigmoids_are_those_of_siglip(siglip: Encoder, siglip_folder: Path) -> N
     tokens = AutoTokenizer.from_pretrained(siglip_folder)(
         [text.lower() for text in texts], padding="max_length", max_length=64, truncation=True, return_tensors="pt"
     )
-    pixels = SiglipImageProcessor.from_pretrained(siglip_folder)(pictures()[:4], return_tensors="pt")["pixel_values"]
+    pixels = SiglipImageProcessor.from_pretrained(siglip_folder)(photos()[:4], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = torch.sigmoid(model(input_ids=tokens["input_ids"], pixel_values=pixels).logits_per_image).numpy()
     # 2. ours
-    vectors = np.asarray(siglip.encode_image(pictures()[:4]))
+    vectors = np.asarray(siglip.encode_image(photos()[:4]))
     classes = embed_classes(siglip, labels_of(texts, templates=PLAIN))
     found = probabilities(classes, score(classes, vectors))
     assert found is not None
@@ -298,7 +298,7 @@ def test_groups_of_a_hierarchy() -> None:
     assert [(one.label, one.probability) for one in verdict.groups] == [("animal", None), ("animal > pet", None)]
 
 
-def test_verdicts_of_many_pictures_equal_those_of_each() -> None:
+def test_verdicts_of_many_images_equal_those_of_each() -> None:
     """What is decided for a block at once is what a naive loop decides picture by picture."""
     rng = np.random.default_rng(0)
     names = [f"l{i}" for i in range(7)]
@@ -435,7 +435,7 @@ def test_one_label(tiny: Encoder, siglip: Encoder) -> None:
     with pytest.raises(InvalidLabels, match="'cat' is the only label, and tiny shares probability"):
         embed_classes(tiny, ["cat"])
     assert len(embed_classes(tiny, labels_of(["cat"], background=["dog"])).embeddings) == 2
-    (result,) = classify([pictures()[0]], ["cat"], encoder=siglip)
+    (result,) = classify([photos()[0]], ["cat"], encoder=siglip)
     assert isinstance(result, Classified)
     assert 0 < (result.labels[0].probability or 0) < 1
 
@@ -591,7 +591,7 @@ def test_the_cache_is_bounded_and_shared_by_threads(tiny: Encoder) -> None:
 # --- pictures -----------------------------------------------------------------------------------
 
 
-def test_classify_takes_files_bytes_and_pictures_in_order(tiny: Encoder, tmp_path: Path) -> None:
+def test_classify_takes_files_bytes_and_images_in_order(tiny: Encoder, tmp_path: Path) -> None:
     """Each source has its answer in its place; a bad one is a Failure there, whatever the batches."""
     cake = PICTOGRAMS / "1f382.png"
     bad = tmp_path / "bad.png"
@@ -631,7 +631,7 @@ def test_classify_is_lazy_and_bounded(tiny: Encoder) -> None:
 def test_an_encoder_without_pixels_classifies_too() -> None:
     """One that takes pictures only whole (no PixelEncoder) gives the verdicts of its vectors."""
     encoder = load_encoder("fake")
-    images = pictures()
+    images = photos()
     classes = embed_classes(encoder, ["a", "b", "c"])
     expected = decide(classes, score(classes, np.asarray(encoder.encode_image(images))))
     results = list(classify(images, classes, encoder=encoder))
@@ -654,7 +654,7 @@ def test_pictograms_are_named(tiny: Encoder, data: Path) -> None:
 
 def test_a_path_may_be_a_text(tiny: Encoder, tmp_path: Path) -> None:
     """As elsewhere; a single one in place of a list is a TypeError, not a picture for each of its letters."""
-    pictures()[0].save(tmp_path / "a.png")
+    photos()[0].save(tmp_path / "a.png")
     sources: list[Source] = [str(tmp_path / "a.png"), tmp_path / "a.png", "nowhere.png"]
     as_text, as_path, missing = classify(sources, ["cat", "dog"], encoder=tiny)
     assert as_text == as_path

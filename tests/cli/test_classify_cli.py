@@ -43,12 +43,12 @@ def calibration_of(classes: Classes, **changes: object) -> Calibration:
         temperature=20.0,
         thresholds=dict.fromkeys(classes.names, 0.34),
         rule="precision>=0.9",
-        pictures=30,
+        images=30,
     )
     return replace(fitted, **changes)  # type: ignore[arg-type]
 
 
-def test_json_is_one_line_a_picture(program: Program) -> None:
+def test_json_is_one_line_a_image(program: Program) -> None:
     """Exactly uri and labels, all of them, best first, as the Python call gives them; classes are kept on the disk."""
     result = program("classify", "pictures", "--labels", LABELS, "--json")
     assert (result.code, result.err) == (0, "")
@@ -67,7 +67,7 @@ def test_json_is_one_line_a_picture(program: Program) -> None:
     assert len(list((program.root / "cache" / "mmembed" / "classes").rglob("*.npy"))) == 3
 
 
-def test_people_read_one_line_a_picture(program: Program) -> None:
+def test_people_read_one_line_a_image(program: Program) -> None:
     """A file of labels, with its groups; what is below a threshold or like the background is none of these."""
     (program.root / "labels.txt").write_text("food > birthday cake | cake with candles\nfood > red apple\ntrain\n")
     result = program(
@@ -93,7 +93,7 @@ def test_further_keys_come_with_the_options_that_make_them(program: Program) -> 
     assert row == {"uri": row["uri"], "labels": [], "none_of_these": True}
 
 
-def test_bad_pictures_are_told_by_the_exit_code(program: Program) -> None:
+def test_bad_images_are_told_by_the_exit_code(program: Program) -> None:
     """One bad picture is a line on stderr and code 3; with all bad, or none there, it is 1."""
     (program.root / "bad.jpg").write_bytes(b"no picture")
     result = program("classify", "bad.jpg", "pictures", "--labels", LABELS, "--json")

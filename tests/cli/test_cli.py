@@ -36,8 +36,8 @@ def program(tmp_path: Path) -> Program:
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """A program whose default store holds `images` by tiny and `documents` by minilm."""
     program = Program(tmp_path_factory.mktemp("cli"))
-    pictures = program.root / "pictures"
-    shutil.copytree(DEMO / "pictograms", pictures, ignore=lambda _, names: [n for n in names if n > "1f440"])
+    images = program.root / "pictures"
+    shutil.copytree(DEMO / "pictograms", images, ignore=lambda _, names: [n for n in names if n > "1f440"])
     texts = program.root / "texts"
     texts.mkdir()
     sections = ["# Füchse\n\nDie Straße in 北京: " + "full of foxes. " * 60] * 3
@@ -45,8 +45,8 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Program:
     shutil.copy(DEMO / "documents" / "weather.md", texts)
     result = program("index", "images", "pictures", "--json")
     assert (result.code, result.err) == (0, "")
-    assert result.rows[0]["embedded"] == len(list(pictures.glob("*.png")))
-    result = program("index", "documents", "texts", "--no-pictures", "--json")
+    assert result.rows[0]["embedded"] == len(list(images.glob("*.png")))
+    result = program("index", "documents", "texts", "--no-images", "--json")
     assert result.code == 0, result.err
     assert result.rows[0]["embedded"] == 2
     return program
@@ -139,7 +139,7 @@ def test_search_of_documents(indexed: Program) -> None:
     assert len(everything) == len({row["id"] for row in everything}) == everything[0]["payload"]["passages"] > 1
 
 
-def test_search_by_picture_and_filter(indexed: Program) -> None:
+def test_search_by_image_and_filter(indexed: Program) -> None:
     """A picture alone, beside words, subtracted; a filter in Qdrant's JSON; no hit is no error."""
     guitar = indexed.root / "pictures" / "1f3b8.png"
     wanted = json.dumps({"must": [{"key": "uri", "match": {"value": str(guitar)}}]})
@@ -175,7 +175,7 @@ def test_late_vectors_and_rerankers(program: Program) -> None:
     """Encoders of further vectors are named once and remembered; each stage of a search can be left out."""
     for name in ("geese", "hens"):
         (program.root / f"{name}.txt").write_text(f"A note about {name} on a farm")
-    first = ("index", "documents", ".", "--no-pictures", "--encoder", "fake", "--cross-encoder", "fake", "--json")
+    first = ("index", "documents", ".", "--no-images", "--encoder", "fake", "--cross-encoder", "fake", "--json")
     more = ("--sparse-encoder", "fake?kind=sparse", "--late-encoder", "fake?kind=multi")
     assert program(*first, *more).rows[0]["embedded"] == 2
     assert program(*first).rows[0]["unchanged"] == 2
@@ -223,9 +223,9 @@ def test_a_deleted_document_takes_its_images_with_it(program: Program) -> None:
     folder = program.root / "texts"
     folder.mkdir()
     for name, colour in (("a", "red"), ("b", "blue"), ("c", "green")):
-        picture = Image.effect_noise((200, 200), 50).convert("RGB")
-        picture.paste(colour, (0, 0, 100, 200))
-        pdf(folder / f"{name}.pdf", [("Words about one colour, which is enough for a passage.", picture)] * 2)
+        image = Image.effect_noise((200, 200), 50).convert("RGB")
+        image.paste(colour, (0, 0, 100, 200))
+        pdf(folder / f"{name}.pdf", [("Words about one colour, which is enough for a passage.", image)] * 2)
     words = ["--encoder", "fake", "--cross-encoder", "fake"]
     assert program("index", "images", colours(program.root / "own", "red"), "--encoder", "fake").code == 0
     assert program("index", "documents", "texts", *words).code == 0
@@ -339,7 +339,7 @@ def test_a_folder_without_permission(program: Program) -> None:
     assert [failure["uri"] for failure in result.rows[0]["failures"]] == [str(closed)]
 
 
-def test_bad_pictures(program: Program) -> None:
+def test_bad_images(program: Program) -> None:
     """Among good ones they are failures and exit code 3; alone, exit code 1."""
     folder = colours(program.root / "pictures", "red", "green")
     bad = program.root / "bad"

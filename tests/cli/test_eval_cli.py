@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness_pictures import class_names, pictograms
+from harness_images import class_names, pictograms
 from PIL import Image
 
-PICTURES = pictograms()[::4]
+IMAGES = pictograms()[::4]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -24,12 +24,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """classes/, captions.json beside its pictures, beir/, a log."""
     made = tmp_path_factory.mktemp("eval")
     (made / "photos").mkdir()
-    for picture in PICTURES:
-        into = made / "classes" / class_names()[picture.label]
+    for image in IMAGES:
+        into = made / "classes" / class_names()[image.label]
         into.mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture.path, into)
-        shutil.copy(picture.path, made / "photos")
-    (made / "photos" / "captions.json").write_text(json.dumps({p.path.name: [p.name] for p in PICTURES}))
+        shutil.copy(image.path, into)
+        shutil.copy(image.path, made / "photos")
+    (made / "photos" / "captions.json").write_text(json.dumps({p.path.name: [p.name] for p in IMAGES}))
     (made / "beir" / "qrels").mkdir(parents=True)
     corpus = [{"_id": "d1", "title": "red", "text": "fox"}, {"_id": "d2", "title": "", "text": "blue whale"}]
     (made / "beir" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (made / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\n")
     (made / "log.jsonl").write_text(
-        "".join(json.dumps({"query": p.name, "clicked": [p.path.name]}) + "\n" for p in PICTURES[:8])
+        "".join(json.dumps({"query": p.name, "clicked": [p.path.name]}) + "\n" for p in IMAGES[:8])
     )
     return made
 
@@ -76,7 +76,7 @@ def test_captions_are_measured_both_ways(run: Run, folder: Path, tmp_path: Path)
     with Image.open(tmp_path / "p.png") as plot:
         assert plot.height > plot.width > 500
     written = json.loads((tmp_path / "o.json").read_text())
-    assert len(written["text_to_image"]["systems"][0]["per_query"]["exact"]["hit_rate@1"]) == len(PICTURES)
+    assert len(written["text_to_image"]["systems"][0]["per_query"]["exact"]["hit_rate@1"]) == len(IMAGES)
     assert not (tmp_path / "own.mm").exists()
 
 

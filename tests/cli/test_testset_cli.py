@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"edge:{folder / 'demo.mm'}"
     store = mmembed.open_store(url)
     fake, tiny = mmembed.load_encoder("fake"), mmembed.load_encoder("tiny")
-    mmembed.ingest_documents(store, "documents", [DOCUMENTS], encoder=fake, cross_encoder=tiny, pictures_into=None)
+    mmembed.ingest_documents(store, "documents", [DOCUMENTS], encoder=fake, cross_encoder=tiny, images_into=None)
     mmembed.ingest_images(store, "images", [folder / "captions.csv"], encoder=tiny, caption_encoder=fake)
     store.close()
     return url

@@ -91,9 +91,9 @@ def test_the_page_stands_alone(demo: tuple[list[str], Path]) -> None:
     for source in sources:
         head, _, content = source.partition(",")
         assert head == "data:image/png;base64"
-        with Image.open(BytesIO(base64.b64decode(content, validate=True))) as picture:
-            picture.load()
-            assert picture.size == (72, 72)
+        with Image.open(BytesIO(base64.b64decode(content, validate=True))) as image:
+            image.load()
+            assert image.size == (72, 72)
     assert not re.findall(r'(?:src|href)="(?!data:image/png;base64,|https://creativecommons\.org/)', html)
     assert "<script" not in html
     for path in (page.parent, Path(mmembed.__file__).parent, Path.home()):

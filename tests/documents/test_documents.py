@@ -151,7 +151,7 @@ def test_title_of_markdown_is_its_first_heading(tmp_path: Path) -> None:
     assert read(tmp_path / "a.md", "---\n\ntitle: no front matter but a rule\n").title is None
 
 
-def test_pictures_of_markdown(tmp_path: Path) -> None:
+def test_images_of_markdown(tmp_path: Path) -> None:
     """Local pictures come once, with alt text or title; missing ones are problems; those on the web are left out."""
     content = files.encoded(files.photo())
     (tmp_path / "img").mkdir()
@@ -167,18 +167,18 @@ def test_pictures_of_markdown(tmp_path: Path) -> None:
 <p align="center"><img src="{data}" alt="Inline"></p>
 text""",
     )
-    assert [(p.uri, p.caption, p.path) for p in document.pictures[:3]] == [
+    assert [(p.uri, p.caption, p.path) for p in document.images[:3]] == [
         (str(tmp_path / "img" / name), caption, tmp_path / "img" / name)
         for name, caption in (("a.png", "A cat"), ("b c.png", "B"), ("d.png", "Only a title"))
     ]
-    inline = document.pictures[3]
+    inline = document.images[3]
     assert (inline.uri, inline.caption, inline.content) == ("/docs/a.md#picture=9", "Inline", content)
     assert [problem.uri for problem in document.problems] == [
         str(tmp_path / "img" / "gone.png"),
         "/docs/a.md#picture=8",
     ]
     assert "img/gone.png" in document.problems[0].error
-    assert read_document(tmp_path / "a.md", uri="x", pictures=False).pictures == ()
+    assert read_document(tmp_path / "a.md", uri="x", images=False).images == ()
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "//[x", "http://[a]b/c.png"])
@@ -186,7 +186,7 @@ def test_addresses_that_are_none(address: str, tmp_path: Path) -> None:
     """An address with a broken host is passed over: one typing error must not end an index of a thousand pages."""
     (tmp_path / "[x].png").write_bytes(files.encoded(files.photo()))
     document = read(tmp_path / "a.html", f'<p>text <img src="{address}"> <img src="[x].png"></p>')
-    assert [(p.path, p.uri) for p in document.pictures] == [(tmp_path / "[x].png", str(tmp_path / "[x].png"))]
+    assert [(p.path, p.uri) for p in document.images] == [(tmp_path / "[x].png", str(tmp_path / "[x].png"))]
     assert document.problems == ()
 
 
@@ -216,7 +216,7 @@ def test_main_text_of_a_page(tmp_path: Path) -> None:
     ]
     soil = document.sections[1].text
     assert soil == "Rich soil with compost is best. Aim for pH 6.5 or so.\n\nweek | water\n1 | 2 litres"
-    assert [(p.caption, p.path) for p in document.pictures] == [("A red tomato", tmp_path / "tomato.png")]
+    assert [(p.caption, p.path) for p in document.images] == [("A red tomato", tmp_path / "tomato.png")]
     everything = " ".join(section.text for section in document.sections)
     assert not re.search("Home|Shop|Copyright|script|color", everything)
 
@@ -256,10 +256,10 @@ def test_page_without_text(tmp_path: Path) -> None:
 def test_pages_of_a_pdf(tmp_path: Path) -> None:
     """Each page with text is a section with its number, from 1; the title is that of the metadata."""
     path = files.pdf(tmp_path / "a.pdf", ["First page.", files.photo(), "Third page."], title="My title")
-    document = read_document(path, uri="/docs/a.pdf", pictures=False)
+    document = read_document(path, uri="/docs/a.pdf", images=False)
     assert document.title == "My title"
     assert document.sections == (Section("First page.", page=1), Section("Third page.", page=3))
-    assert document.pictures == ()
+    assert document.images == ()
 
 
 def test_lines_broken_by_the_margin_are_joined(tmp_path: Path) -> None:
@@ -269,16 +269,16 @@ def test_lines_broken_by_the_margin_are_joined(tmp_path: Path) -> None:
     assert read_document(path, uri="x").sections[0].text == f"HEADING\nNow {sentence}it ends.\n- One\n- Two"
 
 
-def test_pictures_of_a_pdf(tmp_path: Path) -> None:
+def test_images_of_a_pdf(tmp_path: Path) -> None:
     """Pictures carry their page and come back as they went in; tiny and repeated ones are left out."""
     pages = [("One", files.photo(100, 60)), ("Two", files.photo(31, 200)), ("Three", files.photo(100, 60)), "Four"]
     pages.append(("Five", files.photo(80, 80, seed=5)))
     document = read_document(files.pdf(tmp_path / "a.pdf", pages), uri="/docs/a.pdf")
-    assert [(p.uri, p.page) for p in document.pictures] == [
+    assert [(p.uri, p.page) for p in document.images] == [
         ("/docs/a.pdf#page=1&picture=1", 1),
         ("/docs/a.pdf#page=5&picture=1", 5),
     ]
-    found = load_image(document.pictures[0].content or b"", uri="x")
+    found = load_image(document.images[0].content or b"", uri="x")
     assert found.tobytes() == files.photo(100, 60).tobytes()
 
 
@@ -295,8 +295,8 @@ def test_jpegs_of_a_pdf_are_not_recompressed(tmp_path: Path) -> None:
     document.cell(text="text")
     document.image(str(jpeg))
     document.output(str(tmp_path / "a.pdf"))
-    (picture,) = read_document(tmp_path / "a.pdf", uri="x").pictures
-    assert picture.content == content
+    (image,) = read_document(tmp_path / "a.pdf", uri="x").images
+    assert image.content == content
 
 
 def test_scanned_pdf_says_that_it_needs_ocr(tmp_path: Path) -> None:
@@ -347,9 +347,9 @@ def test_word_document(tmp_path: Path) -> None:
         Section("week | pH\n1 | 6.5", ("Soil", "Acidity")),
         Section("Red ones.", ("Harvest",)),
     )
-    (picture,) = document.pictures
-    assert (picture.uri, picture.caption) == ("/docs/a.docx#picture=1", "A photo of soil")
-    assert load_image(picture.content or b"", uri="x").tobytes() == files.photo().tobytes()
+    (image,) = document.images
+    assert (image.uri, image.caption) == ("/docs/a.docx#picture=1", "A photo of soil")
+    assert load_image(image.content or b"", uri="x").tobytes() == files.photo().tobytes()
 
 
 def test_title_style_is_the_title(tmp_path: Path) -> None:
@@ -507,9 +507,9 @@ def test_real_lessons(data: Path, minilm_tokens) -> None:
     assert len(lessons) == 137
     assert all(cut)
     assert max(minilm_tokens(passage.text) for passages in cut for passage in passages) <= 256
-    pictures = {picture.uri: picture for lesson in lessons for picture in lesson.pictures}
-    assert len(pictures) == 251
-    assert sum(picture.caption is not None for picture in pictures.values()) > 240
+    images = {image.uri: image for lesson in lessons for image in lesson.images}
+    assert len(images) == 251
+    assert sum(image.caption is not None for image in images.values()) > 240
     everything = "\n".join(passage.text for passages in cut for passage in passages)
     assert not re.search(r"!\[|\]\(|<!--|<img", everything)
 

@@ -55,14 +55,14 @@ def plain_vectors(kind: str, folder: Path, model: Any) -> np.ndarray:
     processor, model = AutoImageProcessor.from_pretrained(folder, backend="pil"), getattr(model, "base_model", model)
     with torch.no_grad():
         rows = [model.get_text_features(input_ids=ids).pooler_output]
-        inputs = [processor(images=[picture], return_tensors="pt") for picture in checkpoints.pictures()]
+        inputs = [processor(images=[image], return_tensors="pt") for image in checkpoints.images()]
         rows += [model.get_image_features(**one).pooler_output for one in inputs]
     return functional.normalize(torch.cat(rows)).numpy()
 
 
 def vectors(encoder: ImageTextEncoder) -> np.ndarray:
     return np.concatenate(
-        [encoder.encode_text(checkpoints.TEXTS, role="query"), encoder.encode_image(checkpoints.pictures())]
+        [encoder.encode_text(checkpoints.TEXTS, role="query"), encoder.encode_image(checkpoints.images())]
     )
 
 

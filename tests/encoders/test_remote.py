@@ -566,30 +566,30 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_a_picture_is_sent_without_loss() -> None:
+def test_a_image_is_sent_without_loss() -> None:
     """A picture within the limits is a PNG of the same pixels, and grey or transparent ones become RGB."""
-    picture = noise(31, 17)
-    uri, pixels = data_uri(picture, limits=Limits(texts=1))
+    image = noise(31, 17)
+    uri, pixels = data_uri(image, limits=Limits(texts=1))
     assert uri.startswith("data:image/png;base64,")
     assert pixels == 31 * 17
-    np.testing.assert_array_equal(np.asarray(decoded(uri)), np.asarray(picture))
+    np.testing.assert_array_equal(np.asarray(decoded(uri)), np.asarray(image))
     for mode in ("L", "RGBA", "P"):
-        assert decoded(data_uri(picture.convert(mode), limits=Limits(texts=1))[0]).mode == "RGB"
+        assert decoded(data_uri(image.convert(mode), limits=Limits(texts=1))[0]).mode == "RGB"
 
 
-def test_a_picture_too_large_is_made_smaller() -> None:
+def test_a_image_too_large_is_made_smaller() -> None:
     """Too many bytes make it a JPEG, too many pixels shrink it in proportion, and what stays too large is refused."""
-    picture = noise(200, 100)
-    png = len(data_uri(picture, limits=Limits(texts=1))[0])
-    uri, pixels = data_uri(picture, limits=Limits(texts=1, image_bytes=png - 1))
+    image = noise(200, 100)
+    png = len(data_uri(image, limits=Limits(texts=1))[0])
+    uri, pixels = data_uri(image, limits=Limits(texts=1, image_bytes=png - 1))
     assert uri.startswith("data:image/jpeg;base64,")
     assert (len(uri) < png, pixels) == (True, 20_000)
-    shrunk = decoded(data_uri(picture, limits=Limits(texts=1, image_pixels=5000))[0])
+    shrunk = decoded(data_uri(image, limits=Limits(texts=1, image_pixels=5000))[0])
     assert shrunk.size == (100, 50)
     thin = decoded(data_uri(noise(1, 3000), limits=Limits(texts=1, image_pixels=100))[0])
     assert thin.size[0] == 1
     with pytest.raises(InputError, match=r"200 x 100 pixels is .* bytes even as a JPEG, more than the 1,000"):
-        data_uri(picture, limits=Limits(texts=1, image_bytes=1000))
+        data_uri(image, limits=Limits(texts=1, image_bytes=1000))
 
 
 # --- the encoder --------------------------------------------------------------------------------
@@ -759,7 +759,7 @@ def test_a_longer_vector_is_cut_and_of_norm_1_again(server: StandIn) -> None:
     np.testing.assert_allclose(rows, unit([vector_of(text)[:2] for text in TEXTS]), atol=1e-6)
 
 
-def test_pictures_need_a_model_that_takes_them(server: StandIn) -> None:
+def test_images_need_a_model_that_takes_them(server: StandIn) -> None:
     """A model of texts says so; one of pictures gets them as data URIs, as many as a request holds."""
     with pytest.raises(UnsupportedModality, match="cannot encode images"):
         encoder(server).encode_image([noise(3, 3)])
@@ -770,9 +770,9 @@ def test_pictures_need_a_model_that_takes_them(server: StandIn) -> None:
     )
     assert both.spec.modalities == {"image", "text"}
     assert both.encode_image([]).shape == (0, WIDTH)
-    pictures = [noise(5, 5), noise(10, 10), noise(15, 15), noise(2, 2), noise(3, 3), noise(1, 1)]
-    rows = both.encode_image(pictures)
-    uris = [data_uri(picture, limits=Limits(texts=9))[0] for picture in pictures]
+    images = [noise(5, 5), noise(10, 10), noise(15, 15), noise(2, 2), noise(3, 3), noise(1, 1)]
+    rows = both.encode_image(images)
+    uris = [data_uri(image, limits=Limits(texts=9))[0] for image in images]
     np.testing.assert_allclose(rows, unit([vector_of(uri) for uri in uris]), atol=1e-6)
     assert sorted((asked.path, len(asked.body["input"])) for asked in server.asked) == [
         ("/pictures", 1),  # 225 pixels, more than a request's tokens

@@ -217,12 +217,12 @@ def test_one_ranking_has_one_column() -> None:
     assert heads == [["measure", "value"]]
 
 
-def test_plot_is_a_picture(report: Report, tmp_path: Path) -> None:
+def test_plot_is_a_image(report: Report, tmp_path: Path) -> None:
     """PNG and SVG by suffix, with the name of every measure and system; the same report gives the same SVG."""
     plot_reports([report], tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as picture:
-        assert (picture.format, picture.width > 800) == ("PNG", True)
-        colours = set(map(tuple, np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()))
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.format, image.width > 800) == ("PNG", True)
+        colours = set(map(tuple, np.asarray(image.convert("RGB")).reshape(-1, 3).tolist()))
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # one of each system
     plot_reports([report], tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()

@@ -48,11 +48,9 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def ingest(store: Store, folder: Path, fake: Encoder, *, sync: bool = False, pictures: bool = True) -> IngestReport:
-    into = "images" if pictures else None
-    return ingest_documents(
-        store, "documents", [folder], encoder=fake, cross_encoder=fake, pictures_into=into, sync=sync
-    )
+def ingest(store: Store, folder: Path, fake: Encoder, *, sync: bool = False, images: bool = True) -> IngestReport:
+    into = "images" if images else None
+    return ingest_documents(store, "documents", [folder], encoder=fake, cross_encoder=fake, images_into=into, sync=sync)
 
 
 def passages(store: Store, path: Path) -> list[Point]:
@@ -89,25 +87,25 @@ def test_a_second_run_changes_nothing(store: Store, folder: Path, fake: Encoder)
     before = store.count("documents")
     again = ingest(store, folder, fake)
     assert (again.unchanged, again.embedded) == (3, 0)
-    assert again.pictures is not None
-    assert (again.pictures.unchanged, again.pictures.embedded) == (2, 0)
+    assert again.images is not None
+    assert (again.images.unchanged, again.images.embedded) == (2, 0)
     assert store.count("documents") == before
 
 
-def test_pictures_in_documents_are_found_by_their_alt_text(store: Store, folder: Path, fake: Encoder) -> None:
+def test_images_in_documents_are_found_by_their_alt_text(store: Store, folder: Path, fake: Encoder) -> None:
     """They go to the images collection, with the alt text as caption and the document they stand in."""
     report = ingest(store, folder, fake)
-    assert report.pictures is not None
-    assert report.pictures.embedded == 2
+    assert report.images is not None
+    assert report.images.embedded == 2
     found = {Path(p.payload["uri"]).name: p for p in store.scroll("images", vectors=True)}
     assert found["red.png"].payload["caption"] == "a red wall"
     assert found["red.png"].payload["document"] == str(folder / "shown.md")
     assert set(found["blue.png"].vectors) == {"image", "caption", "caption_bm25"}
 
 
-def test_pictures_can_be_left(store: Store, folder: Path, fake: Encoder) -> None:
+def test_images_can_be_left(store: Store, folder: Path, fake: Encoder) -> None:
     """Without them no images collection is made."""
-    assert ingest(store, folder, fake, pictures=False).pictures is None
+    assert ingest(store, folder, fake, images=False).images is None
     assert store.collections() == ["documents"]
 
 
@@ -181,16 +179,16 @@ def test_bad_documents_are_reported(store: Store, folder: Path, fake: Encoder) -
 
 def test_another_text_encoder_is_refused(store: Store, folder: Path, fake: Encoder) -> None:
     """Also for one vector of the three: another cross encoder is named."""
-    ingest(store, folder, fake, pictures=False)
+    ingest(store, folder, fake, images=False)
     with pytest.raises(CollectionMismatch, match="vector 'cross'"):
         ingest_documents(
-            store, "documents", [folder], encoder=fake, cross_encoder=load_encoder("fake:b"), pictures_into=None
+            store, "documents", [folder], encoder=fake, cross_encoder=load_encoder("fake:b"), images_into=None
         )
 
 
-def test_cross_defaults_to_the_encoder_of_the_pictures(store: Store, folder: Path, fake: Encoder) -> None:
+def test_cross_defaults_to_the_encoder_of_the_images(store: Store, folder: Path, fake: Encoder) -> None:
     """With an images collection there, its own encoder makes passages findable by picture; without one, tiny."""
-    ingest_documents(store, "first", [folder / "plain.txt"], encoder=fake, pictures_into=None)
+    ingest_documents(store, "first", [folder / "plain.txt"], encoder=fake, images_into=None)
     contract = store.contract("first")
     assert contract is not None
     assert contract.vectors["cross"].encoder == "tiny"
@@ -232,12 +230,12 @@ def test_killed_within_a_document_it_ends_the_same(tmp_path: Path, folder: Path,
     store = open_store(url)
     ingest(store, folder, fake)
     killed = {p.id: p.payload["text"] for p in store.scroll("documents")}
-    pictures = store.count("images")
+    images = store.count("images")
     store.close()
     whole = open_store(":memory:")
     ingest(whole, folder, fake)
     assert killed == {p.id: p.payload["text"] for p in whole.scroll("documents")}
-    assert pictures == whole.count("images")
+    assert images == whole.count("images")
 
 
 def test_the_documents_that_ship(store: Store) -> None:
@@ -248,14 +246,14 @@ def test_the_documents_that_ship(store: Store) -> None:
     assert {"Getting there", "The small kitchen", "Learning an instrument"} <= titles
 
 
-def test_lessons_mixed_with_pictures(store: Store, data: Path) -> None:
+def test_lessons_mixed_with_images(store: Store, data: Path) -> None:
     """A folder of real Markdown lessons: passages with headings, pictures with alt texts."""
     lessons = data / "iot-lessons" / "2-farm" / "lessons" / "1-predict-plant-growth"
     minilm = load_encoder("minilm")
     report = ingest_documents(store, "documents", [lessons], encoder=minilm, cross_encoder=load_encoder("tiny"))
     assert report.embedded >= 4
-    assert report.pictures is not None
-    assert report.pictures.embedded >= 1
+    assert report.images is not None
+    assert report.images.embedded >= 1
     assert any(p.payload.get("caption") for p in store.scroll("images"))
     for point in store.scroll("documents"):
         assert minilm.count_tokens(str(point.payload["text"])) <= 256
@@ -266,7 +264,7 @@ def test_what_a_manifest_no_longer_says_of_a_document_is_forgotten(store: Store,
     manifest = folder / "list.csv"
     for text in ("uri,shelf,year\nlong.md,b,1999\n", "uri,year\nlong.md,2020\n", "uri,year\nlong.md,2020\n"):
         manifest.write_text(text)
-        report = ingest_documents(store, "documents", [manifest], encoder=fake, cross_encoder=fake, pictures_into=None)
+        report = ingest_documents(store, "documents", [manifest], encoder=fake, cross_encoder=fake, images_into=None)
         assert report.embedded == ("shelf" in text)
     found = passages(store, folder / "long.md")
     assert len(found) >= 5
@@ -275,21 +273,21 @@ def test_what_a_manifest_no_longer_says_of_a_document_is_forgotten(store: Store,
         assert {"text", "headings", "title", "passages"} <= set(point.payload)
 
 
-def test_pictures_that_were_left_out_come_later(store: Store, folder: Path, fake: Encoder) -> None:
+def test_images_that_were_left_out_come_later(store: Store, folder: Path, fake: Encoder) -> None:
     """Asked for in a later run, or put where a document names them, they are indexed without encoding a passage."""
     (folder / "gap.md").write_text("# Gap\n\n![green](green.png)\n\nSomething green.\n")
-    first = ingest(store, folder, fake, pictures=False)
+    first = ingest(store, folder, fake, images=False)
     assert (first.embedded, first.failures) == (4, [])
     second = ingest(store, folder, fake)
     assert (second.embedded, second.unchanged) == (0, 4)
-    assert second.pictures is not None
-    assert second.pictures.embedded == 2
+    assert second.images is not None
+    assert second.images.embedded == 2
     assert [Path(f.uri).name for f in second.failures] == ["green.png"]
     Image.new("RGB", (40, 40), "green").save(folder / "green.png")
     third = ingest(store, folder, fake)
     assert (third.unchanged, third.failures) == (4, [])
-    assert third.pictures is not None
-    assert third.pictures.embedded == 1
+    assert third.images is not None
+    assert third.images.embedded == 1
     assert {Path(p.payload["uri"]).name for p in store.scroll("images")} == {"red.png", "blue.png", "green.png"}
 
 
@@ -298,7 +296,7 @@ def test_pictures_that_were_left_out_come_later(store: Store, folder: Path, fake
 
 def ingest_more(store: Store, folder: Path, fake: Encoder, **encoders: Encoder | None) -> IngestReport:
     return ingest_documents(
-        store, "documents", [folder], encoder=fake, cross_encoder=fake, pictures_into=None, **encoders
+        store, "documents", [folder], encoder=fake, cross_encoder=fake, images_into=None, **encoders
     )
 
 
@@ -444,7 +442,7 @@ def test_encoders_of_one_body_share_a_pass(store: Store, folder: Path, fake: Enc
         Joint.passes.clear()
         collection = "shared" if isinstance(dense, Joint) else "documents"
         extra = {"sparse_encoder": Joint("sparse"), "late_encoder": Joint("multi")}
-        ingest_documents(store, collection, [folder], encoder=dense, cross_encoder=fake, pictures_into=None, **extra)
+        ingest_documents(store, collection, [folder], encoder=dense, cross_encoder=fake, images_into=None, **extra)
         assert sum(Joint.passes) == store.count(collection)
     separate = {p.id: p for p in store.scroll("documents", vectors=True)}
     for point in store.scroll("shared", vectors=True):

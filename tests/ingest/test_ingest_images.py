@@ -104,7 +104,7 @@ def test_a_second_run_decodes_and_embeds_nothing(store: Store, folder: Path) -> 
     assert point.payload["mtime_ns"] == 1
 
 
-def test_a_changed_picture_is_embedded_again(store: Store, folder: Path, fake: Encoder) -> None:
+def test_a_changed_image_is_embedded_again(store: Store, folder: Path, fake: Encoder) -> None:
     """Same path, other pixels: one point, the new vector."""
     ingest_images(store, "images", [folder], encoder=fake)
     Image.new("RGB", (9, 9), "white").save(folder / "red.png")
@@ -115,7 +115,7 @@ def test_a_changed_picture_is_embedded_again(store: Store, folder: Path, fake: E
     np.testing.assert_allclose(point.vectors["image"], white, atol=1e-6)
 
 
-def test_a_moved_picture_keeps_its_vector(store: Store, folder: Path) -> None:
+def test_a_moved_image_keeps_its_vector(store: Store, folder: Path) -> None:
     """Where the old path is gone the point moves; its vector is not computed again."""
     encoder = CountingEncoder()
     ingest_images(store, "images", [folder], encoder=encoder)
@@ -153,7 +153,7 @@ def test_copies_within_one_run_are_embedded_once(store: Store, folder: Path) -> 
     assert store.count("images") == 11
 
 
-def test_a_copy_of_what_a_picture_has_become(store: Store, folder: Path, fake: Encoder) -> None:
+def test_a_copy_of_what_a_image_has_become(store: Store, folder: Path, fake: Encoder) -> None:
     """A new file equal to one that changed in the same run has the new vector, not the one that is still stored."""
     ingest_images(store, "images", [folder], encoder=fake)
     for name in ("red.png", "the same.png"):
@@ -314,7 +314,7 @@ def test_documents_are_no_images(store: Store, folder: Path, fake: Encoder) -> N
     from mmembed.ingest import ingest_documents
 
     (folder / "a.txt").write_text("some words")
-    ingest_documents(store, "mine", [folder], encoder=fake, cross_encoder=fake, pictures_into=None)
+    ingest_documents(store, "mine", [folder], encoder=fake, cross_encoder=fake, images_into=None)
     with pytest.raises(StoreError, match="holds documents, not images"):
         ingest_images(store, "mine", [folder], encoder=fake)
 
@@ -476,11 +476,11 @@ def test_a_folder_that_was_renamed_has_moved(store: Store, folder: Path, fake: E
 
 
 def late_of(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(load_encoder("fake?kind=multi").encode_image([picture.convert("RGB")])[0])
+    with Image.open(path) as image:
+        return np.asarray(load_encoder("fake?kind=multi").encode_image([image.convert("RGB")])[0])
 
 
-def test_late_vectors_of_pictures(store: Store, folder: Path) -> None:
+def test_late_vectors_of_images(store: Store, folder: Path) -> None:
     """Every picture gets one, made of it at its full size; moves and new captions keep it, a later run remembers it."""
     encoder, late = load_encoder("fake"), load_encoder("fake?kind=multi", batch_size=4)
     ingest_images(store, "images", [folder], encoder=encoder, late_encoder=late)
@@ -524,7 +524,7 @@ def test_late_vectors_that_come_later_are_made_up_for(store: Store, folder: Path
     assert encoder.encoded == before
 
 
-def test_pictures_inside_documents_get_late_vectors_later(store: Store, tmp_path: Path) -> None:
+def test_images_inside_documents_get_late_vectors_later(store: Store, tmp_path: Path) -> None:
     """One that has no file of its own is taken from its unchanged document again, once."""
     fake = load_encoder("fake")
     (tmp_path / "texts").mkdir()
@@ -535,7 +535,7 @@ def test_pictures_inside_documents_get_late_vectors_later(store: Store, tmp_path
     def ingest() -> IngestReport:
         return ingest_documents(store, "documents", [tmp_path / "texts"], encoder=fake, cross_encoder=fake)
 
-    first = ingest().pictures
+    first = ingest().images
     assert first is not None
     assert first.embedded >= 1
     Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
@@ -543,15 +543,15 @@ def test_pictures_inside_documents_get_late_vectors_later(store: Store, tmp_path
     ingest_images(store, "images", [tmp_path / "red.png"], encoder=fake, late_encoder=late)
     again = ingest()
     assert (again.unchanged, again.embedded) == (1, 0)
-    assert again.pictures is not None
-    assert again.pictures.embedded == first.embedded
+    assert again.images is not None
+    assert again.images.embedded == first.embedded
     assert all("late" in point.vectors for point in store.scroll("images", vectors=["late"]))
     last = ingest()
-    assert last.pictures is not None
-    assert (last.unchanged, last.pictures.embedded) == (1, 0)
+    assert last.images is not None
+    assert (last.unchanged, last.images.embedded) == (1, 0)
 
 
-def test_late_encoders_of_pictures(store: Store, folder: Path, fake: Encoder) -> None:
+def test_late_encoders_of_images(store: Store, folder: Path, fake: Encoder) -> None:
     """One vector a picture is refused as `late`, several as `image`, and so is another encoder than the remembered."""
     late = load_encoder("fake?kind=multi")
     with pytest.raises(StoreError, match=r"makes dense vectors, and the vector 'late' is for multivectors"):

@@ -85,7 +85,7 @@ def test_no_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake
     ]
     store = open_store(":memory:")
     # the first run imports the modules that read
-    ingest_documents(store, "warm", documents, encoder=fake, cross_encoder=fake, pictures_into="warm-images")
+    ingest_documents(store, "warm", documents, encoder=fake, cross_encoder=fake, images_into="warm-images")
     ingest_images(store, "warm-images", [Item("a", "image", content=png(9))], encoder=fake)
     opened: list[tuple[str, int]] = []
     listening = False
@@ -104,8 +104,8 @@ def test_no_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake
     assert [path for path, flags in opened if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)] == []
     assert list(tmp_path.iterdir()) == []
     assert (report.embedded, report.failures) == (5, [])
-    assert report.pictures is not None
-    assert report.pictures.embedded == 1
+    assert report.images is not None
+    assert report.images.embedded == 1
     titles = {str(p.payload["uri"]): p.payload["title"] for p in store.scroll("documents")}
     assert titles == {
         "note-1": "note-1",
@@ -138,7 +138,7 @@ def test_indexing_twice_encodes_nothing_twice(edge: Store, fake: Encoder) -> Non
     assert point.payload["b"] == 2, "an item that says nothing leaves what was said"
     notes = [Item("n", "text", text="Foxes."), Item("n.md", "text", content=b"# Geese")]
     for embedded in (2, 0):
-        report = ingest_documents(edge, "documents", notes, encoder=fake, cross_encoder=fake, pictures_into=None)
+        report = ingest_documents(edge, "documents", notes, encoder=fake, cross_encoder=fake, images_into=None)
         assert (report.embedded, report.unchanged) == (embedded, 2 - embedded)
 
 
@@ -226,7 +226,7 @@ def test_of_two_with_one_id_the_later_one_wins(edge: Store, fake: Encoder) -> No
         items = [Item(f"item {seed}", "image", content=png(seed), id=OWN, payload={"seed": seed}) for seed in batch]
         ingest_images(edge, name, items, encoder=fake)
     texts = [Item("a", "text", text="word " * 2000, id=OWN), Item("b", "text", text="Geese.", id=OWN)]
-    ingest_documents(edge, "texts", texts, encoder=fake, cross_encoder=fake, pictures_into=None)
+    ingest_documents(edge, "texts", texts, encoder=fake, cross_encoder=fake, images_into=None)
     for name in ("one", "two"):
         (point,) = edge.scroll(name, vectors=True)
         assert (point.id, point.payload["uri"], point.payload["seed"]) == (OWN, "item 2", 2)
@@ -249,7 +249,7 @@ def test_a_document_has_its_own_id(edge: Store, fake: Encoder) -> None:
     long = "Foxes hunt at dusk. " * 400
     for own in (None, OWN, None):
         item = Item("note", "text", text=long, id=own, payload={"author": "Ada"})
-        ingest_documents(edge, "documents", [item], encoder=fake, cross_encoder=fake, pictures_into=None)
+        ingest_documents(edge, "documents", [item], encoder=fake, cross_encoder=fake, images_into=None)
         points = sorted(edge.scroll("documents"), key=lambda point: int(point.payload["passage"]))
         assert [p.payload["passage"] for p in points] == list(range(points[0].payload["passages"]))
         assert len(points) > 2

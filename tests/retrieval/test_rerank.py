@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoints_sparse import DOCUMENTS, build_bge_m3
 from checkpoints_vlm import build_colqwen2, build_cross_encoder
-from checkpoints_vlm import pictures as page_pictures
+from checkpoints_vlm import images as page_images
 from PIL import Image
 from searches import assert_hits, best_of_documents, bm25_scores, by_cosine, points, ranked, text_vector
 
@@ -38,12 +38,12 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (root / "texts" / f"{n:02}.md").write_text("\n\n".join(sections))
     extra = {"sparse_encoder": load_encoder("fake?kind=sparse"), "late_encoder": load_encoder("fake?kind=multi")}
     for name, given in (("documents", extra), ("plain", {})):
-        ingest_documents(opened, name, [root / "texts"], encoder=fake, cross_encoder=fake, pictures_into=None, **given)
+        ingest_documents(opened, name, [root / "texts"], encoder=fake, cross_encoder=fake, images_into=None, **given)
     pixels = np.random.default_rng(7)
     (root / "pictures").mkdir()
     for n in range(60):
-        picture = Image.fromarray(pixels.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-        picture.save(root / "pictures" / f"{n:02}.png")
+        image = Image.fromarray(pixels.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        image.save(root / "pictures" / f"{n:02}.png")
     ingest_images(opened, "images", [root / "pictures"], encoder=fake, late_encoder=load_encoder("fake?kind=multi"))
     yield opened
     opened.close()
@@ -145,7 +145,7 @@ def same(found: Sequence[Hit], hits: Sequence[Hit]) -> bool:
     return [h.id for h in found] == [h.id for h in hits] and bool(np.allclose(*scores, atol=1e-6))
 
 
-def test_late_of_pictures(store: Store) -> None:
+def test_late_of_images(store: Store) -> None:
     """Words are compared with every part of the candidates; without the stage the scores are cosines again."""
     cosines = by_cosine(store, "images", "image", text_vector("fake", QUERY))
     candidates = cut_without_a_tie([cosines], 20)
@@ -187,8 +187,8 @@ def test_what_few_points_have_takes_no_part(store: Store, tmp_path: Path) -> Non
     for folder in ("old", "new"):
         (tmp_path / folder).mkdir()
         for n in range(5):
-            picture = Image.fromarray(pixels.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-            picture.save(tmp_path / folder / f"{n}.png")
+            image = Image.fromarray(pixels.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            image.save(tmp_path / folder / f"{n}.png")
     name = f"few_{tmp_path.name}"
     ingest_images(store, name, [tmp_path / "old"], encoder=fake)
     for some in (["new"], ["old/0.png", "old/1.png"], ["old/2.png"]):
@@ -279,7 +279,7 @@ def test_a_reranker_reads_the_best_candidates(store: Store, collection: str) -> 
     assert alone[0].id in words
 
 
-def test_a_reranker_of_pictures(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reranker_of_images(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Pictures are read from their files; one that is gone comes after those that were read, and is told of once."""
     before = search(store, "images", text=QUERY, candidates=20, limit=1000)
     gone = [Path(hit.payload["uri"]) for hit in (before[0], before[12])]
@@ -295,8 +295,8 @@ def test_a_reranker_of_pictures(store: Store, caplog: pytest.LogCaptureFixture) 
     read = {}
     for hit in before[:20]:
         if Path(hit.payload["uri"]) not in gone:
-            with Image.open(hit.payload["uri"]) as picture:
-                read[hit.id] = Reader._one(QUERY, picture)
+            with Image.open(hit.payload["uri"]) as image:
+                read[hit.id] = Reader._one(QUERY, image)
     assert [(h.id, h.score) for h in hits[:18]] == ranked(read)
     assert same(hits[18:], [before[0], before[12], *before[20:]])
     (record,) = caplog.records
@@ -371,7 +371,7 @@ def test_bge_m3_makes_all_vectors_in_one_pass(tmp_path: Path) -> None:
         cross_encoder=load_encoder("fake"),
         sparse_encoder=sparse,
         late_encoder=late,
-        pictures_into=None,
+        images_into=None,
     )
     assert (report.embedded, report.failures) == (len(texts), [])
     in_one_pass = len(passes)
@@ -400,12 +400,12 @@ def dot(one: Any, other: Any) -> float:
     return float(sum(values.get(i, 0.0) * v for i, v in zip(one.indices.tolist(), one.values.tolist(), strict=True)))
 
 
-def test_a_page_encoder_and_pictures(tmp_path: Path) -> None:
+def test_a_page_encoder_and_images(tmp_path: Path) -> None:
     """Pages are compared with words patch by patch; as documents it reads no texts, which is said before all."""
     pages = load_encoder(f"late:{build_colqwen2(tmp_path / 'colqwen2')}")
     (tmp_path / "pictures").mkdir()
-    for number, picture in enumerate(page_pictures()):
-        picture.save(tmp_path / "pictures" / f"{number}.png")
+    for number, image in enumerate(page_images()):
+        image.save(tmp_path / "pictures" / f"{number}.png")
     opened = open_store(f"edge:{tmp_path / 'store.mm'}")
     fake = load_encoder("fake")
     ingest_images(opened, "images", [tmp_path / "pictures"], encoder=fake, late_encoder=pages)
@@ -424,8 +424,8 @@ def rows_of(pages: Encoder, store: Store) -> list[np.ndarray]:
     """What the encoder makes of each picture of the collection today."""
     found = []
     for point in store.scroll("images"):
-        with Image.open(point.payload["uri"]) as picture:
-            found.append(np.asarray(pages.encode_image([picture.convert("RGB")])[0]))
+        with Image.open(point.payload["uri"]) as image:
+            found.append(np.asarray(pages.encode_image([image.convert("RGB")])[0]))
     return found
 
 
@@ -435,7 +435,7 @@ def test_a_cross_encoder_and_documents(tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts")
     opened = open_store(":memory:")
     fake = load_encoder("fake")
-    ingest_documents(opened, "documents", [tmp_path / "texts"], encoder=fake, cross_encoder=fake, pictures_into=None)
+    ingest_documents(opened, "documents", [tmp_path / "texts"], encoder=fake, cross_encoder=fake, images_into=None)
     scores = reranker.score("how much protein", texts)
     hits = search(opened, "documents", text="how much protein", rerank=reranker)
     by_text = {str(p.payload["text"]): p.id for p in opened.scroll("documents")}

@@ -69,7 +69,7 @@ class Scaled(WrappedEncoder):
         self.logit_scale, self.logit_bias = scale, bias
 
 
-def make_pictures(folder: Path) -> Path:
+def make_images(folder: Path) -> Path:
     """24 random pictures and a manifest that says of each a number, a nested number and a colour."""
     folder.mkdir()
     rng, rows = np.random.default_rng(7), []
@@ -97,15 +97,15 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp("search")
     opened = open_store(f"edge:{root / 'store.mm'}" if request.param == "edge" else ":memory:")
     fake, tiny = load_encoder("fake"), load_encoder("tiny")
-    ingest_images(opened, "images", [make_pictures(root / "pictures")], encoder=fake)
+    ingest_images(opened, "images", [make_images(root / "pictures")], encoder=fake)
     texts = make_texts(root / "texts")
-    ingest_documents(opened, "documents", [texts], encoder=fake, cross_encoder=fake, pictures_into=None)
+    ingest_documents(opened, "documents", [texts], encoder=fake, cross_encoder=fake, images_into=None)
     drawings = root / "drawings"
     shutil.copytree(DEMO / "pictograms", drawings, ignore=lambda _, names: [n for n in names if n > "1f440"])
     ingest_images(opened, "drawings", [drawings], encoder=tiny)
     minilm = load_encoder("minilm")
     ingest_documents(
-        opened, "texts", [DEMO / "documents"], encoder=minilm, cross_encoder=tiny, pictures_into="text_pictures"
+        opened, "texts", [DEMO / "documents"], encoder=minilm, cross_encoder=tiny, images_into="text_pictures"
     )
     yield opened
     opened.close()
@@ -225,7 +225,7 @@ def test_by_vector(store: Store) -> None:
     assert_hits(search(store, "documents", vector=l2_normalize(query), vector_name="cross"), windows)
 
 
-def test_by_id_of_a_picture(store: Store) -> None:
+def test_by_id_of_a_image(store: Store) -> None:
     """What is like a stored point, without the point itself."""
     asked = points(store, "images")[3]
     expected = by_cosine(store, "images", "image", np.asarray(asked.vectors["image"]))
@@ -254,11 +254,11 @@ def test_by_id_of_a_passage(store: Store, vector: str) -> None:
 # --- mixed queries ------------------------------------------------------------------------------
 
 
-def test_text_and_picture_are_added_in_their_shared_space(store: Store) -> None:
+def test_text_and_image_are_added_in_their_shared_space(store: Store) -> None:
     """The parts of norm 1 are weighted, summed and normalised; what is subtracted counts half by default."""
     cat, drum = DEMO / "pictograms" / "1f63f.png", DEMO / "pictograms" / "1f941.png"
-    text, picture = text_vector("tiny", "guitar"), image_vector("tiny", cat)
-    minus_text, minus_picture = text_vector("tiny", "sad"), image_vector("tiny", drum)
+    text, image = text_vector("tiny", "guitar"), image_vector("tiny", cat)
+    minus_text, minus_image = text_vector("tiny", "sad"), image_vector("tiny", drum)
 
     def expected(vector: np.ndarray) -> dict[str, float]:
         return by_cosine(store, "drawings", "image", l2_normalize(vector))
@@ -266,16 +266,16 @@ def test_text_and_picture_are_added_in_their_shared_space(store: Store) -> None:
     def ask(**how: Any) -> list[Hit]:
         return search(store, "drawings", **how)
 
-    assert_hits(ask(text="guitar", image=cat), expected(text + picture))
+    assert_hits(ask(text="guitar", image=cat), expected(text + image))
     assert_hits(ask(text="guitar", minus=["sad"]), expected(text - 0.5 * minus_text))
     assert_hits(
         ask(text="guitar", image=cat, minus=["sad", drum]),
-        expected(text + picture - 0.5 * minus_text - 0.5 * minus_picture),
+        expected(text + image - 0.5 * minus_text - 0.5 * minus_image),
     )
     weights = {"text": 0.2, "image": 2, "minus": 1.5}
     assert_hits(
         ask(text="guitar", image=cat, minus=["sad"], weights=weights),
-        expected(0.2 * text + 2 * picture - 1.5 * minus_text),
+        expected(0.2 * text + 2 * image - 1.5 * minus_text),
     )
     hits = ask(text="guitar", image=cat, weights={"image": 0})
     assert_hits(hits, expected(text))
@@ -316,7 +316,7 @@ def palette_gif(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [turned_jpeg, see_through_png, palette_gif])
-def test_a_path_its_bytes_and_its_picture_are_one_query(
+def test_a_path_its_bytes_and_its_image_are_one_query(
     store: Store, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     """An EXIF turn is applied and transparency laid on white however the picture is handed over."""
@@ -329,8 +329,8 @@ def test_a_path_its_bytes_and_its_picture_are_one_query(
             lying = Image.fromarray(np.asarray(lazy))
             assert not are_same(search(store, "images", image=lying), hits)
             same.append(lying.transpose(Image.Transpose.ROTATE_270))
-        for picture in same:
-            assert are_same(search(store, "images", image=picture), hits)
+        for image in same:
+            assert are_same(search(store, "images", image=image), hits)
 
 
 def are_same(found: list[Hit], hits: list[Hit]) -> bool:
@@ -339,15 +339,15 @@ def are_same(found: list[Hit], hits: list[Hit]) -> bool:
     return [h.id for h in found] == [h.id for h in hits] and bool(np.allclose(*scores, atol=1e-6))
 
 
-def test_pictures_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
     """A missing file, a folder, a text and a truncated picture are one sentence each."""
     whole = BytesIO()
     Image.effect_noise((200, 200), 90).save(whole, "PNG")
     cut = whole.getvalue()[:2000]
     (tmp_path / "cut.png").write_bytes(cut)
-    for picture in (tmp_path / "missing.png", tmp_path, b"", b"no picture", cut, tmp_path / "cut.png"):
+    for image in (tmp_path / "missing.png", tmp_path, b"", b"no picture", cut, tmp_path / "cut.png"):
         with pytest.raises(UnreadableImage):
-            search(store, "images", image=picture)
+            search(store, "images", image=image)
     with Image.open(tmp_path / "cut.png") as lazy, pytest.raises(UnreadableImage, match="cannot be decoded"):
         search(store, "images", image=lazy)
 
@@ -383,12 +383,12 @@ def test_a_bias_makes_each_probability_its_own(store: Store) -> None:
 
 def test_no_scale_no_probability(store: Store) -> None:
     """Nor where a text is compared with texts, a picture with pictures, or the query is mixed or a vector."""
-    picture = Image.new("RGB", (8, 8), "red")
+    image = Image.new("RGB", (8, 8), "red")
     scaled = Scaled(25.0, None)
     asked: list[tuple[str, dict[str, Any]]] = [
         ("images", {"text": "river", "encoder": Scaled(None, None)}),
-        ("images", {"image": picture, "encoder": scaled}),
-        ("images", {"image": picture, "text": "river", "encoder": scaled}),
+        ("images", {"image": image, "encoder": scaled}),
+        ("images", {"image": image, "text": "river", "encoder": scaled}),
         ("images", {"text": "river", "minus": ["stone"], "encoder": scaled}),
         ("images", {"vector": [1.0] * 32}),
         ("documents", {"text": "river", "vector_name": "text", "encoder": scaled}),
@@ -397,7 +397,7 @@ def test_no_scale_no_probability(store: Store) -> None:
         hits = search(store, collection, **how)
         assert hits
         assert all(h.probability is None for h in hits), how
-    assert sum(h.probability or 0 for h in search(store, "documents", image=picture, limit=100)) == pytest.approx(1)
+    assert sum(h.probability or 0 for h in search(store, "documents", image=image, limit=100)) == pytest.approx(1)
 
 
 # --- pages, filters, documents ------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_pages_neither_overlap_nor_leave_gaps(store: Store, how: dict[str, Any],
     assert are_same(paged, whole)
 
 
-def test_pages_of_equal_pictures(empty: Store, tmp_path: Path) -> None:
+def test_pages_of_equal_images(empty: Store, tmp_path: Path) -> None:
     """Copies of one picture have one score, and still each is on exactly one page."""
     folder = tmp_path / "copies"
     folder.mkdir()
@@ -458,7 +458,7 @@ def test_one_long_document_does_not_crowd_out_the_others(empty: Store, tmp_path:
     for n in range(12):
         (folder / f"{n}.md").write_text("stone river " + f"cloud{n} " * (n + 5))
     fake = load_encoder("fake")
-    ingest_documents(empty, "documents", [folder], encoder=fake, cross_encoder=fake, pictures_into=None)
+    ingest_documents(empty, "documents", [folder], encoder=fake, cross_encoder=fake, images_into=None)
     assert empty.count("documents") > 150
     for how in ({}, {"vector_name": "text"}, {"vector_name": "bm25"}):
         hits = search(empty, "documents", text="river", limit=10, **how)
@@ -494,7 +494,7 @@ def test_filters(store: Store, exact: bool) -> None:
 
 
 @pytest.mark.parametrize(("captioned", "takes_part"), [(8, True), (7, False)])
-def test_captions_take_part_where_most_pictures_have_one(
+def test_captions_take_part_where_most_images_have_one(
     empty: Store, tmp_path: Path, captioned: int, takes_part: bool
 ) -> None:
     """From 80 % on they are a ranking beside the pictures' own: dense and BM25 of captions count as one."""
@@ -506,10 +506,10 @@ def test_captions_take_part_where_most_pictures_have_one(
     fake = load_encoder("fake")
     ingest_images(empty, "images", [tmp_path / "list.jsonl"], encoder=fake, caption_encoder=fake)
     query = text_vector("fake", "river meadow")
-    pictures = by_cosine(empty, "images", "image", query)
+    images = by_cosine(empty, "images", "image", query)
     hits = search(empty, "images", text="river meadow")
     if not takes_part:
-        assert_hits(hits, pictures)
+        assert_hits(hits, images)
         assert {h.vector_name for h in hits} == {"image"}
         return
     having = [p for p in points(empty, "images") if "caption" in p.vectors]
@@ -518,7 +518,7 @@ def test_captions_take_part_where_most_pictures_have_one(
     assert len({round(score, 6) for score in words.values()}) == len(words)
     captions = fused(dense, words)
     assert len({round(score, 6) for score in captions.values()}) == len(captions), "ranks would be a matter of chance"
-    assert_hits(hits, fused(pictures, captions))
+    assert_hits(hits, fused(images, captions))
     assert {h.vector_name for h in hits} == {None}
 
 
@@ -694,7 +694,7 @@ def test_encoders_that_are_given_are_the_ones_that_answer(
 
 def test_captions_are_encoded_by_the_encoders_that_are_given(memory: Store, tmp_path: Path) -> None:
     """The three encoders of pictures with captions all come from the mapping."""
-    manifest = make_pictures(tmp_path / "pictures")
+    manifest = make_images(tmp_path / "pictures")
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     manifest.write_text("\n".join(json.dumps({**row, "caption": WORDS[n % 12]}) for n, row in enumerate(rows)))
     ingest_images(memory, "images", [manifest], encoder=load_encoder("fake"), caption_encoder=load_encoder("fake:two"))

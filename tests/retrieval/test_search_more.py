@@ -39,7 +39,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (root / "texts" / f"{n:02}.md").write_text("\n\n".join(sections))
     ingest_images(opened, "images", [root / "images"], encoder=fake)
     for name in ("documents", "plain"):
-        ingest_documents(opened, name, [root / "texts"], encoder=fake, cross_encoder=fake, pictures_into=None)
+        ingest_documents(opened, name, [root / "texts"], encoder=fake, cross_encoder=fake, images_into=None)
     opened.create("bare", Contract("documents", {"text": vector_contract(fake, "text")}), indexes={})
     yield opened
     opened.close()

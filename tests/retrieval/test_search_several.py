@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             DEMO / "pictograms", folder, ignore=lambda _, found, above=above: [f for f in found if f > above]
         )
         ingest_images(opened, name, [folder], encoder=tiny)
-    ingest_documents(opened, "texts", [DEMO / "documents"], encoder=fake, cross_encoder=tiny, pictures_into=None)
+    ingest_documents(opened, "texts", [DEMO / "documents"], encoder=fake, cross_encoder=tiny, images_into=None)
     opened.create("plain", Contract("documents", {"text": vector_contract(fake, "text")}), indexes={})
     yield opened
     opened.close()

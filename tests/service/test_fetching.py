@@ -19,7 +19,7 @@ from mmembed.service.fetching import Fetcher
 from mmembed.service.settings import Settings
 
 T = TypeVar("T")
-PICTURE = sorted(PICTOGRAMS.glob("*.*"))[0].read_bytes()
+IMAGE = sorted(PICTOGRAMS.glob("*.*"))[0].read_bytes()
 
 # Of cats.example, valid for a hundred years, made for this test: openssl req -x509 -newkey ec -nodes -days 36500
 CERTIFICATE = """\
@@ -141,10 +141,10 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 @in_loop
-async def test_a_picture_is_fetched_whole_and_little_is_told() -> None:
+async def test_a_image_is_fetched_whole_and_little_is_told() -> None:
     """The bytes come back as they lie there, and the request carries no cookie, referrer or wish for compression."""
-    async with serving({"/a.png": [ok(PICTURE)]}) as pages, fetching("127.0.0.1") as fetcher:
-        assert await fetcher.fetch(f"{pages.url}/a.png?signature=x") == PICTURE
+    async with serving({"/a.png": [ok(IMAGE)]}) as pages, fetching("127.0.0.1") as fetcher:
+        assert await fetcher.fetch(f"{pages.url}/a.png?signature=x") == IMAGE
         names = {line.partition(":")[0].lower() for line in pages.heads[0].splitlines()[1:] if line}
         assert names == {"host", "user-agent", "accept", "accept-encoding"}
         assert "GET /a.png?signature=x HTTP/1.1" in pages.heads[0]
@@ -198,7 +198,7 @@ def test_public_addresses(address: str, public: bool) -> None:
 @in_loop
 async def test_no_spelling_reaches_loopback() -> None:
     """However loopback is written, nothing connects to it."""
-    async with serving({"/": [ok(PICTURE)]}) as pages, fetching() as fetcher:
+    async with serving({"/": [ok(IMAGE)]}) as pages, fetching() as fetcher:
         for host in (
             *(
                 "127.0.0.1",
@@ -222,7 +222,7 @@ async def test_the_answer_is_no_oracle() -> None:
     resolve, _ = resolving(
         inside_example=["10.0.0.1"], open_example=["127.0.0.1"], closed_example=["127.0.0.1"], unknown_example=[]
     )
-    async with serving({"/": [ok(PICTURE)]}) as pages, fetching(resolve=resolve) as fetcher:
+    async with serving({"/": [ok(IMAGE)]}) as pages, fetching(resolve=resolve) as fetcher:
         said = [
             (await refused(fetcher, f"http://{host}:{port}/")).replace(host, "HOST")
             for host, port in [
@@ -254,8 +254,8 @@ async def test_a_name_is_resolved_once_for_each_connection() -> None:
     async def resolve(_host: str, _port: int) -> Sequence[str]:
         return next(answers)  # a second question would end the test
 
-    async with serving({"/": [ok(PICTURE)]}) as pages, fetching("cats.example", resolve=resolve) as fetcher:
-        assert await fetcher.fetch(f"http://cats.example:{pages.port}/") == PICTURE
+    async with serving({"/": [ok(IMAGE)]}) as pages, fetching("cats.example", resolve=resolve) as fetcher:
+        assert await fetcher.fetch(f"http://cats.example:{pages.port}/") == IMAGE
         assert f"Host: cats.example:{pages.port}" in pages.heads[0]
 
 
@@ -263,8 +263,8 @@ async def test_a_name_is_resolved_once_for_each_connection() -> None:
 async def test_the_next_address_is_tried() -> None:
     """Where a host's first address does not answer, its second does."""
     resolve, _ = resolving(cats_example=["127.0.0.2", "127.0.0.1"])
-    async with serving({"/": [ok(PICTURE)]}) as pages, fetching("cats.example", resolve=resolve) as fetcher:
-        assert await fetcher.fetch(f"http://cats.example:{pages.port}/") == PICTURE
+    async with serving({"/": [ok(IMAGE)]}) as pages, fetching("cats.example", resolve=resolve) as fetcher:
+        assert await fetcher.fetch(f"http://cats.example:{pages.port}/") == IMAGE
 
 
 @in_loop
@@ -275,12 +275,12 @@ async def test_the_certificate_is_of_the_name(tmp_path: Path, monkeypatch: pytes
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(file)
     resolve, _ = resolving(cats_example=["127.0.0.1"], dogs_example=["127.0.0.1"])
-    async with serving({"/": [ok(PICTURE)]}, tls=tls) as pages:
+    async with serving({"/": [ok(IMAGE)]}, tls=tls) as pages:
         async with fetching("cats.example", "dogs.example", resolve=resolve) as fetcher:
             assert "connection failed" in await refused(fetcher, f"https://cats.example:{pages.port}/")  # self-signed
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
         async with fetching("cats.example", "dogs.example", resolve=resolve) as fetcher:
-            assert await fetcher.fetch(f"https://cats.example:{pages.port}/") == PICTURE
+            assert await fetcher.fetch(f"https://cats.example:{pages.port}/") == IMAGE
             assert "connection failed" in await refused(fetcher, f"https://dogs.example:{pages.port}/")
 
 
@@ -292,7 +292,7 @@ async def test_redirects_are_checked_like_any_address() -> None:
         "/2": [redirect("1")],
         "/1": [redirect("/cat")],
         "/4": [redirect("/3")],
-        "/cat": [ok(PICTURE)],
+        "/cat": [ok(IMAGE)],
         "/private": [redirect("http://169.254.169.254/latest/meta-data/")],
         "/localhost": [redirect("http://localhost:1/")],
         "/file": [redirect("file:///etc/passwd")],
@@ -301,7 +301,7 @@ async def test_redirects_are_checked_like_any_address() -> None:
         "/broken": [redirect("http://[::1/")],
     }
     async with serving(pages_of) as pages, fetching("127.0.0.1") as fetcher:
-        assert await fetcher.fetch(f"{pages.url}/3") == PICTURE
+        assert await fetcher.fetch(f"{pages.url}/3") == IMAGE
         assert not [head for head in pages.heads if "cookie" in head.lower()]
         assert "more than 3 times" in await refused(fetcher, f"{pages.url}/4")
         assert "no public address" in await refused(fetcher, f"{pages.url}/private")
@@ -344,9 +344,9 @@ async def test_what_is_no_address_is_refused() -> None:
 @in_loop
 async def test_an_allowed_host_may_be_bound_to_a_port() -> None:
     """HOST:PORT allows that port alone, and HOST every one; neither allows another name of the same machine."""
-    async with serving({"/": [ok(PICTURE)]}) as pages, serving({"/": [ok(b"other")]}) as other:
+    async with serving({"/": [ok(IMAGE)]}) as pages, serving({"/": [ok(b"other")]}) as other:
         async with fetching(f"127.0.0.1:{pages.port}") as fetcher:
-            assert await fetcher.fetch(f"{pages.url}/") == PICTURE
+            assert await fetcher.fetch(f"{pages.url}/") == IMAGE
             assert "no public address" in await refused(fetcher, f"{other.url}/")
             assert "no public address" in await refused(fetcher, f"http://localhost:{pages.port}/")
         async with fetching("127.0.0.1") as fetcher:
@@ -368,10 +368,10 @@ async def test_only_a_plain_200_is_taken() -> None:
         "/gone": [b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ncat!"],
         "/partial": [b"HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\n\r\ncat!"],
         "/lost": [b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"],
-        "/gzip": [ok(PICTURE, "Content-Encoding: gzip")],
+        "/gzip": [ok(IMAGE, "Content-Encoding: gzip")],
         "/broken": [b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\nConnection: close\r\n\r\ncat!"],
         "/junk": [b"SSH-2.0-OpenSSH\r\n\r\nConnection: close"],
-        "/identity": [ok(PICTURE, "Content-Encoding: identity")],
+        "/identity": [ok(IMAGE, "Content-Encoding: identity")],
     }
     async with serving(pages_of) as pages, fetching("127.0.0.1") as fetcher:
         for path, sentence in {
@@ -383,7 +383,7 @@ async def test_only_a_plain_200_is_taken() -> None:
             "/junk": "broke off",
         }.items():
             assert sentence in await refused(fetcher, pages.url + path), path
-        assert await fetcher.fetch(f"{pages.url}/identity") == PICTURE
+        assert await fetcher.fetch(f"{pages.url}/identity") == IMAGE
         assert "connection failed" in await refused(fetcher, "http://127.0.0.1:1/")
 
 
@@ -436,7 +436,7 @@ async def test_a_resolver_that_hangs_is_given_up() -> None:
 @in_loop
 async def test_sixteen_at_once() -> None:
     """Of many fetches at most sixteen are under way, all are answered, and a cancelled one frees its place."""
-    pages_of: dict[str, Sequence[bytes | float]] = {"/": [0.02, ok(PICTURE)], "/hangs": [60.0]}
+    pages_of: dict[str, Sequence[bytes | float]] = {"/": [0.02, ok(IMAGE)], "/hangs": [60.0]}
     async with serving(pages_of) as pages, fetching("127.0.0.1") as fetcher:
         hanging = [asyncio.create_task(fetcher.fetch(f"{pages.url}/hangs")) for _ in range(20)]
         await asyncio.sleep(0.2)
@@ -444,7 +444,7 @@ async def test_sixteen_at_once() -> None:
         for task in hanging:
             task.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)
-        assert set(await asyncio.gather(*(fetcher.fetch(f"{pages.url}/") for _ in range(64)))) == {PICTURE}
+        assert set(await asyncio.gather(*(fetcher.fetch(f"{pages.url}/") for _ in range(64)))) == {IMAGE}
 
 
 @in_loop
@@ -463,5 +463,5 @@ async def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -
     """Variables for a proxy, which would connect wherever it likes, are not followed."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
-    async with serving({"/": [ok(PICTURE)]}) as pages, fetching("127.0.0.1") as fetcher:
-        assert await fetcher.fetch(f"{pages.url}/") == PICTURE
+    async with serving({"/": [ok(IMAGE)]}) as pages, fetching("127.0.0.1") as fetcher:
+        assert await fetcher.fetch(f"{pages.url}/") == IMAGE

@@ -16,8 +16,8 @@ from mmembed.service.images import image_bytes
 from mmembed.service.settings import Settings
 from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 
-PICTURE = sorted(PICTOGRAMS.glob("*.*"))[0].read_bytes()
-BASE64 = base64.b64encode(PICTURE).decode()
+IMAGE = sorted(PICTOGRAMS.glob("*.*"))[0].read_bytes()
+BASE64 = base64.b64encode(IMAGE).decode()
 
 
 def read(source: Any, *, max_bytes: int = 2**20, urls: bool = True, **settings: Any) -> bytes:
@@ -45,7 +45,7 @@ def read(source: Any, *, max_bytes: int = 2**20, urls: bool = True, **settings: 
 )
 def test_bytes_in_the_request(source: Any) -> None:
     """Base64 with or without line breaks, a data URI, and objects of either give the bytes of the file."""
-    assert read(source) == PICTURE
+    assert read(source) == IMAGE
 
 
 def test_an_address_is_fetched() -> None:
@@ -53,11 +53,11 @@ def test_an_address_is_fetched() -> None:
 
     def answer(asked: ReceivedRequest) -> Reply:
         assert asked.path == "/a.png"
-        return Reply(PICTURE, headers={"Content-Type": "text/plain"})  # what it claims to be is not believed
+        return Reply(IMAGE, headers={"Content-Type": "text/plain"})  # what it claims to be is not believed
 
     with StandIn(answer) as server:
         for source in (f"{server.url}/a.png", {"url": f"{server.url}/a.png"}, f"HTTP{server.url[4:]}/a.png"):
-            assert read(source, allow_image_host=("127.0.0.1",)) == PICTURE
+            assert read(source, allow_image_host=("127.0.0.1",)) == IMAGE
         with pytest.raises(ForbiddenUrl, match="no public address"):
             read(f"{server.url}/a.png")
         with pytest.raises(InvalidRequest, match="not fetched from addresses here"):
@@ -108,7 +108,7 @@ def test_anything_else_is_refused(source: Any, error: type[MmembedError], senten
 def test_a_path_that_exists_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that is valid base64 and also a file in the working folder gives the base64, not the file."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cats").write_bytes(PICTURE)
+    (tmp_path / "cats").write_bytes(IMAGE)
     assert read("cats") == base64.b64decode("cats")
 
 

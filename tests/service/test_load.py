@@ -33,8 +33,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service over forty pictograms, without a cache so that each request costs its forward pass."""
     folder = tmp_path_factory.mktemp("load")
     store = open_store(f"edge:{folder / 'store.mm'}")
-    pictures = sorted(PICTOGRAMS.rglob("*.png"))[:40]
-    ingest_images(store, "images", pictures, encoder=load_encoder("tiny"))
+    photos = sorted(PICTOGRAMS.rglob("*.png"))[:40]
+    ingest_images(store, "images", photos, encoder=load_encoder("tiny"))
     store.close()
     with running(folder, store=f"edge:{folder / 'store.mm'}", cache_mb=0) as service:
         yield service
@@ -48,9 +48,9 @@ def jpeg(number: int) -> bytes:
     return out.getvalue()
 
 
-def inferring(picture: bytes) -> dict[str, object]:
+def inferring(photo: bytes) -> dict[str, object]:
     """What Qdrant sends for one text and one picture."""
-    image = base64.b64encode(picture).decode()
+    image = base64.b64encode(photo).decode()
     inputs = [
         {"data": "a red car", "data_type": "text", "model": "tiny", "options": None},
         {"data": image, "data_type": "image", "model": "tiny", "options": None},

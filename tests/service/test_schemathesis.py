@@ -34,8 +34,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("schemathesis")
     (folder / "text.md").write_text("# Bread\n\nFlour, water, salt and time.\n")
     store = open_store(f"edge:{folder / 'store.mm'}")
-    pictures = sorted(PICTOGRAMS.rglob("*.png"))[:12]
-    ingest_images(store, "images", pictures, encoder=load_encoder("tiny"))
+    images = sorted(PICTOGRAMS.rglob("*.png"))[:12]
+    ingest_images(store, "images", images, encoder=load_encoder("tiny"))
     ingest_documents(store, "documents", [folder / "text.md"], encoder=load_encoder("fake"))
     store.close()
     with running(folder, store=f"edge:{folder / 'store.mm'}", max_inputs=16, max_queue=64) as service:

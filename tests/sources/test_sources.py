@@ -15,11 +15,11 @@ from mmembed.errors import UnreadableSource
 from mmembed.sources import FileState, content_hash, file_state, scan
 from mmembed.types import Failure, Item
 
-PICTURES = frozenset({".jpg", ".png"})
+IMAGES = frozenset({".jpg", ".png"})
 
 
 def found(*roots: str | Path, exclude: tuple[str, ...] = ()) -> list[Item | Failure]:
-    return list(scan(roots, modality="image", suffixes=PICTURES, exclude=exclude))
+    return list(scan(roots, modality="image", suffixes=IMAGES, exclude=exclude))
 
 
 def uris(*roots: str | Path, exclude: tuple[str, ...] = ()) -> list[str]:
@@ -181,9 +181,9 @@ def test_roots_are_checked_before_anything_is_read(tmp_path: Path) -> None:
     """A root that is not there raises from scan() itself, before the roots in front of it are walked."""
     touch(tmp_path, "a.jpg")
     with pytest.raises(UnreadableSource, match="nowhere: no such file or folder"):
-        scan([tmp_path, tmp_path / "nowhere"], modality="image", suffixes=PICTURES)
+        scan([tmp_path, tmp_path / "nowhere"], modality="image", suffixes=IMAGES)
     with pytest.raises(UnreadableSource, match="an empty path was given"):
-        scan([""], modality="image", suffixes=PICTURES)
+        scan([""], modality="image", suffixes=IMAGES)
 
 
 def test_addresses_on_the_web_fail(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_manifest_without_uris_is_an_error(name: str, content: str, error: str, 
 def test_scan_is_lazy(tmp_path: Path) -> None:
     """A folder is listed when its turn comes, not before: a file that appears there meanwhile is found."""
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
-    results = scan([tmp_path], modality="image", suffixes=PICTURES)
+    results = scan([tmp_path], modality="image", suffixes=IMAGES)
     assert next(results).uri.endswith("1.jpg")
     touch(tmp_path, "b/3.jpg")
     assert [item.uri[-5:] for item in results] == ["2.jpg"[-5:], "3.jpg"[-5:]]

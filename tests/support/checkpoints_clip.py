@@ -95,7 +95,7 @@ OPEN_CLIP_COCA: dict[str, Any] = {
 }
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     """Six RGB pictures of different shapes, one of a single pixel and one three pixels wide."""
     rng = np.random.default_rng(3)
     sizes = [(40, 30), (33, 64), (32, 32), (100, 20), (1, 1), (3, 7)]

@@ -98,7 +98,7 @@ YES_OR_NO_TEMPLATE = (
 )
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     """Four pictures of four shapes, none of one colour."""
     sizes = [(64, 48), (40, 90), (100, 100), (33, 70)]
     return [

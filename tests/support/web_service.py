@@ -60,7 +60,7 @@ def searchable(root: Path) -> Iterator[str]:
     store, tiny = open_store(f"edge:{root / 'store.mm'}"), load_encoder("tiny")
     ingest_images(store, "images", [write_pictograms(root / "pictures")], encoder=tiny)
     ingest_images(store, "hostile", [write_hostile(root / "hostile")], encoder=tiny, caption_encoder=tiny)
-    ingest_documents(store, "documents", [DEMO / "documents"], encoder=tiny, pictures_into=None)
+    ingest_documents(store, "documents", [DEMO / "documents"], encoder=tiny, images_into=None)
     notes = vector_contract(tiny, "text")  # no `cross`, so no picture finds them
     store.create("notes", Contract("documents", {"text": notes}), indexes={})
     vector = tiny.encode_text(["Milk the cow."], role="document")[0]

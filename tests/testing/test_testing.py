@@ -206,11 +206,11 @@ class NoBatchSize(Words):
     batch_size = 0
 
 
-class ReadsPicturesUntold(Words):
+class ReadsImagesUntold(Words):
     spec = spec_of(modalities=frozenset({"text"}))
 
 
-class RefusesPicturesOddly(ReadsPicturesUntold):
+class RefusesImagesOddly(ReadsImagesUntold):
     def encode_image(self, images: Sequence[Image.Image]) -> Any:
         raise NotImplementedError("no pictures here")
 
@@ -483,9 +483,9 @@ class OtherSeed(Words):
         return directions([i + 5000 for i in self.token_ids(text)], 16).mean(axis=0)
 
 
-class OtherPictures(Words):
+class OtherImages(Words):
     def encode_pixels(self, pixels: Sequence[Any]) -> Any:
-        return super().encode_pixels([1 - picture for picture in pixels])
+        return super().encode_pixels([1 - image for image in pixels])
 
 
 class NotBroughtToNorm1(Shorter):
@@ -508,8 +508,8 @@ FAULTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("spec", ListOfModalities(), {}, "modalities is ['text']"),
     ("spec", NoBatchSize(), {}, "batch_size is 0"),
     ("spec", object(), {}, "it has no spec"),
-    ("other inputs", ReadsPicturesUntold(), {}, "image is embedded"),
-    ("other inputs", RefusesPicturesOddly(), {}, "raises NotImplementedError"),
+    ("other inputs", ReadsImagesUntold(), {}, "image is embedded"),
+    ("other inputs", RefusesImagesOddly(), {}, "raises NotImplementedError"),
     ("text form", Mangled(lambda rows: rows.astype(np.float64)), {}, "float64 (8, 16)"),
     ("text form", Mangled(lambda rows: rows * np.float32(1.0002)), {}, "the norm 1.0002"),
     ("text form", Mangled(with_nan), {}, "NaN"),
@@ -571,10 +571,10 @@ FAULTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("Matryoshka", Words(), {"load": lambda n: CutElsewhere(int(n[10:] or 16))}, "at 4: "),
     ("Matryoshka", Words(), {"load": lambda _: Words()}, "float32 (8, 16)"),
     ("against", Words(), {"against": OtherSeed()}, "a cosine of"),
-    ("against", Words(), {"against": OtherPictures()}, "picture "),
+    ("against", Words(), {"against": OtherImages()}, "picture "),
     ("against", Words(), {"against": Shorter(8)}, "dense vectors of 16, words?dim=8 dense of 8"),
     ("known answers", OtherSeed(), {"known": record_known_answers(Words())}, "a cosine of"),
-    ("known answers", OtherPictures(), {"known": record_known_answers(Words())}, "apart"),
+    ("known answers", OtherImages(), {"known": record_known_answers(Words())}, "apart"),
     ("known answers", Sparse(), {"known": record_known_answers(Words())}, "sparse vectors"),
 ]
 
@@ -782,7 +782,7 @@ def test_wrap_hands_on_what_was_embedded() -> None:
     encoder = wrap(
         lambda texts: [[3.0, len(text)] for text in texts],
         queries=lambda texts: [np.array([4.0, len(text)]) for text in texts],
-        images=lambda pictures: np.array([image.size for image in pictures]),
+        images=lambda images: np.array([image.size for image in images]),
         token_ids=lambda text: list(text.encode()),
     )
     assert encoder.spec.modalities == BOTH

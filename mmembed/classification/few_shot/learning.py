@@ -34,7 +34,7 @@ from mmembed.collection import Collection
 from mmembed.collection.payload import TagKeys, item_id
 from mmembed.errors import InvalidSample
 from mmembed.ingest import ingest_images
-from mmembed.sources.labelled import LabelledPicture
+from mmembed.sources.labelled import LabelledImage
 from mmembed.statistics import bootstrap_intervals
 from mmembed.types import Encoder, Failure, Payload, Point, Store
 
@@ -50,14 +50,14 @@ class FewShotReport:
     note: FewShotNote
     measured: tuple[Measured, ...]
     outcomes: tuple[Prediction, ...]
-    pictures: Mapping[Split, int]  # in each part
+    images: Mapping[Split, int]  # in each part
     failures: tuple[Failure, ...]
 
 
 def learn_few_shot(
     store: Store,
     collection: str,
-    pictures: Sequence[LabelledPicture],
+    images: Sequence[LabelledImage],
     *,
     encoder: Encoder,
     labels: Labels | Sequence[str] | None = None,
@@ -88,9 +88,9 @@ def learn_few_shot(
         CollectionMismatch: the collection is of another encoder. And what `ingest_images` and `embed_classes` raise.
     """
     where = Collection(store, collection)
-    known = [picture for picture in pictures if picture.label is not None]
+    known = [image for image in images if image.label is not None]
     # 1. what cannot be is refused before anything is written
-    given = [picture.label for picture in known if picture.label is not None]
+    given = [image.label for image in known if image.label is not None]
     stratified_split(given, shots=shots)
     _check_key(where, key)
     classes = embed_classes(encoder, labels if labels is not None else sorted(set(given)), cache=cache)
@@ -115,11 +115,11 @@ def learn_few_shot(
 
 
 def _mark(
-    collection: Collection, pictures: Sequence[LabelledPicture], *, key: str, shots: int | None, seed: int
+    collection: Collection, images: Sequence[LabelledImage], *, key: str, shots: int | None, seed: int
 ) -> list[Failure]:
     """Write label and part to each point, and take the part from those of an earlier run; gives what has no part."""
     store, name = collection.store, collection.name
-    labels = {item_id("image", str(picture.path)): str(picture.label) for picture in pictures}
+    labels = {item_id("image", str(image.path)): str(image.label) for image in images}
     distinct, unclear = _distinct(store.retrieve(name, sorted(labels)), labels)
     parts = stratified_split([labels[id] for id in distinct], shots=shots, seed=seed)
     store.add_indexes(name, {key: "keyword", split_key(key): "keyword"})

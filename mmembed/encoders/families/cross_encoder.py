@@ -46,8 +46,8 @@ class CrossEncoderReranker:
 
     def __init__(self, name: str, model: CrossEncoder, run: LoadOptions) -> None:
         self.name = name
-        pictures: tuple[Modality, ...] = ("image",) if model.supports(("image", "text")) else ()
-        self.modalities: frozenset[Modality] = frozenset({"text", *pictures})
+        images: tuple[Modality, ...] = ("image",) if model.supports(("image", "text")) else ()
+        self.modalities: frozenset[Modality] = frozenset({"text", *images})
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.batch_size = run.batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
         self._model = model

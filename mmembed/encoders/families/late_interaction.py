@@ -23,10 +23,10 @@ from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     PlainText,
     check_finite,
+    image_settings,
     in_smaller_batches,
     load_model,
     module_settings,
-    picture_settings,
     read_layout,
     to_readable,
     token_limit,
@@ -141,7 +141,7 @@ def load(
         **origin.ingredients(checkpoint.weight_files(marker)),
         "modules": module_settings(model),
         "prompts": model.prompts,
-        "pictures": picture_settings(processor),
+        "pictures": image_settings(processor),
         "page_prompts": [getattr(processor, key, None) for key in ("visual_prompt_prefix", "query_prefix")],
         "pool": factor,
     }

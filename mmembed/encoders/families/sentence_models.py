@@ -37,12 +37,12 @@ __all__ = [
     "check_weights",
     "encode_dense",
     "full_dim",
+    "image_settings",
     "in_smaller_batches",
     "load_model",
     "matryoshka_dim",
     "matryoshka_dims",
     "module_settings",
-    "picture_settings",
     "read_layout",
     "to_readable",
     "token_limit",
@@ -69,7 +69,7 @@ _MODULE_SETTINGS = (
     "skiplist_words",
     "transformer_task",
 )
-_PICTURE_SETTINGS = (
+_IMAGE_SETTINGS = (
     "do_normalize",
     "do_rescale",
     "do_resize",
@@ -204,13 +204,13 @@ def to_readable(image: Image.Image) -> Image.Image:
 
     One such picture, a ruled line on a page, would otherwise end a run over thousands.
     """
-    picture = to_rgb(image)
-    least = math.ceil(max(picture.size) / _LONGEST)
-    width, height = (max(side, least) for side in picture.size)
-    if (width, height) == picture.size:
-        return picture
+    upright = to_rgb(image)
+    least = math.ceil(max(upright.size) / _LONGEST)
+    width, height = (max(side, least) for side in upright.size)
+    if (width, height) == upright.size:
+        return upright
     ground = Image.new("RGB", (width, height), "white")
-    ground.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+    ground.paste(upright, ((width - upright.width) // 2, (height - upright.height) // 2))
     return ground
 
 
@@ -274,12 +274,12 @@ def module_settings(model: torch.nn.Sequential) -> list[list[Any]]:
     ]
 
 
-def picture_settings(processor: Any) -> dict[str, Any]:
+def image_settings(processor: Any) -> dict[str, Any]:
     """What a processor does to a picture, for a fingerprint; {} where it reads none."""
     if not hasattr(processor, "image_processor"):
         return {}
     settings = json.loads(processor.image_processor.to_json_string())
-    return {key: settings[key] for key in _PICTURE_SETTINGS if settings.get(key) is not None}
+    return {key: settings[key] for key in _IMAGE_SETTINGS if settings.get(key) is not None}
 
 
 def _read_json(checkpoint: Checkpoint, name: str) -> Any:

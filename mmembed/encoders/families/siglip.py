@@ -23,7 +23,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PretrainedConfig, Siglip2Model, SiglipModel
 
 from mmembed.encoders.checkpoint import NO_ADAPTER, Checkpoint, find_checkpoint
-from mmembed.encoders.families.siglip_images import NaflexPictures, Pictures, SquarePictures
+from mmembed.encoders.families.siglip_images import ImagePreprocessor, NaflexPreprocessor, SquarePreprocessor
 from mmembed.encoders.families.towers import ImageTextEncoder, probe_tokens
 from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import merge_adapter
@@ -66,17 +66,17 @@ def load_clip(
 class _Towers:
     """A model of transformers with its tokenizer and its image side."""
 
-    def __init__(self, kind: str, model: Any, tokenizer: Any, pictures: Pictures) -> None:
+    def __init__(self, kind: str, model: Any, tokenizer: Any, images: ImagePreprocessor) -> None:
         self.model: torch.nn.Module = model
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.logit_bias = None if kind == "clip" else float(model.logit_bias.detach())
         self.context_length: int = model.config.text_config.max_position_embeddings
         self.lower = kind != "clip"
         self.tokenizer = tokenizer
-        self.pictures = pictures
+        self.images = images
 
     def preprocess(self, image: Image.Image) -> Pixels:
-        return self.pictures.preprocess(image)
+        return self.images.preprocess(image)
 
     def token_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(self._normalise(text), verbose=False).input_ids
@@ -98,7 +98,7 @@ class _Towers:
         return features
 
     def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        return self.pictures.features(pixels)
+        return self.images.features(pixels)
 
     def _normalise(self, text: str) -> str:
         # SigLIP 2 was trained on lower case, and the Gemma tokenizer of its checkpoints does not see to it.
@@ -123,8 +123,8 @@ def _load(
             origin.check()
             merge_adapter(model, origin.adapter)
         tokenizer = _tokenizer(kind, base, run)
-        pictures = _pictures(str(name), kind, model, _image_processor(base, run), max_patches)
-    towers = _Towers(kind, model, tokenizer, pictures)
+        images = _images(str(name), kind, model, _image_processor(base, run), max_patches)
+    towers = _Towers(kind, model, tokenizer, images)
     return ImageTextEncoder(_spec(origin, towers), towers, run)
 
 
@@ -135,15 +135,15 @@ def _part(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, model=str(part)) if alone else checkpoint
 
 
-def _pictures(name: str, kind: str, model: Any, processor: Any, max_patches: str | None) -> Pictures:
+def _images(name: str, kind: str, model: Any, processor: Any, max_patches: str | None) -> ImagePreprocessor:
     if kind == "siglip2":
-        return NaflexPictures(name, model, processor, max_patches)
+        return NaflexPreprocessor(name, model, processor, max_patches)
     if max_patches is not None:
         raise SettingsError(
             f"encoder {name!r} has a fixed resolution, {model.config.vision_config.image_size} pixels a side: leave "
             f"?max_patches={max_patches} out, or name a NaFlex checkpoint"
         )
-    return SquarePictures(name, model, processor)
+    return SquarePreprocessor(name, model, processor)
 
 
 def _kind(name: EncoderName, family: str, checkpoint: Checkpoint) -> str:
@@ -226,7 +226,7 @@ def _spec(origin: Origin, towers: _Towers) -> EncoderSpec:
     ingredients = {
         **origin.ingredients(),
         "dim": dim,
-        "preprocessing": towers.pictures.settings(),
+        "preprocessing": towers.images.settings(),
         "context_length": towers.context_length,
         "activation": [text.hidden_act, vision.hidden_act],
         "normaliser": "lower" if towers.lower else "tokenizer",
@@ -237,6 +237,6 @@ def _spec(origin: Origin, towers: _Towers) -> EncoderSpec:
         dim=dim,
         modalities=("image", "text"),
         context_length=towers.context_length,
-        image_size=towers.pictures.image_size,
+        image_size=towers.images.image_size,
         revision=origin.revision,
     )

@@ -17,7 +17,7 @@ from mmembed.encoders.families.towers import stack_pixels
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import Pixels
 
-__all__ = ["NaflexPictures", "Pictures", "SquarePictures"]
+__all__ = ["ImagePreprocessor", "NaflexPreprocessor", "SquarePreprocessor"]
 
 _LEAST, _MOST = 16, 4096
 _PREPROCESSING = (
@@ -34,7 +34,7 @@ _PREPROCESSING = (
 )
 
 
-class Pictures(Protocol):
+class ImagePreprocessor(Protocol):
     """The image side of a model."""
 
     image_size: int | None
@@ -44,7 +44,7 @@ class Pictures(Protocol):
     def features(self, pixels: Sequence[Pixels]) -> torch.Tensor: ...
 
 
-class SquarePictures:
+class SquarePreprocessor:
     """The image side of a fixed resolution."""
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
@@ -72,7 +72,7 @@ class SquarePictures:
         return features
 
 
-class NaflexPictures:
+class NaflexPreprocessor:
     """The image side of a Siglip2Model (arXiv 2502.14786)."""
 
     image_size: int | None = None
@@ -105,12 +105,12 @@ class NaflexPictures:
         made = self._processor(images=[image], max_num_patches=self.max_patches, return_tensors="np")
         rows, columns = (int(n) for n in made["spatial_shapes"][0])
         patches = made["pixel_values"][0][: rows * columns].reshape(rows, columns, self._patch, self._patch, 3)
-        picture = patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * self._patch, columns * self._patch)
-        return np.ascontiguousarray(picture, dtype=np.float32)
+        patched = patches.transpose(4, 0, 2, 1, 3).reshape(3, rows * self._patch, columns * self._patch)
+        return np.ascontiguousarray(patched, dtype=np.float32)
 
     def features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
         """b pictures of any shapes -> `(b, dim)`. Each is padded to `max_patches`, and the mask hides the padding."""
-        patches = [_patches(picture, self._patch) for picture in pixels]  # (rows * columns, patch * patch * 3) each
+        patches = [_patches(patched, self._patch) for patched in pixels]  # (rows * columns, patch * patch * 3) each
         padded = [np.pad(own, ((0, self.max_patches - len(own)), (0, 0))) for own in patches]
         mask = np.arange(self.max_patches) < np.array([[len(own)] for own in patches])  # (b, max_patches)
         grids = [(height // self._patch, width // self._patch) for _, height, width in (p.shape for p in pixels)]
@@ -128,12 +128,12 @@ def _settings(processor: Any) -> dict[str, object]:
     return {key: processing.get(key) for key in _PREPROCESSING}
 
 
-def _patches(picture: Pixels, side: int) -> Pixels:
+def _patches(patched: Pixels, side: int) -> Pixels:
     """`(3, height, width)` -> `(patches, side * side * 3)`, row by row, as the model was trained.
 
     >>> _patches(np.arange(24.0, dtype=np.float32).reshape(3, 2, 4), 2).astype(int).tolist()
     [[0, 8, 16, 1, 9, 17, 4, 12, 20, 5, 13, 21], [2, 10, 18, 3, 11, 19, 6, 14, 22, 7, 15, 23]]
     """
-    _, height, width = picture.shape
-    grid = picture.reshape(3, height // side, side, width // side, side)
+    _, height, width = patched.shape
+    grid = patched.reshape(3, height // side, side, width // side, side)
     return grid.transpose(1, 3, 2, 4, 0).reshape(-1, side * side * 3)

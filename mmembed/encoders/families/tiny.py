@@ -174,7 +174,7 @@ class TinyEncoder:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
-        return self._run(self._towers.image, [torch.from_numpy(picture) for picture in pixels])
+        return self._run(self._towers.image, [torch.from_numpy(image) for image in pixels])
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
         return self.encode_pixels([self.preprocess_image(image) for image in images])

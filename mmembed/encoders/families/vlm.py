@@ -25,11 +25,11 @@ from mmembed.encoders.families.sentence_models import (
     PlainText,
     encode_dense,
     full_dim,
+    image_settings,
     load_model,
     matryoshka_dim,
     matryoshka_dims,
     module_settings,
-    picture_settings,
     read_layout,
     to_readable,
     token_limit,
@@ -174,7 +174,7 @@ def load(
         "dim": width,
         "modules": module_settings(model),
         "prompts": lead.prompts.roles,
-        "pictures": picture_settings(model.processor),
+        "pictures": image_settings(model.processor),
         "template": getattr(model.processor, "chat_template", None),
     }
     spec = origin.spec(
@@ -230,10 +230,10 @@ def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping
     fewest, usual = _PIXELS.get(str(config.get("model_type")), (None, None))
     if asked is None and usual is None:
         return
-    pictures = model.processor.image_processor
-    if "max_pixels" not in pictures.valid_kwargs.__annotations__:  # where its two edges are numbers of pixels
+    images = model.processor.image_processor
+    if "max_pixels" not in images.valid_kwargs.__annotations__:  # where its two edges are numbers of pixels
         raise SettingsError(f"encoder {str(name)!r} takes pictures of one size: leave ?max_pixels= out")
-    least, limit = fewest or pictures.size["shortest_edge"], asked or usual
+    least, limit = fewest or images.size["shortest_edge"], asked or usual
     if asked is not None and asked < least:
         raise SettingsError(f"encoder {str(name)!r} says max_pixels={asked}: it reads no fewer than {least} pixels")
     transformer: Any = model[0]

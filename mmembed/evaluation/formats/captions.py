@@ -22,14 +22,14 @@ from typing import Any
 
 from mmembed.errors import InvalidTestSet
 
-__all__ = ["CaptionedPicture", "Captions", "read_captions"]
+__all__ = ["CaptionedImage", "Captions", "read_captions"]
 
 _NAMES = ("captions.json", "captions.jsonl", "captions.csv")
 _SHOWN = 3  # names in a warning
 
 
 @dataclass(frozen=True)
-class CaptionedPicture:
+class CaptionedImage:
     path: Path  # absolute
     captions: tuple[str, ...]  # at least one, none empty, as they are written: a benchmark counts equal ones twice
 
@@ -39,11 +39,11 @@ class Captions:
     """What a captions file names, as far as it is there."""
 
     name: str
-    pictures: tuple[CaptionedPicture, ...]  # in the order of the file
+    images: tuple[CaptionedImage, ...]  # in the order of the file
     warnings: tuple[str, ...] = ()
 
 
-def read_captions(file: str | Path, *, pictures: str | Path | None = None) -> Captions:
+def read_captions(file: str | Path, *, images: str | Path | None = None) -> Captions:
     """Read a captions file, or the one in a folder called captions.json, .jsonl or .csv.
 
     Pictures that are not there, and pictures without a caption, are left out with a warning that counts them.
@@ -60,11 +60,11 @@ def read_captions(file: str | Path, *, pictures: str | Path | None = None) -> Ca
         said = named.setdefault(name, [])
         if caption.strip():
             said.append(caption)
-    roots = [Path(pictures).expanduser()] if pictures is not None else [file.parent, file.parent / "images"]
+    roots = [Path(images).expanduser()] if images is not None else [file.parent, file.parent / "images"]
     found: dict[Path, list[str]] = {}
     missing = []
     for name, said in named.items():
-        path = _picture(roots, name)
+        path = _image(roots, name)
         if path is None:
             missing.append(name)
         else:
@@ -72,8 +72,8 @@ def read_captions(file: str | Path, *, pictures: str | Path | None = None) -> Ca
     if not found:
         where = " or ".join(str(root) for root in roots)
         what = f"names {len(missing):,} pictures, and none is in {where}" if missing else "names no picture"
-        raise InvalidTestSet(f"{file.name}: {what}: put the pictures there, or name their folder with `pictures=`")
-    captioned = tuple(CaptionedPicture(path, tuple(said)) for path, said in found.items() if said)
+        raise InvalidTestSet(f"{file.name}: {what}: put the pictures there, or name their folder with `images=`")
+    captioned = tuple(CaptionedImage(path, tuple(said)) for path, said in found.items() if said)
     if not captioned:
         raise InvalidTestSet(f"{file.name}: its {len(found):,} pictures have no caption: write at least one for each")
     warnings = []
@@ -97,7 +97,7 @@ def _file_of(given: Path) -> Path:
     raise InvalidTestSet(f"{given.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
 
 
-def _picture(roots: Iterable[Path], name: str) -> Path | None:
+def _image(roots: Iterable[Path], name: str) -> Path | None:
     for root in roots:
         path = Path(os.path.abspath(root / name))
         if path.is_file():
@@ -130,12 +130,12 @@ def _json_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
     if isinstance(value.get("images"), list) and isinstance(value.get("annotations"), list):
         yield from _coco_rows(name, value)
         return
-    for picture, entry in value.items():
+    for image, entry in value.items():
         captions = entry.get("captions") if isinstance(entry, dict) else entry
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-            raise InvalidTestSet(f'{name}: {picture!r} has no list of captions: write it as ["...", "..."]')
-        yield from ((picture, caption) for caption in captions or [""])
+            raise InvalidTestSet(f'{name}: {image!r} has no list of captions: write it as ["...", "..."]')
+        yield from ((image, caption) for caption in captions or [""])
 
 
 def _coco_rows(name: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -147,13 +147,11 @@ def _coco_rows(name: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{name}: an image needs id and file_name, an annotation image_id and caption; {exc} is missing or wrong: "
             f"name COCO's captions, not its boxes"
         ) from exc
-    for picture, caption in captions:
-        if picture not in files:
-            raise InvalidTestSet(
-                f"{name}: a caption is of the image {picture!r}, which is not listed: add it to images"
-            )
-        yield files[picture], caption
-    yield from ((files[number], "") for number in files.keys() - {picture for picture, _ in captions})
+    for image, caption in captions:
+        if image not in files:
+            raise InvalidTestSet(f"{name}: a caption is of the image {image!r}, which is not listed: add it to images")
+        yield files[image], caption
+    yield from ((files[number], "") for number in files.keys() - {image for image, _ in captions})
 
 
 def _jsonl_rows(name: str, text: str) -> Iterator[tuple[str, str]]:

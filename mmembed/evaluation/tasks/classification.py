@@ -22,10 +22,10 @@ from mmembed.classification.probabilities import score
 from mmembed.collection import Collection
 from mmembed.errors import InvalidLabels, InvalidSample
 from mmembed.evaluation.compare import facts_of
-from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_pictures
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_images
 from mmembed.evaluation.measures import Scores
 from mmembed.evaluation.report import Compared, Report, System
-from mmembed.sources.labelled import LabelledPicture
+from mmembed.sources.labelled import LabelledImage
 from mmembed.types import Encoder, Leg, Store, StoreQuery
 
 __all__ = ["evaluate_classes", "read_class_texts"]
@@ -38,7 +38,7 @@ Matrix = npt.NDArray[np.float32]
 def evaluate_classes(
     store: Store,
     collection: str,
-    pictures: Sequence[LabelledPicture],
+    images: Sequence[LabelledImage],
     *,
     encoder: Encoder,
     labels: Labels | None = None,
@@ -58,7 +58,7 @@ def evaluate_classes(
         InvalidLabels: a folder that `labels` lacks, or labels that the encoder cannot tell apart.
         UnsupportedModality and what `index_corpus` raises.
     """
-    named = sorted({picture.label for picture in pictures if picture.label is not None})
+    named = sorted({image.label for image in images if image.label is not None})
     if len(named) < 2:
         raise InvalidSample(
             f"there {'is one class' if named else 'are no classes'} ({', '.join(named) or 'no folder'}), and which of "
@@ -67,10 +67,10 @@ def evaluate_classes(
     labels = labels or Labels(tuple(Label(name) for name in named))
     _check_named(named, labels)
     classes = embed_classes(encoder, labels)
-    files = {str(picture.path): picture for picture in pictures if picture.label is not None}
+    files = {str(image.path): image for image in images if image.label is not None}
     where = Collection(store, collection)
-    paths = {uri: picture.path for uri, picture in files.items()}
-    indexed = index_pictures(where, paths, encoder=encoder, on_progress=on_progress)
+    paths = {uri: image.path for uri, image in files.items()}
+    indexed = index_images(where, paths, encoder=encoder, on_progress=on_progress)
     stored = indexed.vectors()
     uris, vectors = list(stored), np.stack([np.asarray(vector, dtype=np.float32) for vector in stored.values()])
     truth = np.array([classes.names.index(str(files[uri].label)) for uri in uris])
@@ -86,7 +86,7 @@ def evaluate_classes(
         measures=_measures(classes),
         queries=len(uris),
         documents=len(classes.names),
-        warnings=(*indexed.warnings, *_left_out(pictures), *_unfound(as_is)),
+        warnings=(*indexed.warnings, *_left_out(images), *_unfound(as_is)),
         facts={
             **facts_of(encoder, where),
             "classes": list(classes.names),
@@ -186,8 +186,8 @@ def _judged(scores: Matrix, truth: npt.NDArray[np.integer], uris: Sequence[str],
     return Scores(per_query)
 
 
-def _left_out(pictures: Sequence[LabelledPicture]) -> tuple[str, ...]:
-    negatives = sum(picture.label is None for picture in pictures)
+def _left_out(images: Sequence[LabelledImage]) -> tuple[str, ...]:
+    negatives = sum(image.label is None for image in images)
     return (f"{negatives:,} pictures of no class were left out: accuracy is about classes",) if negatives else ()
 
 

@@ -103,7 +103,7 @@ def _index(anew: Collection, files: _Files, encoder: Encoder, on_progress: OnPro
     if files.kind == "images":
         report = ingest_images(store, name, [files.manifest], encoder=encoder, on_progress=tell)
     else:
-        report = ingest_documents(store, name, [files.manifest], encoder=encoder, pictures_into=None, on_progress=tell)
+        report = ingest_documents(store, name, [files.manifest], encoder=encoder, images_into=None, on_progress=tell)
     if not report.stored:
         raise InvalidTestSet(
             f"none of the {files.count:,} files could be indexed again ({report.failures[0].error}): look at them"

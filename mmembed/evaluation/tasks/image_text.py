@@ -49,22 +49,22 @@ def caption_sets(captions: Captions) -> tuple[TestSet, TestSet]:
 
     Pictures are called by their paths, the n-th caption of a file by `caption-n`.
     """
-    said = [(str(picture.path), caption) for picture in captions.pictures for caption in picture.captions]
+    said = [(str(image.path), caption) for image in captions.images for caption in image.captions]
     texts = {f"caption-{number}": text for number, (_, text) in enumerate(said, 1)}
-    of_picture: dict[str, dict[str, int]] = {}
+    of_image: dict[str, dict[str, int]] = {}
     for id, (path, _) in zip(texts, said, strict=True):
-        of_picture.setdefault(path, {})[id] = 1
+        of_image.setdefault(path, {})[id] = 1
     to_image = TestSet(
         {id: Query(text) for id, text in texts.items()},
-        {str(picture.path): CorpusDocument(image=picture.path) for picture in captions.pictures},
+        {str(image.path): CorpusDocument(image=image.path) for image in captions.images},
         {id: {path: 1} for id, (path, _) in zip(texts, said, strict=True)},
         captions.name,
         captions.warnings,
     )
     to_text = TestSet(
-        {str(picture.path): Query(image=picture.path) for picture in captions.pictures},
+        {str(image.path): Query(image=image.path) for image in captions.images},
         {id: CorpusDocument(text=text) for id, text in texts.items()},
-        of_picture,
+        of_image,
         captions.name,
         captions.warnings,
     )
@@ -92,7 +92,7 @@ def evaluate_captions(
         lacks = "pictures and texts" if encoder.spec.kind == "dense" else "pictures and texts as dense vectors"
         raise UnsupportedModality(encoder.spec.name, lacks, encoder.spec.modalities)
     to_image, to_text = caption_sets(captions)
-    pictures = index_corpus(Collection(store, collection), to_image.corpus, encoder=encoder, on_progress=on_progress)
+    images = index_corpus(Collection(store, collection), to_image.corpus, encoder=encoder, on_progress=on_progress)
     beside = Collection(store, f"{collection}-captions")
     texts = index_corpus(beside, to_text.corpus, encoder=encoder, on_progress=on_progress)
     if task is None and _same_in_both_roles(encoder, to_image):
@@ -100,7 +100,7 @@ def evaluate_captions(
     else:
         asked = encode_queries(encoder, to_image.judged, [], task=task)
     first = measure_indexed(
-        pictures,
+        images,
         to_image,
         asked,
         encoder=encoder,
@@ -111,7 +111,7 @@ def evaluate_captions(
     second = measure_indexed(
         texts,
         to_text,
-        pictures.vectors(),
+        images.vectors(),
         encoder=encoder,
         task=f"image to text, {captions.name}",
         measures=measures,

@@ -52,7 +52,7 @@ def evaluate_passages(
                 on_progress("documents", report.done, len(documents))
 
         done = ingest_documents(
-            store, collection, [Path(temporary).resolve()], encoder=encoder, pictures_into=None, on_progress=tell
+            store, collection, [Path(temporary).resolve()], encoder=encoder, images_into=None, on_progress=tell
         )
     if not done.stored:
         raise InvalidTestSet(f"none of {len(documents):,} documents has a text: there are no passages to search")

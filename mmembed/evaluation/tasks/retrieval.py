@@ -98,16 +98,16 @@ def encode_queries(
     made: dict[str, Vector] = {}
     if texts:
         made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="query", task=task), strict=True))
-    pictures = encode_files(files, encoder, failures)
-    both = {id: _sum(made[id], row) if id in made else row for id, row in pictures.items()}
-    unread = files.keys() - pictures.keys()
+    images = encode_files(files, encoder, failures)
+    both = {id: _sum(made[id], row) if id in made else row for id, row in images.items()}
+    unread = files.keys() - images.keys()
     return {id: row for id, row in {**made, **both}.items() if id not in unread}
 
 
-def _sum(text: Vector, picture: Vector) -> DenseArray:
-    if not isinstance(text, np.ndarray) or not isinstance(picture, np.ndarray) or text.ndim != 1:
+def _sum(text: Vector, image: Vector) -> DenseArray:
+    if not isinstance(text, np.ndarray) or not isinstance(image, np.ndarray) or text.ndim != 1:
         raise SettingsError("a query of words and a picture is the sum of two dense vectors: choose a dense encoder")
-    return l2_normalize(text + picture)
+    return l2_normalize(text + image)
 
 
 def _unasked(failures: Sequence[Failure]) -> tuple[str, ...]:

@@ -114,22 +114,22 @@ def measure_collection(
     Hits count in the order in which they are shown: fused scores of one search are not always comparable.
     """
     failures: list[Failure] = []
-    pictures: dict[str, Image | None] = {}  # of the last query alone: a log may have thousands
+    images: dict[str, Image | None] = {}  # of the last query alone: a log may have thousands
     once = RepeatedQueries(SHARED if encoders is None else encoders)
     given = once.of(encoder) if encoder is not None else None
 
     def search(id: str, limit: int, exact: bool) -> Found:
         query = judged.queries[id]
-        if id not in pictures:
-            pictures.clear()
-            pictures[id] = _picture(id, query, failures)
-        if query.image is not None and pictures[id] is None:
+        if id not in images:
+            images.clear()
+            images[id] = _image(id, query, failures)
+        if query.image is not None and images[id] is None:
             return {}
         hits = search_collection(
             collection.store,
             collection.name,
             text=query.text,
-            image=pictures[id],
+            image=images[id],
             encoder=given,
             encoders=once,
             task=judged.task,
@@ -153,7 +153,7 @@ def measure_collection(
     )
 
 
-def _picture(id: str, query: Query, failures: list[Failure]) -> Image | None:
+def _image(id: str, query: Query, failures: list[Failure]) -> Image | None:
     """Of a query that has one; None, and a failure, where it cannot be read."""
     try:
         return None if query.image is None else load_image(query.image, uri=query.image.name)

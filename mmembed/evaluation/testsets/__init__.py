@@ -101,7 +101,7 @@ def make_test_set(
     # 3. the files
     made_by = {name: vector.encoder for name, vector in where.require_ours().vectors.items()}
     asked = {**making.facts(), "round_trip": round_trip and asdict(round_trip)}
-    write_files(folder, corpus.sources, corpus.pictures, kept, {"collection": collection, "encoders": made_by, **asked})
+    write_files(folder, corpus.sources, corpus.images, kept, {"collection": collection, "encoders": made_by, **asked})
     judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
     documents, sampled = len(corpus.sources), len(making.drawn)
     return MadeTestSet(folder, documents, sampled, len(kept), judged, dict(making.dropped), failures)

@@ -24,7 +24,7 @@ HOME = "https://api.openai.com/v1"
 _PATH = "/chat/completions"
 _PATIENCE = Patience(read_seconds=120.0)
 _SIDE = 512  # pixels of a picture as it is sent
-_PICTURE = Limits(texts=1, image_bytes=400_000)
+_IMAGE = Limits(texts=1, image_bytes=400_000)
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 _OF_ALL = (401, 403, 404, 405)  # the key, the model or the address: every other request gets the same answer
 
@@ -93,9 +93,7 @@ class Chat:
         asked = json.dumps([self.model, question, "" if source.passages else source.content_hash or source.uri])
         return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
 
-    def ask(
-        self, api: Api, source: QuerySource, question: str, picture: Path | None, number: int
-    ) -> list[str] | Failure:
+    def ask(self, api: Api, source: QuerySource, question: str, file: Path | None, number: int) -> list[str] | Failure:
         """At most `number` queries; a Failure where this source, or the answer about it, is no good.
 
         Raises:
@@ -103,7 +101,7 @@ class Chat:
             EncoderUnavailable: the server cannot be reached, or kept failing at this request.
         """
         try:
-            content: object = question if picture is None else _with_picture(question, picture, source.uri)
+            content: object = question if file is None else _with_image(question, file, source.uri)
             body = {"model": self.model, "messages": [{"role": "user", "content": content}]}
             return read_answer(api.post(_PATH, body), number)
         except EncoderRefused as exc:
@@ -114,10 +112,10 @@ class Chat:
             return Failure(source.uri, f"no queries for {source.uri}: {exc}")
 
 
-def _with_picture(question: str, picture: Path, uri: str) -> list[dict[str, object]]:
-    image = load_image(picture, uri=uri)
+def _with_image(question: str, file: Path, uri: str) -> list[dict[str, object]]:
+    image = load_image(file, uri=uri)
     image.thumbnail((_SIDE, _SIDE))
-    address, _ = data_uri(image, limits=_PICTURE)
+    address, _ = data_uri(image, limits=_IMAGE)
     return [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": address}}]
 
 

@@ -20,7 +20,7 @@ __all__ = ["Corpus", "read_corpus"]
 @dataclass(frozen=True)
 class Corpus:
     sources: tuple[QuerySource, ...]
-    pictures: Mapping[str, Path]  # the file of each picture, by uri; none for documents
+    images: Mapping[str, Path]  # the file of each picture, by uri; none for documents
     failures: tuple[Failure, ...]  # what is left out, and why
 
     @cached_property
@@ -52,10 +52,10 @@ def read_corpus(collection: Collection, folder: Path, *, caption_key: str) -> Co
             failures.append(problem)
     if collection.require_ours().kind == "documents":
         return Corpus(tuple(sources), {}, tuple(failures))
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for source, file in image_files(sources, folder):
         if isinstance(file, Failure):
             failures.append(file)
         else:
-            pictures[source.uri] = file
-    return Corpus(tuple(source for source in sources if source.uri in pictures), pictures, tuple(failures))
+            images[source.uri] = file
+    return Corpus(tuple(source for source in sources if source.uri in images), images, tuple(failures))

@@ -14,13 +14,13 @@ from mmembed.documents import read_document
 from mmembed.errors import InputError, SettingsError, UnreadableImage
 from mmembed.evaluation.testsets.queries import Candidate
 from mmembed.evaluation.testsets.sampling import QuerySource, whole_text
-from mmembed.images import read_picture
+from mmembed.images import read_image
 from mmembed.types import Failure
 
 __all__ = ["check_folder", "image_files", "unwritable", "write_files"]
 
 _FACTS = "testset.json"
-_PICTURES = "pictures"
+_IMAGES = "pictures"
 
 
 def check_folder(folder: Path) -> None:
@@ -51,12 +51,12 @@ def image_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[
     inside = lru_cache(maxsize=1)(_inside)  # the pictures of one document follow one another
     for source in sources:
         try:
-            yield source, _picture_of(source, folder, inside)
+            yield source, _image_of(source, folder, inside)
         except InputError as exc:
             yield source, Failure(source.uri, str(exc))
 
 
-def _picture_of(source: QuerySource, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
+def _image_of(source: QuerySource, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
     """Raises UnreadableImage where the picture is gone, UnreadableDocument where its document is."""
     if Path(source.uri).is_file():
         return Path(source.uri)
@@ -65,28 +65,28 @@ def _picture_of(source: QuerySource, folder: Path, inside: Callable[[str], Mappi
     content = inside(source.inside).get(source.uri)
     if content is None:
         raise UnreadableImage(f"{source.uri}: the picture is not in its document any more: index that again")
-    suffix = read_picture(content, uri=source.uri).format.lower()
-    file = folder / _PICTURES / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.{suffix}"
+    suffix = read_image(content, uri=source.uri).format.lower()
+    file = folder / _IMAGES / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.{suffix}"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
     return file
 
 
 def _inside(document: str) -> Mapping[str, bytes]:
-    pictures = read_document(Path(document), uri=document, linked=False).pictures
-    return {picture.uri: picture.content for picture in pictures if picture.content is not None}
+    images = read_document(Path(document), uri=document, linked=False).images
+    return {image.uri: image.content for image in images if image.content is not None}
 
 
 def write_files(
     folder: Path,
     corpus: Sequence[QuerySource],
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     queries: Sequence[Candidate],
     facts: Mapping[str, object],
 ) -> None:
     """Write all files, each whole or not at all; `pictures` are the files of a corpus of pictures, by uri."""
     names = [f"q{number}" for number in range(1, len(queries) + 1)]
-    _write(folder / "corpus.jsonl", (_as_json(_row(source, pictures, folder)) for source in corpus))
+    _write(folder / "corpus.jsonl", (_as_json(_row(source, images, folder)) for source in corpus))
     _write(
         folder / "queries.jsonl",
         (_as_json({"_id": name, "text": query.text}) for name, query in zip(names, queries, strict=True)),
@@ -97,10 +97,10 @@ def write_files(
     _write(folder / _FACTS, [json.dumps(facts, ensure_ascii=False, indent=2)])
 
 
-def _row(source: QuerySource, pictures: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    if source.uri not in pictures:
+def _row(source: QuerySource, images: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    if source.uri not in images:
         return {"_id": source.uri, "title": source.title, "text": whole_text(source)}
-    file, around = pictures[source.uri].resolve(), folder.resolve().parent
+    file, around = images[source.uri].resolve(), folder.resolve().parent
     image = os.path.relpath(file, folder.resolve()) if file.is_relative_to(around) else str(file)
     return {"_id": source.uri, "title": "", "text": "", "image": image}  # a caption here would be found by itself
 

@@ -104,8 +104,8 @@ class Making:
 
     def _made(self, folder: Path) -> Iterable[tuple[QuerySource, list[str] | Failure]]:
         if isinstance(self.way, Chat):
-            pictures = self.corpus.pictures
-            return ask_about(self.drawn, self.way, self.each, seed=self.seed, folder=folder, pictures=pictures)
+            images = self.corpus.images
+            return ask_about(self.drawn, self.way, self.each, seed=self.seed, folder=folder, images=images)
         return ((source, self._some(source)) for source in self.drawn)
 
     def _some(self, source: QuerySource) -> list[str]:
@@ -159,7 +159,7 @@ _GIVEN_UP_AFTER = 8  # sources in a row without an answer: it is the server's fa
 
 
 def ask_about(
-    drawn: Sequence[QuerySource], chat: Chat, number: int, *, seed: int, folder: Path, pictures: Mapping[str, Path]
+    drawn: Sequence[QuerySource], chat: Chat, number: int, *, seed: int, folder: Path, images: Mapping[str, Path]
 ) -> Iterator[tuple[QuerySource, list[str] | Failure]]:
     """The queries of each source, in order; answers that `folder` keeps from an earlier run are not asked again.
 
@@ -173,7 +173,7 @@ def ask_about(
         source, question = job
         kept = answers.get(chat.key_of(source, question))
         try:
-            return kept or chat.ask(api, source, question, pictures.get(source.uri), number)
+            return kept or chat.ask(api, source, question, images.get(source.uri), number)
         except EncoderUnavailable as exc:
             return exc
 

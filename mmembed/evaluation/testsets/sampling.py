@@ -55,7 +55,7 @@ def read_sources(collection: Collection, *, caption_key: str = "caption") -> lis
     ]
     kind, points = collection.require_ours().kind, collection.store.scroll(collection.name, payload=read)
     if kind == "images":
-        found = (_picture(point.payload, caption_key) for point in points if point.payload)
+        found = (_image(point.payload, caption_key) for point in points if point.payload)
         return sorted(found, key=lambda source: source.uri)
     passages: dict[str, list[Payload]] = defaultdict(list)
     for point in points:
@@ -63,7 +63,7 @@ def read_sources(collection: Collection, *, caption_key: str = "caption") -> lis
     return [_document(uri, passages[uri]) for uri in sorted(passages)]
 
 
-def _picture(payload: Payload, caption_key: str) -> QuerySource:
+def _image(payload: Payload, caption_key: str) -> QuerySource:
     said = payload.get(caption_key)
     return QuerySource(
         str(payload["uri"]),

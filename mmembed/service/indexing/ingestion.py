@@ -68,7 +68,7 @@ def index_sent(
     *,
     contents: Contents,
     encoder: str | None,
-    pictures_into: str | None,
+    images_into: str | None,
 ) -> dict[str, Any]:
     """Index what was sent; gives the report as JSON, with `ids` parallel to `sent`: null where nothing is stored.
 
@@ -93,7 +93,7 @@ def index_sent(
     if contents == "images":
         target: ImageTarget | DocumentTarget = _image_target(service, collection, made_by, captioned=captioned)
     else:
-        target = _document_target(service, collection, contract, made_by, pictures_into)
+        target = _document_target(service, collection, contract, made_by, images_into)
     try:
         _write(target, folder, sent, contents, run)
     finally:
@@ -150,17 +150,17 @@ def _caption_encoder(encoders: Mapping[str, Encoder], encoder: Encoder) -> Encod
 
 
 def _document_target(
-    service: Service, collection: str, contract: Contract | None, encoder: Encoder, pictures_into: str | None
+    service: Service, collection: str, contract: Contract | None, encoder: Encoder, images_into: str | None
 ) -> DocumentTarget:
     store, encoders = service.store, service.engine.encoders()
-    images = store.contract(pictures_into) if pictures_into in store.collections() and pictures_into else None
+    images = store.contract(images_into) if images_into in store.collections() and images_into else None
     remembered = [(contract, "cross"), (images, "image")]
     cross = next((c.vectors[name].encoder for c, name in remembered if c is not None and name in c.vectors), "tiny")
     return DocumentTarget(
         Collection(store, collection),
         encoder,
         cross_encoder=encoders[cross],
-        images_into=pictures_into,
+        images_into=images_into,
         encoders=encoders,
         # what a stranger's document names on this machine is not his to see
         options=RunOptions(max_pixels=service.settings.max_pixels, linked_images=False),
@@ -182,7 +182,7 @@ def _write(
     if isinstance(target, ImageTarget):
         drive(ImageWork(target), items.values(), run.report)
     else:
-        run.report.pictures = IngestReport() if target.wants_images else None
+        run.report.images = IngestReport() if target.wants_images else None
         drive(DocumentWork(target), items.values(), run.report)
     give_back_soon()
 
@@ -211,7 +211,7 @@ def _stored_ids(
 def _answer(run: _Run, folder: Path, *, ids: Sequence[str | None]) -> dict[str, Any]:
     """The report in the client's words: names as it gave them, no path of this machine."""
     place = re.compile(re.escape(f"{folder}/") + "[0-9a-f]{32}/")
-    for report in filter(None, (run.report, run.report.pictures)):
+    for report in filter(None, (run.report, run.report.images)):
         report.failures = [Failure(place.sub("", f.uri), place.sub("", f.error)) for f in report.failures]
     if not any(ids):
         raise InputError(run.report.failures[0].error)

@@ -33,7 +33,7 @@ from mmembed.service.error_responses import json_response, sentence_of
 from mmembed.service.images import ImageSource, fetch_images
 from mmembed.service.middleware.auth import needs
 from mmembed.service.schemas.classify import ClassifyAnswer, ClassifyRequest, ClassifySeveralAnswer, LabelTexts
-from mmembed.service.schemas.common import Picture
+from mmembed.service.schemas.common import ImageInput
 from mmembed.service.schemas.forms import ImageForm, files_of, form_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
@@ -88,14 +88,14 @@ def _sources(asked: ClassifyRequest, upload: bytes | None) -> list[ImageSource |
         return []
     if asked.images is not None:
         return [*asked.images]
-    return [upload] if upload is not None else [cast(Picture, asked.image)]
+    return [upload] if upload is not None else [cast(ImageInput, asked.image)]
 
 
-def _check_size(service: Service, asked: ClassifyRequest, pictures: int) -> None:
+def _check_size(service: Service, asked: ClassifyRequest, images: int) -> None:
     """Raise RequestTooLarge for more pictures, or more sentences of labels, than are taken at once."""
     most = service.settings.max_inputs
-    if pictures > most:
-        raise RequestTooLarge(f"the request has {pictures} pictures and at most {most} are allowed: split it")
+    if images > most:
+        raise RequestTooLarge(f"the request has {images} pictures and at most {most} are allowed: split it")
     templates = TEMPLATES[asked.templates] if isinstance(asked.templates, str) else asked.templates
     texts = len(asked.background) + sum(
         max(1, len(one.texts)) if isinstance(one, LabelTexts) else 1 for one in asked.labels

@@ -64,7 +64,7 @@ class Indexed(Counts):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    pictures: Counts | None = None
+    images: Counts | None = None
     ids: list[str | None]
 
 
@@ -118,7 +118,7 @@ async def index(
             "documents.",
         ),
     ] = None,
-    pictures_into: Annotated[
+    images_into: Annotated[
         str, Query(description="The collection for the pictures inside documents; empty leaves them out.")
     ] = "images",
 ) -> dict[str, Any]:
@@ -130,7 +130,7 @@ async def index(
     """
     uploads_folder(service.folder, collection)  # refuses a name that no collection can have
     contents = await service.run(contents_of, service.store, collection, kind)
-    into = pictures_into or None if contents == "documents" else None
+    into = images_into or None if contents == "documents" else None
     if into is not None:
         uploads_folder(service.folder, into)
     if into == collection:
@@ -150,7 +150,7 @@ async def index(
             sent,
             contents=contents,
             encoder=encoder,
-            pictures_into=into,
+            images_into=into,
         )
 
 

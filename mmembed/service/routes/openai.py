@@ -44,7 +44,7 @@ router = APIRouter(
     tags=["embeddings"], route_class=OpenAIRoute, dependencies=[Depends(needs("infer"))], responses=openai_errors()
 )
 
-_PICTURE = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
+_IMAGE = re.compile(r"data:image/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 
 
 def _in_one_sentence(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
@@ -155,7 +155,7 @@ def _sent(given: Input, encoder: str) -> list[PlacedInput]:
     for index, element in enumerate(elements):
         place = "input" if isinstance(given, str) else f"input[{index}]"
         if isinstance(element, str):
-            sent.append(PlacedInput(place, element, is_image=_PICTURE.match(element) is not None))
+            sent.append(PlacedInput(place, element, is_image=_IMAGE.match(element) is not None))
         elif isinstance(element, TextPart | ImagePart):
             sent.append(placed_part(place, element))
         else:

@@ -18,7 +18,7 @@ from PIL.Image import Image
 from mmembed.collection import Collection
 from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError, StoreError, StoreUnavailable
-from mmembed.images import load_image, picture_size
+from mmembed.images import load_image, pixel_size
 from mmembed.retrieval import api
 from mmembed.retrieval.query import Example, PointId, Search
 from mmembed.retrieval.several import search_several
@@ -177,7 +177,7 @@ def _contract(store: Store, collection: str) -> Contract | None:
 def _pixels(service: Service, images: _ImageFiles) -> int:
     """What the images come to once they are decoded. Raises InvalidRequest for more than one image may have."""
     most = service.settings.max_pixels
-    sizes = [picture_size(file, uri=what, max_pixels=most) for file, what in images.named]
+    sizes = [pixel_size(file, uri=what, max_pixels=most) for file, what in images.named]
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:
         raise InvalidRequest(

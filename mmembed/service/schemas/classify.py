@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Tag
 
-from mmembed.service.schemas.common import ListOf, Picture, told_by
+from mmembed.service.schemas.common import ImageInput, ListOf, told_by
 
 __all__ = ["ClassifyAnswer", "ClassifyRequest", "ClassifySeveralAnswer", "LabelTexts", "Verdicts"]
 
@@ -54,10 +54,10 @@ class ClassifyRequest(_Strict):
         }
     )
 
-    image: Picture | None = Field(
+    image: ImageInput | None = Field(
         None, description=f"A picture: {_HOW}.", examples=[{"url": "https://example.org/pet.jpg"}]
     )
-    images: Annotated[ListOf[Picture], Field(min_length=1)] | None = Field(
+    images: Annotated[ListOf[ImageInput], Field(min_length=1)] | None = Field(
         None, description="Several pictures, each with a result of its own: one that cannot be read harms no other."
     )
     id: str | None = Field(

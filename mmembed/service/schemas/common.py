@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from qdrant_client import models
 
-__all__ = ["STRICT", "ListOf", "Picture", "QdrantFilter", "told_by"]
+__all__ = ["STRICT", "ImageInput", "ListOf", "QdrantFilter", "told_by"]
 
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def told_by(kind: type | UnionType) -> Discriminator:
     return Discriminator(lambda value: "[many]" if isinstance(value, kind) else "[one]")
 
 
-Picture = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], told_by(dict)]
+ImageInput = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], told_by(dict)]
 
 
 def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> models.Filter:

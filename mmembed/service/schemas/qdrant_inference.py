@@ -19,7 +19,7 @@ __all__ = ["ROLES", "InferenceInput", "InferenceRequest", "InputPart", "ParsedIn
 
 ROLES: Mapping[str, Role] = {"update": "document", "search": "query"}
 _OPTIONS = ("dim", "mrl", "task", "role")
-_PICTURE_KEYS = ("image", "url", "base64")
+_IMAGE_KEYS = ("image", "url", "base64")
 _SNIPPET = 60  # characters of an input in an error
 _LARGEST = sys.float_info.max  # JSON has larger whole numbers, which no float holds
 
@@ -109,7 +109,7 @@ def described(position: int, count: int, given: InferenceInput) -> str:
     """
     kind, snippet = given.data_type, _snippet(given.data)
     if kind == "image":
-        snippet = _picture_snippet(given.data)
+        snippet = _image_snippet(given.data)
     elif isinstance(given.data, Mapping):
         snippet = f"with {_keys(given.data)}"
     model = given.model[:_SNIPPET]
@@ -128,17 +128,17 @@ def _parts(given: InferenceInput) -> tuple[InputPart, ...]:
             "a text is a string" if given.data_type == "text" else "an object is a string or has the key text or image"
         )
         raise InvalidRequest(f"{what}, not {_snippet(content)}")
-    pictures = [key for key in _PICTURE_KEYS if key in content]
-    if (unknown := set(content) - {"text", "weights", *_PICTURE_KEYS}) or len(pictures) > 1:
+    images = [key for key in _IMAGE_KEYS if key in content]
+    if (unknown := set(content) - {"text", "weights", *_IMAGE_KEYS}) or len(images) > 1:
         found = _keys(content) if not unknown else repr(min(unknown)[:_SNIPPET])
-        raise InvalidRequest(f"an object has the keys text, weights and one of {', '.join(_PICTURE_KEYS)}, not {found}")
+        raise InvalidRequest(f"an object has the keys text, weights and one of {', '.join(_IMAGE_KEYS)}, not {found}")
     weights = _weights(content)
     parts = []
     if "text" in content:
         if not isinstance(text := content["text"], str):
             raise InvalidRequest(f"text of an object is a string, not {_snippet(text)}")
         parts.append(InputPart(text, weight=weights.get("text", 1.0)))
-    for key in pictures:
+    for key in images:
         source = content[key] if key == "image" else {key: content[key]}
         parts.append(InputPart(source, is_image=True, weight=weights.get("image", 1.0)))
     if not parts or (weights and len(parts) < 2):
@@ -178,7 +178,7 @@ def _snippet(content: object) -> str:
     return f"a list of {len(content)}" if isinstance(content, list) else json.dumps(content)[:_SNIPPET]
 
 
-def _picture_snippet(content: object) -> str:
+def _image_snippet(content: object) -> str:
     source = content.get("url", content) if isinstance(content, Mapping) else content
     if is_address(source):
         return shown(str(source))

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Example, Search, Strategy
-from mmembed.service.schemas.common import Picture, QdrantFilter
+from mmembed.service.schemas.common import ImageInput, QdrantFilter
 from mmembed.types import FacetValue, Reranker
 
 __all__ = [
@@ -63,7 +63,7 @@ class Minus(_Strict):
     """Something that the hits should not show: one text or one picture."""
 
     text: Text | None = None
-    image: Picture | None = Field(None, description="As in the query.")
+    image: ImageInput | None = Field(None, description="As in the query.")
 
     @model_validator(mode="after")
     def _one(self) -> Minus:
@@ -76,7 +76,7 @@ class LikedOrNot(_Strict):
     """An example: one text, one image or one stored point."""
 
     text: Text | None = None
-    image: Picture | None = Field(None, description="As in the query.")
+    image: ImageInput | None = Field(None, description="As in the query.")
     id: str | None = Field(None, max_length=64, description="A stored point.")
 
     @model_validator(mode="after")
@@ -90,7 +90,7 @@ class SearchFields(_Strict):
     """What may be asked of one collection and of several alike."""
 
     text: Text | None = Field(None, description="Words to search with.", examples=["two parrots"])
-    image: Picture | None = Field(
+    image: ImageInput | None = Field(
         None,
         description='A picture: an http(s) address, a data URI or base64; or {"url": ...}, or {"base64": ...}.',
         examples=[{"url": "https://example.org/parrot.jpg"}],

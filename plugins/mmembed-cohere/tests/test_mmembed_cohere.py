@@ -114,21 +114,21 @@ def test_input_types_follow_from_role_and_task(server: StandIn) -> None:
             encoder.encode_text(["x"], role="query", task=task)
 
 
-def test_pictures_are_data_uris_in_the_space_of_texts(server: StandIn) -> None:
+def test_images_are_data_uris_in_the_space_of_texts(server: StandIn) -> None:
     """Pictures go as lossless PNG, several a request, and a word finds the picture of its colour."""
     encoder = load_encoder(V4)
-    pictures = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
-    rows = encoder.encode_image(pictures)
+    images = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
+    rows = encoder.encode_image(images)
     (asked,) = server.asked
     assert set(asked.body) == {"model", "input_type", "images", "output_dimension", "embedding_types"}
     assert asked.body["input_type"] == "image"
-    np.testing.assert_array_equal(np.asarray(decoded_image(asked.body["images"][1])), np.asarray(pictures[1]))
+    np.testing.assert_array_equal(np.asarray(decoded_image(asked.body["images"][1])), np.asarray(images[1]))
     query = encoder.encode_text(["a lime wall"], role="query")[0]
     assert (rows @ query).argmax() == 1
     assert encoder.spec.modalities == {"image", "text"}
 
 
-def test_an_older_model_takes_one_picture_a_request(server: StandIn) -> None:
+def test_an_older_model_takes_one_image_a_request(server: StandIn) -> None:
     """v3 has one size and is not asked for another; its pictures go one by one, and its texts 96 at a time."""
     encoder = load_encoder("cohere:embed-english-v3.0")
     assert encoder.encode_image([Image.new("RGB", (9, 9), c) for c in COLOURS.values()]).shape == (3, 1024)
@@ -141,7 +141,7 @@ def test_an_older_model_takes_one_picture_a_request(server: StandIn) -> None:
         load_encoder("cohere:embed-english-v3.0?dim=256")
 
 
-def test_a_large_picture_is_shrunk_as_cohere_would(server: StandIn) -> None:
+def test_a_large_image_is_shrunk_as_cohere_would(server: StandIn) -> None:
     """More than 2,458,624 pixels are shrunk before they are sent, since Cohere reads no more of them."""
     load_encoder(V4).encode_image([Image.new("RGB", (4000, 1000), "red")])
     width, height = decoded_image(server.asked[0].body["images"][0]).size

@@ -19,16 +19,16 @@ def colours() -> Encoder:
 
 
 def halves(left: str, right: str) -> Image.Image:
-    picture = Image.new("RGB", (64, 64), left)
-    picture.paste(right, (32, 0, 64, 64))
-    return picture
+    image = Image.new("RGB", (64, 64), left)
+    image.paste(right, (32, 0, 64, 64))
+    return image
 
 
 def test_a_text_that_names_an_axis_is_that_axis(colours: Encoder) -> None:
     """Each of the eight colours has a coordinate of its own, as a word and as a picture."""
     np.testing.assert_allclose(colours.encode_text(AXES, role="query"), np.eye(8), atol=1e-6)
-    pictures = [Image.new("RGB", (7, 90), colour) for colour in AXES]
-    np.testing.assert_allclose(colours.encode_image(pictures), np.eye(8), atol=1e-6)
+    images = [Image.new("RGB", (7, 90), colour) for colour in AXES]
+    np.testing.assert_allclose(colours.encode_image(images), np.eye(8), atol=1e-6)
 
 
 def test_squares_are_shares(colours: Encoder) -> None:
@@ -43,12 +43,12 @@ def test_squares_are_shares(colours: Encoder) -> None:
     assert grey[[0, 1]] == pytest.approx([0.5, 0.5], abs=0.01)
 
 
-def test_words_find_pictures_of_their_colours(colours: Encoder) -> None:
+def test_words_find_images_of_their_colours(colours: Encoder) -> None:
     """Of six plain pictures each text finds the one that it describes."""
     texts = ["a red wall", "blue sea", "dark green wood", "white snow", "Yellow!", "a pink and a purple flower"]
     shown = ["#b43228", "#1e508c", "#143c1e", "#f0f5fa", "#dcc828", "#c878c8"]
-    pictures = colours.encode_image([Image.new("RGB", (40, 30), colour) for colour in shown])
-    scores = np.asarray(colours.encode_text(texts, role="query")) @ np.asarray(pictures).T
+    images = colours.encode_image([Image.new("RGB", (40, 30), colour) for colour in shown])
+    scores = np.asarray(colours.encode_text(texts, role="query")) @ np.asarray(images).T
     assert scores.argmax(axis=1).tolist() == list(range(6))
 
 
@@ -66,12 +66,12 @@ def test_a_text_without_colours_is_every_colour(colours: Encoder, text: str) -> 
 
 def test_rows_are_of_norm_1_and_know_nothing_of_their_neighbours(colours: Encoder) -> None:
     """(n, 8) float32 in order, the same alone as in a batch; an empty batch is (0, 8)."""
-    pictures = [halves("navy", "tomato"), Image.new("L", (1, 1), 77), Image.new("RGB", (300, 2), "olive")]
-    together = np.asarray(colours.encode_image(pictures))
+    images = [halves("navy", "tomato"), Image.new("L", (1, 1), 77), Image.new("RGB", (300, 2), "olive")]
+    together = np.asarray(colours.encode_image(images))
     assert together.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
-    for row, picture in zip(together, pictures, strict=True):
-        np.testing.assert_array_equal(row, np.asarray(colours.encode_image([picture]))[0])
+    for row, image in zip(together, images, strict=True):
+        np.testing.assert_array_equal(row, np.asarray(colours.encode_image([image]))[0])
     for nothing in (colours.encode_image([]), colours.encode_text([], role="query")):
         assert np.shape(nothing) == (0, 8)
 

@@ -101,17 +101,17 @@ def test_the_request_is_that_of_the_documentation(server: StandIn) -> None:
         encoder.encode_image([Image.new("RGB", (8, 8))])
 
 
-def test_a_multimodal_model_takes_texts_and_pictures_as_objects(server: StandIn) -> None:
+def test_a_multimodal_model_takes_texts_and_images_as_objects(server: StandIn) -> None:
     """Pictures are base64 of lossless PNG, and a word finds the picture of its colour."""
     encoder = load_encoder(V4)
-    pictures = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
-    rows = encoder.encode_image(pictures)
+    photos = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
+    rows = encoder.encode_image(photos)
     query = encoder.encode_text(["a lime wall"], role="query")[0]
     images, texts = server.asked
     assert (texts.body["input"], texts.body["task"]) == ([{"text": "a lime wall"}], "retrieval.query")
     assert (len(images.body["input"]), images.body["task"]) == (3, "retrieval.passage")
     assert set(images.body["input"][1]) == {"image"}
-    np.testing.assert_array_equal(np.asarray(decoded_image(images.body["input"][1]["image"])), np.asarray(pictures[1]))
+    np.testing.assert_array_equal(np.asarray(decoded_image(images.body["input"][1]["image"])), np.asarray(photos[1]))
     assert (rows @ query).argmax() == 1
 
 

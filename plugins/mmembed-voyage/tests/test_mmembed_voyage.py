@@ -101,8 +101,8 @@ def test_the_request_for_texts_is_that_of_the_documentation(server: StandIn) -> 
 def test_a_multimodal_model_has_an_address_of_its_own(server: StandIn) -> None:
     """Its texts and pictures are contents, pictures as lossless PNG, and a word finds the picture of its colour."""
     encoder = load_encoder(BOTH)
-    pictures = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
-    rows = encoder.encode_image(pictures)
+    photos = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
+    rows = encoder.encode_image(photos)
     query = encoder.encode_text(["a lime wall"], role="query")[0]
     images, texts = server.asked
     assert images.path == texts.path == "/v1/multimodalembeddings"
@@ -117,7 +117,7 @@ def test_a_multimodal_model_has_an_address_of_its_own(server: StandIn) -> None:
     assert (images.body["input_type"], len(images.body["inputs"])) == ("document", 3)
     ((part,),) = [item["content"] for item in images.body["inputs"][1:2]]
     assert part["type"] == "image_base64"
-    np.testing.assert_array_equal(np.asarray(decoded_image(part["image_base64"])), np.asarray(pictures[1]))
+    np.testing.assert_array_equal(np.asarray(decoded_image(part["image_base64"])), np.asarray(photos[1]))
     assert (rows @ query).argmax() == 1
 
 

@@ -497,7 +497,7 @@ def a_hub(folder: Path, commit: str) -> Iterator[str]:
         server.server_close()
 
 
-def test_tasks_and_pictures_are_refused(three: dict[str, BgeM3]) -> None:
+def test_tasks_and_images_are_refused(three: dict[str, BgeM3]) -> None:
     """These models know no tasks but retrieval, and no pictures."""
     for task in (None, "", "retrieval"):
         assert len(three["dense"].encode_text(["a"], role="query", task=task)) == 1

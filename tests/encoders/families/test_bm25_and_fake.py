@@ -34,7 +34,7 @@ def test_bm25_weighs_documents_by_frequency_and_length() -> None:
     assert sorted(weights.values()) == pytest.approx([expected(1), expected(2)], rel=1e-5)
 
 
-def test_bm25_has_other_languages_and_no_pictures() -> None:
+def test_bm25_has_other_languages_and_no_images() -> None:
     """The language chooses stemmer and stop words and changes the fingerprint; a wrong one is named."""
     german, english = load_encoder("bm25?language=german"), load_encoder("bm25")
     assert german.spec.fingerprint != english.spec.fingerprint
@@ -70,7 +70,7 @@ def test_fake_is_the_same_everywhere() -> None:
     assert load_encoder("fake:a").spec.fingerprint != load_encoder("fake:b").spec.fingerprint
 
 
-def test_fake_tells_pictures_apart() -> None:
+def test_fake_tells_images_apart() -> None:
     """Equal pictures, equal vectors; a grey one has a direction too."""
     grey, red = Image.new("RGB", (9, 9), "grey"), Image.new("RGB", (9, 9), "red")
     rows = np.asarray(load_encoder("fake").encode_image([grey, red, red]))
@@ -103,9 +103,9 @@ def test_fake_multi_has_a_row_for_each_part() -> None:
     three, none = multi.encode_text(["a red car", ""], role="query")
     np.testing.assert_array_equal(three, dense.encode_text(["a", "red", "car"], role="query"))
     assert np.asarray(none).shape == (1, 16)
-    picture = Image.new("RGB", (10, 10), "red")
-    picture.paste("blue", (5, 0, 10, 10))
-    (rows,) = multi.encode_image([picture])
+    image = Image.new("RGB", (10, 10), "red")
+    image.paste("blue", (5, 0, 10, 10))
+    (rows,) = multi.encode_image([image])
     halves = dense.encode_image([Image.new("RGB", (5, 5), "red"), Image.new("RGB", (5, 5), "blue")])
     np.testing.assert_allclose(rows, np.asarray(halves)[[0, 1, 0, 1]], atol=1e-6)
     assert np.asarray(multi.encode_image([Image.new("RGB", (1, 1))])[0]).shape == (4, 16)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from checkpoints_text import TEXTS, build_bert
-from checkpoints_vlm import build_cross_encoder, build_qwen3_vl_reranker, build_yes_or_no, pictures
+from checkpoints_vlm import build_cross_encoder, build_qwen3_vl_reranker, build_yes_or_no, images
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
@@ -104,9 +104,9 @@ def test_a_causal_model_answers(folders: dict[str, Path]) -> None:
     assert np.ptp(scores) > 0.1
 
 
-def test_pictures_and_texts_are_ranked_together(folders: dict[str, Path]) -> None:
+def test_images_and_texts_are_ranked_together(folders: dict[str, Path]) -> None:
     """A multimodal language model reads pictures and texts in one call, links as texts."""
-    candidates = [*pictures(), *CANDIDATES]
+    candidates = [*images(), *CANDIDATES]
     reranker = load(f"cross-encoder:{folders['vlm']}")
     assert reranker.modalities == {"image", "text"}
     scores = reranker.score(QUERY, candidates)
@@ -169,10 +169,10 @@ def test_name_and_dtype(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "causal"])
-def test_pictures_are_refused(folders: dict[str, Path], kind: str) -> None:
+def test_images_are_refused(folders: dict[str, Path], kind: str) -> None:
     """A model of texts says that it cannot read a picture."""
     with pytest.raises(UnsupportedModality, match="cannot encode images, only text"):
-        load(f"cross-encoder:{folders[kind]}").score(QUERY, [*TEXTS, *pictures()])
+        load(f"cross-encoder:{folders[kind]}").score(QUERY, [*TEXTS, *images()])
 
 
 def test_a_classifier_is_refused(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_no_texts(e5: DecoderLM) -> None:
     assert e5.encode_text([], role="query").shape == (0, 64)
 
 
-def test_a_picture_is_refused(e5: DecoderLM) -> None:
+def test_a_image_is_refused(e5: DecoderLM) -> None:
     """A text model says that it reads no pictures."""
     with pytest.raises(UnsupportedModality, match="only text"):
         e5.encode_image([Image.new("RGB", (4, 4))])

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from checkpoints_text import TEXTS, build_bert
-from checkpoints_vlm import build_colbert, build_colpali, build_colqwen2, pictures
+from checkpoints_vlm import build_colbert, build_colpali, build_colqwen2, photos
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder
 from tokenizers import Tokenizer
@@ -82,9 +82,9 @@ def test_pages_equal_transformers(pages: tuple[LateEncoder, Any, Any]) -> None:
     """Pictures and queries are what transformers makes of each alone; a query that looks like a link is a query."""
     encoder, processor, model = pages
     with torch.no_grad():
-        images = [model(**processor(images=[p], return_tensors="pt")).embeddings[0].numpy() for p in pictures()]
+        images = [model(**processor(images=[p], return_tensors="pt")).embeddings[0].numpy() for p in photos()]
         texts = [model(**processor(text=[q], return_tensors="pt")).embeddings[0].numpy() for q in QUERIES]
-    assert_same(encoder.encode_image(pictures()), images)
+    assert_same(encoder.encode_image(photos()), images)
     assert_same(encoder.encode_text(QUERIES, role="query"), texts)
 
 
@@ -92,10 +92,10 @@ def test_maxsim_equals_transformers(pages: tuple[LateEncoder, Any, Any]) -> None
     """The scores of our multivectors are those of the processor's score_retrieval."""
     encoder, processor, model = pages
     with torch.no_grad():
-        images = [model(**processor(images=[p], return_tensors="pt")).embeddings[0] for p in pictures()]
+        images = [model(**processor(images=[p], return_tensors="pt")).embeddings[0] for p in photos()]
         texts = [model(**processor(text=[q], return_tensors="pt")).embeddings[0] for q in QUERIES]
     expected = processor.score_retrieval(texts, images).numpy()
-    queries, documents = encoder.encode_text(QUERIES, role="query"), encoder.encode_image(pictures())
+    queries, documents = encoder.encode_text(QUERIES, role="query"), encoder.encode_image(photos())
     scores = np.array([[maxsim(query, document) for document in documents] for query in queries])
     np.testing.assert_allclose(scores, expected, atol=1e-4)  # a sum of up to 39 products
     assert np.ptp(expected, axis=1).min() > 1e-3  # else any page would do
@@ -104,11 +104,11 @@ def test_maxsim_equals_transformers(pages: tuple[LateEncoder, Any, Any]) -> None
 def test_a_page_depends_on_its_input_alone(pages: tuple[LateEncoder, Any, Any]) -> None:
     """Batch-mates, order and what was encoded before leave a multivector as it is, without rows of padding."""
     encoder, _, _ = pages
-    together = encoder.encode_image(pictures())
-    assert_same([encoder.encode_image([picture])[0] for picture in pictures()], together)
+    together = encoder.encode_image(photos())
+    assert_same([encoder.encode_image([photo])[0] for photo in photos()], together)
     queries = encoder.encode_text(QUERIES, role="query")
     assert_same([encoder.encode_text([query], role="query")[0] for query in QUERIES], queries)
-    assert_same(encoder.encode_image(pictures()[::-1]), together[::-1])
+    assert_same(encoder.encode_image(photos()[::-1]), together[::-1])
     for rows in [*together, *queries]:
         assert rows.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
@@ -187,10 +187,10 @@ def test_layouts_agree(colbert: LateEncoder, folders: dict[str, Path], tmp_path:
             assert_same(saved.encode_text(TEXTS, role=role), colbert.encode_text(TEXTS, role=role))  # type: ignore[arg-type]
 
 
-def test_colbert_reads_no_pictures(colbert: LateEncoder) -> None:
+def test_colbert_reads_no_images(colbert: LateEncoder) -> None:
     """A model of texts says so, as it does of tasks, which it does not know."""
     with pytest.raises(UnsupportedModality, match="cannot encode images, only text"):
-        colbert.encode_image(pictures())
+        colbert.encode_image(photos())
     with pytest.raises(SettingsError, match="knows no task 'clustering'"):
         colbert.encode_text(["a"], role="query", task="clustering")
     assert colbert.encode_text([], role="query") == []

@@ -37,7 +37,7 @@ def encoder_of(
     return encoder
 
 
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     """Portrait, landscape, square, and the extremes."""
     rng = np.random.default_rng(5)
     sizes = [(40, 30), (30, 90), (64, 64), (1, 1), (1, 3000), (3000, 1), (7, 500), (200, 31)]
@@ -54,10 +54,10 @@ def plain_vectors(folder: Path, images: list[Image.Image], **settings: int) -> n
     return functional.normalize(torch.cat(rows)).numpy()
 
 
-def test_pictures_equal_the_librarys_plain_path(folder: Path) -> None:
+def test_images_equal_the_librarys_plain_path(folder: Path) -> None:
     """Pictures of every shape, encoded in mixed batches, get the vectors of the plain path to 1e-5."""
-    expected = plain_vectors(folder, pictures())
-    assert np.abs(encoder_of(folder, size=3).encode_image(pictures()) - expected).max() < 1e-5
+    expected = plain_vectors(folder, images())
+    assert np.abs(encoder_of(folder, size=3).encode_image(images()) - expected).max() < 1e-5
     assert np.abs(expected @ expected.T - np.eye(len(expected))).max() > 1e-3  # they do differ
 
 
@@ -76,15 +76,15 @@ def test_texts_equal_the_librarys_plain_path(folder: Path) -> None:
 def test_a_vector_does_not_depend_on_its_batch_mates(folder: Path) -> None:
     """A picture of few patches alone and beside one of many: the same vector."""
     encoder = encoder_of(folder)
-    together = encoder.encode_image(pictures())
-    alone = np.concatenate([encoder.encode_image([picture]) for picture in pictures()])
+    together = encoder.encode_image(images())
+    alone = np.concatenate([encoder.encode_image([image]) for image in images()])
     assert np.abs(together - alone).max() < 1e-5
 
 
 def test_the_fixture_shows_a_missing_mask(folder: Path) -> None:
     """Without its mask a picture's vector moves visibly, so the comparisons above would fail."""
     model = Siglip2Model.from_pretrained(folder).eval()
-    inputs = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=[pictures()[3]], return_tensors="pt")
+    inputs = AutoImageProcessor.from_pretrained(folder, backend="pil")(images=[images()[3]], return_tensors="pt")
     with torch.no_grad():
         right = model.get_image_features(**inputs).pooler_output
         inputs["pixel_attention_mask"] = torch.ones_like(inputs["pixel_attention_mask"])
@@ -92,12 +92,12 @@ def test_the_fixture_shows_a_missing_mask(folder: Path) -> None:
     assert float(functional.cosine_similarity(right, wrong)) < 0.99
 
 
-def test_preprocessed_pictures_keep_their_shape_and_stay_small(folder: Path) -> None:
+def test_preprocessed_images_keep_their_shape_and_stay_small(folder: Path) -> None:
     """Pixels are float32 `(3, height, width)` of at most 24 patches, near the picture's own aspect ratio."""
     encoder = encoder_of(folder)
     assert isinstance(encoder, PixelEncoder)
-    for picture in pictures():
-        pixels = encoder.preprocess_image(picture)
+    for image in images():
+        pixels = encoder.preprocess_image(image)
         channels, height, width = pixels.shape
         assert (pixels.dtype, channels, height % 8, width % 8) == (np.float32, 3, 0, 0)
         assert pixels.flags["C_CONTIGUOUS"]
@@ -108,7 +108,7 @@ def test_preprocessed_pictures_keep_their_shape_and_stay_small(folder: Path) -> 
 def test_preprocessing_runs_in_threads(folder: Path) -> None:
     """Pixels made in four threads and encoded together equal encode_image."""
     encoder = encoder_of(folder)
-    many = pictures() * 4
+    many = images() * 4
     with ThreadPoolExecutor(4) as pool:
         pixels = list(pool.map(encoder.preprocess_image, many))
     assert np.abs(encoder.encode_pixels(pixels) - encoder.encode_image(many)).max() < 1e-6
@@ -117,9 +117,9 @@ def test_preprocessing_runs_in_threads(folder: Path) -> None:
 def test_max_patches_is_an_option(folder: Path) -> None:
     """`?max_patches=` equals the processor's max_num_patches, and is part of the name and of the fingerprint."""
     known, finer = encoder_of(folder), encoder_of(folder, "?max_patches=100")
-    expected = plain_vectors(folder, pictures(), max_num_patches=100)
-    assert np.abs(finer.encode_image(pictures()) - expected).max() < 1e-5
-    assert np.abs(finer.encode_image(pictures()) - known.encode_image(pictures())).max() > 1e-3
+    expected = plain_vectors(folder, images(), max_num_patches=100)
+    assert np.abs(finer.encode_image(images()) - expected).max() < 1e-5
+    assert np.abs(finer.encode_image(images()) - known.encode_image(images())).max() > 1e-3
     assert finer.spec.name == f"siglip:{folder}?max_patches=100"
     assert finer.spec.fingerprint != known.spec.fingerprint
     assert encoder_of(folder, "?max_patches=24").spec.fingerprint == known.spec.fingerprint
@@ -148,7 +148,7 @@ def test_the_specification_is_that_of_the_checkpoint(folder: Path, tmp_path: Pat
     assert encoder.encode_image([]).shape == (0, 32)
     assert encoder_of(checkpoints.naflex_folder(tmp_path / "other", seed=1)).spec.fingerprint != spec.fingerprint
     half = encoder_of(folder, dtype="bfloat16")
-    assert (half.encode_image(pictures()) * encoder.encode_image(pictures())).sum(axis=1).min() > 0.98
+    assert (half.encode_image(images()) * encoder.encode_image(images())).sum(axis=1).min() > 0.98
     assert half.spec.fingerprint == spec.fingerprint
 
 
@@ -163,15 +163,15 @@ def test_a_foreign_image_processor_is_refused(folder: Path, tmp_path: Path) -> N
             encoder_of(other)
 
 
-def test_pictures_of_every_shape_are_indexed(folder: Path, tmp_path: Path) -> None:
+def test_images_of_every_shape_are_indexed(folder: Path, tmp_path: Path) -> None:
     """Files of different aspect ratios go through the indexing threads in one batch and get the plain vectors."""
     (tmp_path / "photos").mkdir()
-    for number, picture in enumerate(pictures()):
-        picture.save(tmp_path / "photos" / f"{number}.png")
+    for number, image in enumerate(images()):
+        image.save(tmp_path / "photos" / f"{number}.png")
     store = open_store(":memory:")
     report = ingest_images(store, "images", [tmp_path / "photos"], encoder=encoder_of(folder))
-    assert (report.embedded, report.failures) == (len(pictures()), [])
+    assert (report.embedded, report.failures) == (len(images()), [])
     points = sorted(store.scroll("images", vectors=["image"]), key=lambda point: str(point.payload["uri"]))
     stored = np.stack([np.asarray(point.vectors["image"]) for point in points])
-    assert np.abs(stored - plain_vectors(folder, pictures())).max() < 1e-5
+    assert np.abs(stored - plain_vectors(folder, images())).max() < 1e-5
     store.close()

@@ -60,10 +60,10 @@ def plain_vectors(name: str, texts: list[str], images: list[Image.Image]) -> tup
 def test_vectors_equal_plain_open_clip(kind: str, request: pytest.FixtureRequest) -> None:
     """Texts and pictures get the vectors of open_clip's own loop, to 1e-5, in order."""
     folder = request.getfixturevalue(f"{kind}_folder")
-    text, image = plain_vectors(f"local-dir:{folder}", checkpoints.TEXTS, checkpoints.pictures())
+    text, image = plain_vectors(f"local-dir:{folder}", checkpoints.TEXTS, checkpoints.images())
     encoder = encoder_of(str(folder), batch_size=2)
     assert np.abs(encoder.encode_text(checkpoints.TEXTS, role="query") - text).max() < 1e-5
-    assert np.abs(encoder.encode_image(checkpoints.pictures()) - image).max() < 1e-5
+    assert np.abs(encoder.encode_image(checkpoints.images()) - image).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "coca"])
@@ -73,8 +73,8 @@ def test_a_vector_does_not_depend_on_its_batch_mates(kind: str, request: pytest.
     together = encoder.encode_text(checkpoints.TEXTS, role="document")
     alone = np.concatenate([encoder.encode_text([text], role="query") for text in checkpoints.TEXTS])
     assert np.abs(together - alone).max() < 1e-5
-    together = encoder.encode_image(checkpoints.pictures())
-    alone = np.concatenate([encoder.encode_image([picture]) for picture in checkpoints.pictures()])
+    together = encoder.encode_image(checkpoints.images())
+    alone = np.concatenate([encoder.encode_image([image]) for image in checkpoints.images()])
     assert np.abs(together - alone).max() < 1e-5
 
 
@@ -141,13 +141,13 @@ def test_a_lone_surrogate_is_encoded(clip_folder: Path, siglip_folder: Path) -> 
 def test_colours_are_converted_before_resizing(mode: str, clip_folder: Path) -> None:
     """A picture of any mode is prepared like its RGB version on white."""
     encoder = encoder_of(str(clip_folder))
-    rgb = checkpoints.pictures()[3]
-    picture = rgb.convert(mode)
+    rgb = checkpoints.images()[3]
+    image = rgb.convert(mode)
     if mode in ("RGBA", "LA"):
-        picture.putalpha(Image.linear_gradient("L").resize(rgb.size))
+        image.putalpha(Image.linear_gradient("L").resize(rgb.size))
     flat = Image.new("RGB", rgb.size, "white")
-    flat.paste(picture.convert("RGB"), mask=picture.getchannel("A") if mode in ("RGBA", "LA") else None)
-    assert np.abs(encoder.preprocess_image(picture) - encoder.preprocess_image(flat)).max() < 0.04  # 2 of 255
+    flat.paste(image.convert("RGB"), mask=image.getchannel("A") if mode in ("RGBA", "LA") else None)
+    assert np.abs(encoder.preprocess_image(image) - encoder.preprocess_image(flat)).max() < 0.04  # 2 of 255
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA"])
@@ -155,20 +155,20 @@ def test_open_clip_itself_resizes_first(mode: str, clip_folder: Path) -> None:
     """The order matters: open_clip's own transform gives palettes and transparency other pixels."""
     encoder = encoder_of(str(clip_folder))
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
-    picture = checkpoints.pictures()[3].convert(mode)
+    image = checkpoints.images()[3].convert(mode)
     if mode == "RGBA":
-        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-    assert np.abs(encoder.preprocess_image(picture) - preprocess(picture).numpy()).max() > 0.5
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    assert np.abs(encoder.preprocess_image(image) - preprocess(image).numpy()).max() > 0.5
 
 
 def test_preprocessing_runs_in_threads(clip_folder: Path) -> None:
     """Pixels made in four threads and encoded together equal encode_image."""
     encoder = encoder_of(str(clip_folder))
-    pictures = checkpoints.pictures() * 4
+    images = checkpoints.images() * 4
     with ThreadPoolExecutor(4) as pool:
-        pixels = list(pool.map(encoder.preprocess_image, pictures))
+        pixels = list(pool.map(encoder.preprocess_image, images))
     assert all(p.shape == (3, 32, 32) and p.dtype == np.float32 for p in pixels)
-    assert np.abs(encoder.encode_pixels(pixels) - encoder.encode_image(pictures)).max() < 1e-6
+    assert np.abs(encoder.encode_pixels(pixels) - encoder.encode_image(images)).max() < 1e-6
 
 
 def test_half_precision_stays_close(siglip_folder: Path) -> None:
@@ -176,9 +176,9 @@ def test_half_precision_stays_close(siglip_folder: Path) -> None:
     full, half = encoder_of(str(siglip_folder)), encoder_of(str(siglip_folder), dtype="bfloat16")
     assert (full.dtype, half.dtype) == ("float32", "bfloat16")
     assert half.logit_scale == full.logit_scale
-    rows = half.encode_image(checkpoints.pictures())
+    rows = half.encode_image(checkpoints.images())
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-6
-    assert (rows * full.encode_image(checkpoints.pictures())).sum(axis=1).min() > 0.99
+    assert (rows * full.encode_image(checkpoints.images())).sum(axis=1).min() > 0.99
     assert half.spec.fingerprint == full.spec.fingerprint
 
 
@@ -190,7 +190,7 @@ def test_nan_weights_are_refused(clip_folder: Path, tmp_path: Path) -> None:
     state["visual.proj"].fill_(float("nan"))
     save_file(state, folder / "open_clip_model.safetensors")
     with pytest.raises(InvalidEmbedding, match="NaN"):
-        encoder_of(str(folder)).encode_image(checkpoints.pictures())
+        encoder_of(str(folder)).encode_image(checkpoints.images())
 
 
 def test_the_fingerprint_follows_the_vectors(clip_folder: Path, tmp_path: Path) -> None:
@@ -218,5 +218,5 @@ def test_a_full_size_vit_b_32_is_loaded_from_a_file(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "b32.pt")
     encoder = encoder_of(f"ViT-B-32@{tmp_path}/b32.pt")
     assert (encoder.spec.dim, encoder.spec.image_size, encoder.spec.context_length) == (512, 224, 77)
-    assert encoder.encode_image(checkpoints.pictures()[:1]).shape == (1, 512)
+    assert encoder.encode_image(checkpoints.images()[:1]).shape == (1, 512)
     assert encoder.encode_text(["a cat"], role="query").shape == (1, 512)

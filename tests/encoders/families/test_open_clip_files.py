@@ -49,7 +49,7 @@ def encoder_of(name: str) -> ImageTextEncoder:
 
 def vectors(encoder: ImageTextEncoder) -> np.ndarray:
     return np.concatenate(
-        [encoder.encode_text(checkpoints.TEXTS, role="query"), encoder.encode_image(checkpoints.pictures())]
+        [encoder.encode_text(checkpoints.TEXTS, role="query"), encoder.encode_image(checkpoints.images())]
     )
 
 
@@ -62,7 +62,7 @@ def plain_vectors(folder: Path, adapted: torch.nn.Module) -> np.ndarray:
     model: Any = adapted.base_model
     with torch.no_grad():
         rows = [model.encode_text(tokenizer([text])) for text in checkpoints.TEXTS]
-        rows += [model.encode_image(preprocess(picture)[None]) for picture in checkpoints.pictures()]
+        rows += [model.encode_image(preprocess(image)[None]) for image in checkpoints.images()]
     return functional.normalize(torch.cat(rows)).numpy()
 
 

@@ -83,12 +83,12 @@ def test_a_tag_is_loaded_with_its_activation_and_preprocessing(
     assert encoder.spec.name == "open_clip:small/mine"
     model = checkpoints.open_clip_model(checkpoints.OPEN_CLIP, quick_gelu=activation).eval()
     other = checkpoints.open_clip_model(checkpoints.OPEN_CLIP, quick_gelu=not activation).eval()
-    picture = checkpoints.pictures()[0]
-    squashed = np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    image = checkpoints.images()[0]
+    squashed = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     pixels = torch.from_numpy((squashed - 0.5) / 0.5).permute(2, 0, 1)[None]  # (1, 3, 32, 32)
     with torch.no_grad():
         right, wrong = (functional.normalize(m.encode_image(pixels), dim=-1)[0].numpy() for m in (model, other))
-    assert np.abs(encoder.encode_image([picture])[0] - right).max() < 1e-5
+    assert np.abs(encoder.encode_image([image])[0] - right).max() < 1e-5
     assert np.abs(right - wrong).max() > 1e-3
 
 
@@ -119,11 +119,11 @@ def test_a_file_is_prepared_as_the_tags_of_its_architecture_agree(
 ) -> None:
     """A file brings no preprocessing: its statistics are those of the architecture's tags, not open_clip's default."""
     weights = checkpoints.open_clip_file(architectures / "w.safetensors", checkpoints.OPEN_CLIP)
-    assert encoder_of(f"small@{weights}").preprocess_image(checkpoints.pictures()[0]).min() < -1.5
+    assert encoder_of(f"small@{weights}").preprocess_image(checkpoints.images()[0]).min() < -1.5
     tag = {**checkpoints.PREPROCESS_SIGLIP, "url": "", "hf_hub": ""}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small", {"one": tag, "two": tag})
-    pixels = encoder_of(f"small@{weights}").preprocess_image(checkpoints.pictures()[0])
-    squashed = checkpoints.pictures()[0].resize((32, 32), Image.Resampling.BICUBIC)
+    pixels = encoder_of(f"small@{weights}").preprocess_image(checkpoints.images()[0])
+    squashed = checkpoints.images()[0].resize((32, 32), Image.Resampling.BICUBIC)
     assert np.abs(pixels - (np.asarray(squashed).transpose(2, 0, 1) / 127.5 - 1)).max() < 1e-6
 
 

@@ -392,7 +392,7 @@ def test_a_folder_without_modules_is_refused(tmp_path: Path) -> None:
         load_encoder(f"sentence:{folder}", device="cpu")
 
 
-def test_a_picture_is_refused(tmp_path: Path) -> None:
+def test_a_image_is_refused(tmp_path: Path) -> None:
     """Pictures are for the families that read them."""
     encoder = load_encoder(f"sentence:{build_bert(tmp_path / 'm', pooling='mean')}", device="cpu")
     with pytest.raises(UnsupportedModality, match="only text"):

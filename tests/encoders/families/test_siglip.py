@@ -56,15 +56,15 @@ def token_ids(kind: str, folder: Path, text: str) -> torch.Tensor:
     return torch.tensor([ids + [0] * (64 - len(ids))])
 
 
-def plain_pixels(kind: str, picture: Image.Image) -> torch.Tensor:
+def plain_pixels(kind: str, image: Image.Image) -> torch.Tensor:
     """`(1, 3, 32, 32)` by Pillow and numpy: SigLIP squashes, CLIP resizes the shortest side and crops the centre."""
     if kind != "clip":
-        squashed = np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        squashed = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
         return torch.from_numpy((squashed - 0.5) / 0.5).permute(2, 0, 1)[None]
-    width, height = picture.size
+    width, height = image.size
     short = min(width, height)
     size = (32 * width // short, 32 * height // short)
-    resized = picture.resize(size, Image.Resampling.BICUBIC)
+    resized = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - 32) // 2, (size[1] - 32) // 2
     crop = np.asarray(resized.crop((left, top, left + 32, top + 32)), dtype=np.float32) / 255
     return torch.from_numpy((crop - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1)[None]
@@ -75,7 +75,7 @@ def plain_vectors(kind: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     model = (CLIPModel if kind == "clip" else SiglipModel).from_pretrained(folder).eval()
     with torch.no_grad():
         texts = [model.get_text_features(token_ids(kind, folder, t)).pooler_output for t in checkpoints.TEXTS]
-        images = [model.get_image_features(plain_pixels(kind, p)).pooler_output for p in checkpoints.pictures()]
+        images = [model.get_image_features(plain_pixels(kind, p)).pooler_output for p in checkpoints.images()]
     return functional.normalize(torch.cat(texts)).numpy(), functional.normalize(torch.cat(images)).numpy()
 
 
@@ -85,7 +85,7 @@ def test_vectors_equal_plain_transformers(kind: str, folders: dict[str, Path]) -
     text, image = plain_vectors(kind, folders[kind])
     encoder = encoder_of(folders[kind], batch_size=2)
     assert np.abs(encoder.encode_text(checkpoints.TEXTS, role="query") - text).max() < 1e-5
-    assert np.abs(encoder.encode_image(checkpoints.pictures()) - image).max() < 1e-5
+    assert np.abs(encoder.encode_image(checkpoints.images()) - image).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -95,8 +95,8 @@ def test_a_vector_does_not_depend_on_its_batch_mates(kind: str, folders: dict[st
     together = encoder.encode_text(checkpoints.TEXTS, role="document")
     alone = np.concatenate([encoder.encode_text([text], role="query") for text in checkpoints.TEXTS])
     assert np.abs(together - alone).max() < 1e-5
-    together = encoder.encode_image(checkpoints.pictures())
-    alone = np.concatenate([encoder.encode_image([picture]) for picture in checkpoints.pictures()])
+    together = encoder.encode_image(checkpoints.images())
+    alone = np.concatenate([encoder.encode_image([image]) for image in checkpoints.images()])
     assert np.abs(together - alone).max() < 1e-5
 
 
@@ -184,30 +184,30 @@ def test_a_lone_surrogate_is_encoded(folders: dict[str, Path]) -> None:
 def test_colours_are_converted_before_resizing(mode: str, folders: dict[str, Path]) -> None:
     """What is transparent becomes white, and palettes become colours, before any resizing."""
     encoder = encoder_of(folders["siglip2"])
-    picture = checkpoints.pictures()[0].convert(mode)
+    image = checkpoints.images()[0].convert(mode)
     if mode == "RGBA":
-        picture.putalpha(0)
-    flat = Image.new("RGB", picture.size, "white") if mode == "RGBA" else picture.convert("RGB")
+        image.putalpha(0)
+    flat = Image.new("RGB", image.size, "white") if mode == "RGBA" else image.convert("RGB")
     expected = plain_pixels("siglip2", flat)[0].numpy()
-    assert np.abs(encoder.preprocess_image(picture) - expected).max() < 1e-6
+    assert np.abs(encoder.preprocess_image(image) - expected).max() < 1e-6
 
 
 def test_preprocessing_runs_in_threads(folders: dict[str, Path]) -> None:
     """Pixels made in four threads and encoded together equal encode_image."""
     encoder = encoder_of(folders["clip"])
-    pictures = checkpoints.pictures() * 4
+    images = checkpoints.images() * 4
     with ThreadPoolExecutor(4) as pool:
-        pixels = list(pool.map(encoder.preprocess_image, pictures))
+        pixels = list(pool.map(encoder.preprocess_image, images))
     assert all(p.shape == (3, 32, 32) and p.dtype == np.float32 for p in pixels)
-    assert np.abs(encoder.encode_pixels(pixels) - encoder.encode_image(pictures)).max() < 1e-6
+    assert np.abs(encoder.encode_pixels(pixels) - encoder.encode_image(images)).max() < 1e-6
 
 
 def test_half_precision_stays_close(folders: dict[str, Path]) -> None:
     """bfloat16 gives nearly the same vectors of norm 1, the same scale and the same fingerprint."""
     full, half = encoder_of(folders["siglip2"]), encoder_of(folders["siglip2"], dtype="bfloat16")
-    rows = half.encode_image(checkpoints.pictures())
+    rows = half.encode_image(checkpoints.images())
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-6
-    assert (rows * full.encode_image(checkpoints.pictures())).sum(axis=1).min() > 0.99
+    assert (rows * full.encode_image(checkpoints.images())).sum(axis=1).min() > 0.99
     assert (half.dtype, half.logit_scale, half.spec.fingerprint) == (
         "bfloat16",
         full.logit_scale,

@@ -41,7 +41,7 @@ def encoder_of(kind: str, folder: Path) -> ImageTextEncoder:
 
 def same_vectors(one: ImageTextEncoder, other: ImageTextEncoder) -> bool:
     texts = [encoder.encode_text(checkpoints.TEXTS, role="query") for encoder in (one, other)]
-    images = [encoder.encode_image(checkpoints.pictures()) for encoder in (one, other)]
+    images = [encoder.encode_image(checkpoints.images()) for encoder in (one, other)]
     return np.array_equal(*texts) and np.array_equal(*images)
 
 

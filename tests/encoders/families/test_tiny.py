@@ -39,8 +39,8 @@ def tiny() -> Encoder:
 def test_embeddings_equal_the_training_code(tiny: Encoder) -> None:
     """Pictures and texts come out as where the weights were trained, to 1e-4."""
     for name, values in REFERENCE["images"].items():
-        picture = load_image(PICTOGRAMS / name, uri=name)
-        np.testing.assert_allclose(np.asarray(tiny.encode_image([picture]))[0, :8], values, atol=1e-4)
+        image = load_image(PICTOGRAMS / name, uri=name)
+        np.testing.assert_allclose(np.asarray(tiny.encode_image([image]))[0, :8], values, atol=1e-4)
     rows = np.asarray(tiny.encode_text(list(REFERENCE["texts"]), role="query"))
     np.testing.assert_allclose(rows[:, :8], list(REFERENCE["texts"].values()), atol=1e-4)
 
@@ -52,11 +52,11 @@ def test_a_vector_does_not_depend_on_its_batch(tiny: Encoder) -> None:
     alone = np.concatenate([np.asarray(tiny.encode_text([text], role="query")) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
-    pictures = [Image.new("RGB", size, colour) for size, colour in [((1, 1), "red"), ((300, 20), "blue")]]
+    images = [Image.new("RGB", size, colour) for size, colour in [((1, 1), "red"), ((300, 20), "blue")]]
     assert isinstance(tiny, PixelEncoder)
-    through_pool = tiny.encode_pixels([tiny.preprocess_image(picture) for picture in pictures])
-    np.testing.assert_allclose(np.asarray(tiny.encode_image(pictures)), through_pool, atol=1e-6)
-    np.testing.assert_allclose(np.asarray(tiny.encode_image(pictures[::-1]))[::-1], through_pool, atol=1e-6)
+    through_pool = tiny.encode_pixels([tiny.preprocess_image(image) for image in images])
+    np.testing.assert_allclose(np.asarray(tiny.encode_image(images)), through_pool, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(tiny.encode_image(images[::-1]))[::-1], through_pool, atol=1e-6)
 
 
 def test_empty_batches_are_empty(tiny: Encoder) -> None:
@@ -69,10 +69,9 @@ def test_it_finds_the_pictograms_it_ships_with(tiny: Encoder) -> None:
     """Of 300 pictograms the right one is first for at least half of their names (0.53 of 1,446 in its model card)."""
     rows = list(csv.DictReader((PICTOGRAMS / "pictograms.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 300
-    pictures = [load_image(PICTOGRAMS / row["uri"], uri=row["uri"]) for row in rows]
+    images = [load_image(PICTOGRAMS / row["uri"], uri=row["uri"]) for row in rows]
     scores = (
-        np.asarray(tiny.encode_text([r["label"] for r in rows], role="query"))
-        @ np.asarray(tiny.encode_image(pictures)).T
+        np.asarray(tiny.encode_text([r["label"] for r in rows], role="query")) @ np.asarray(tiny.encode_image(images)).T
     )
     assert (scores.argmax(axis=1) == np.arange(300)).mean() >= 0.5
 
@@ -80,10 +79,8 @@ def test_it_finds_the_pictograms_it_ships_with(tiny: Encoder) -> None:
 def test_figures_of_its_model_card(tiny: Encoder, data: Path) -> None:
     """All 1,905 Twemoji by their labels: hit_rate@1 0.468 and hit_rate@10 0.800, to a hundredth."""
     labels = json.loads((data / "twemoji" / "labels.json").read_text())
-    pictures = [load_image(data / "twemoji" / name, uri=name) for name in labels]
-    scores = (
-        np.asarray(tiny.encode_text(list(labels.values()), role="query")) @ np.asarray(tiny.encode_image(pictures)).T
-    )
+    images = [load_image(data / "twemoji" / name, uri=name) for name in labels]
+    scores = np.asarray(tiny.encode_text(list(labels.values()), role="query")) @ np.asarray(tiny.encode_image(images)).T
     own = scores[np.arange(len(scores)), np.arange(len(scores))]
     ranks = (scores > own[:, None]).sum(axis=1)
     assert (ranks < 1).mean() == pytest.approx(0.468, abs=0.01)

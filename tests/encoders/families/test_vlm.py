@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from checkpoints_clip import clip_folder
 from checkpoints_text import build_bert
-from checkpoints_vlm import build_cross_encoder, build_embedding_gemma2, build_qwen3_vl, pictures
+from checkpoints_vlm import build_cross_encoder, build_embedding_gemma2, build_qwen3_vl, photos
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertConfig, BertModel, EmbeddingGemma2Model, Qwen3VLModel
@@ -109,9 +109,9 @@ def test_qwen_texts_equal_the_card(qwen: MultimodalEncoder, qwen_folder: Path, r
     np.testing.assert_allclose(qwen.encode_text(TEXTS, role=role), qwen_card(qwen_folder, TEXTS), atol=1e-5)
 
 
-def test_qwen_pictures_equal_the_card(qwen: MultimodalEncoder, qwen_folder: Path) -> None:
+def test_qwen_images_equal_the_card(qwen: MultimodalEncoder, qwen_folder: Path) -> None:
     """A picture is read with 4 to 1800 tokens, whatever the published processor allows, and the default instruction."""
-    np.testing.assert_allclose(qwen.encode_image(pictures()), qwen_card(qwen_folder, pictures()), atol=1e-5)
+    np.testing.assert_allclose(qwen.encode_image(photos()), qwen_card(qwen_folder, photos()), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_qwen_compares_alike_what_is_symmetric(qwen: MultimodalEncoder, qwen_fol
 def test_a_vector_depends_on_its_input_alone(fixture: str, request: pytest.FixtureRequest) -> None:
     """Batch-mates, order and what was encoded before leave a vector as it is, for texts and pictures."""
     encoder: MultimodalEncoder = request.getfixturevalue(fixture)
-    texts, images = encoder.encode_text(TEXTS, role="query"), encoder.encode_image(pictures())
+    texts, images = encoder.encode_text(TEXTS, role="query"), encoder.encode_image(photos())
     alone = [encoder.encode_text([text], role="query") for text in TEXTS]
     np.testing.assert_allclose(np.concatenate(alone), texts, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate([encoder.encode_image([p]) for p in pictures()]), images, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([encoder.encode_image([p]) for p in photos()]), images, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_text(TEXTS[::-1], role="query"), texts[::-1], atol=1e-5)
-    np.testing.assert_allclose(encoder.encode_image(pictures()[::-1]), images[::-1], atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_image(photos()[::-1]), images[::-1], atol=1e-5)
     assert (texts @ texts.T - np.eye(len(TEXTS))).max() < 0.99
     assert (images @ images.T - np.eye(len(images))).max() < 0.99
 
@@ -181,7 +181,7 @@ def _frame() -> tuple[str, str]:
 
 def test_fewer_pixels_are_fewer_tokens(qwen: MultimodalEncoder, qwen_folder: Path) -> None:
     """`?max_pixels=` makes large pictures smaller, and is another encoder."""
-    large = [picture.resize((256, 256)) for picture in pictures()[:2]]
+    large = [photo.resize((256, 256)) for photo in photos()[:2]]
     small = load(f"vlm:{qwen_folder}?max_pixels=16384")
     np.testing.assert_allclose(small.encode_image(large), qwen_card(qwen_folder, large, most=16384), atol=1e-5)
     np.testing.assert_allclose(qwen.encode_image(large), qwen_card(qwen_folder, large), atol=1e-5)
@@ -212,9 +212,9 @@ def test_gemma_texts_equal_the_card(
     np.testing.assert_allclose(gemma.encode_text(TEXTS, role=role, task=task), expected, atol=1e-5)
 
 
-def test_gemma_pictures_equal_the_card(gemma: MultimodalEncoder, gemma_folder: Path) -> None:
+def test_gemma_images_equal_the_card(gemma: MultimodalEncoder, gemma_folder: Path) -> None:
     """Each picture of a batch is an input of its own, without a prompt."""
-    np.testing.assert_allclose(gemma.encode_image(pictures()), gemma_card(gemma_folder, pictures()), atol=1e-5)
+    np.testing.assert_allclose(gemma.encode_image(photos()), gemma_card(gemma_folder, photos()), atol=1e-5)
 
 
 def test_gemma_refuses_what_it_does_not_know(gemma: MultimodalEncoder, gemma_folder: Path) -> None:
@@ -274,21 +274,19 @@ def _other_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("fixture", ["qwen", "gemma"])
-def test_a_line_is_a_picture(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_a_line_is_a_image(fixture: str, request: pytest.FixtureRequest) -> None:
     """A picture far longer than wide, which Qwen's processors refuse, is read on white and ends no batch."""
     encoder: MultimodalEncoder = request.getfixturevalue(fixture)
     line, wide = Image.new("RGB", (1, 1001), "red"), Image.new("RGB", (6, 1001), "white")
     wide.paste(line, (2, 0))
     np.testing.assert_allclose(encoder.encode_image([line]), encoder.encode_image([wide]), atol=1e-6)
-    np.testing.assert_allclose(
-        encoder.encode_image([*pictures(), line])[:-1], encoder.encode_image(pictures()), atol=1e-5
-    )
+    np.testing.assert_allclose(encoder.encode_image([*photos(), line])[:-1], encoder.encode_image(photos()), atol=1e-5)
 
 
 def test_half_precision_has_unit_rows(gemma_folder: Path) -> None:
     """Whatever the dtype of the weights, vectors are float32 of norm 1."""
     encoder = load_encoder(f"vlm:{gemma_folder}", device="cpu", dtype="bfloat16")
-    vectors = np.concatenate([encoder.encode_text(TEXTS, role="query"), encoder.encode_image(pictures())])
+    vectors = np.concatenate([encoder.encode_text(TEXTS, role="query"), encoder.encode_image(photos())])
     assert (encoder.dtype, vectors.dtype) == ("bfloat16", np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
@@ -325,8 +323,8 @@ def test_a_known_instruction_is_the_system_message(tmp_path: Path, monkeypatch: 
     known = Preset(encoder="vlm:a/b", summary="", query_prompt="Look closely.", document_prompt="Look closely.")
     monkeypatch.setattr("mmembed.encoders.lora.preset_of_model", lambda _: known)
     encoder = load(f"vlm:{folder}")
-    expected = qwen_card(folder, pictures(), instruction="Look closely.")
-    np.testing.assert_allclose(encoder.encode_image(pictures()), expected, atol=1e-5)
+    expected = qwen_card(folder, photos(), instruction="Look closely.")
+    np.testing.assert_allclose(encoder.encode_image(photos()), expected, atol=1e-5)
     told = qwen_card(folder, TEXTS[:2], instruction="Find it.")
     np.testing.assert_allclose(encoder.encode_text(TEXTS[:2], role="query", task="Find it"), told, atol=1e-5)
 

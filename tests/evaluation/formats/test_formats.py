@@ -64,7 +64,7 @@ def test_beir(beir: Beir) -> None:
     assert found.corpus["d1"].whole_text == "Cats They purr."
 
 
-def test_beir_with_pictures(beir: Beir) -> None:
+def test_beir_with_images(beir: Beir) -> None:
     """`image` is relative to the folder, in the corpus and in queries, with or without text."""
     folder = beir(
         '{"_id": "d1", "image": "pictures/cat.jpg", "uri": "photos/cat.jpg"}\n',

@@ -15,7 +15,7 @@ import torch
 from clip_benchmark import models as their_models
 from clip_benchmark.cli import main
 from clip_benchmark.metrics import linear_probe
-from harness_pictures import class_names, pictograms
+from harness_images import class_names, pictograms
 from PIL import Image
 
 from mmembed.classification.classes import embed_classes
@@ -29,7 +29,7 @@ from mmembed.evaluation.harnesses.clip_benchmark_model import tokenize
 from mmembed.evaluation.measures import evaluate_run
 from mmembed.types import Encoder
 
-PICTURES = pictograms()
+IMAGES = pictograms()
 TEMPLATES = ["a photo of a {c}.", "a drawing of a {c}.", "{c}"]
 
 
@@ -65,10 +65,10 @@ def test_zero_shot_classification_is_ours(
 ) -> None:
     """Their command on a folder per class gives our accuracy at 1 and 5 and our mean per-class recall."""
     names = class_names()
-    for number, picture in enumerate(PICTURES):
-        folder = tmp_path / "pictures" / f"n{picture.label:08}"
+    for number, photo in enumerate(IMAGES):
+        folder = tmp_path / "pictures" / f"n{photo.label:08}"
         folder.mkdir(parents=True, exist_ok=True)
-        picture.image.save(folder / f"{number:03}.png")
+        photo.image.save(folder / f"{number:03}.png")
     (tmp_path / "classes.json").write_text(json.dumps({"imagenet_sketch": names}))
     (tmp_path / "templates.json").write_text(json.dumps({"imagenet_sketch": TEMPLATES}))
     theirs = run_theirs(
@@ -79,9 +79,9 @@ def test_zero_shot_classification_is_ours(
         custom_template_file=tmp_path / "templates.json",
     )
     labels = labels_of(names, templates=tuple(template.replace("{c}", "{}") for template in TEMPLATES))
-    vectors = np.asarray(tiny.encode_image([picture.image for picture in PICTURES]))
+    vectors = np.asarray(tiny.encode_image([photo.image for photo in IMAGES]))
     scores = score(embed_classes(tiny, labels), vectors)
-    truth = np.array([picture.label for picture in PICTURES])
+    truth = np.array([photo.label for photo in IMAGES])
     ours = {f"acc{k}": float(accuracy_at(scores, truth, k).mean()) for k in (1, 5)}
     ours["mean_per_class_recall"] = mean_per_class_recall(scores, truth)
     assert theirs == pytest.approx(ours, abs=1e-12)
@@ -94,20 +94,20 @@ def test_retrieval_is_ours(run_theirs: Callable[..., dict[str, Any]], tiny: Enco
     root = tmp_path / "pictures"
     root.mkdir()
     lines, captions, images = ["image,caption"], {}, {}
-    for number, picture in enumerate(PICTURES):
+    for number, photo in enumerate(IMAGES):
         file = f"{number:03}.jpg"
-        picture.image.save(root / file, quality=95)
+        photo.image.save(root / file, quality=95)
         images[file] = Image.open(root / file).convert("RGB")
-        for said in (picture.name, f"a {class_names()[picture.label]} like the {picture.name}"):
+        for said in (photo.name, f"a {class_names()[photo.label]} like the {photo.name}"):
             captions[f"c{len(captions):04}"] = (file, said)
             lines.append(f"{file},{said}")
     (tmp_path / "captions.txt").write_text("\n".join(lines))
     theirs = run_theirs(
         "zeroshot_retrieval", "flickr30k", root, annotation_file=tmp_path / "captions.txt", recall_k=[1, 5, 10]
     )
-    pictures = np.asarray(tiny.encode_image(list(images.values())))
+    photos = np.asarray(tiny.encode_image(list(images.values())))
     texts = np.asarray(tiny.encode_text([said for _, said in captions.values()], role="query"))
-    scores = texts @ pictures.T
+    scores = texts @ photos.T
     ours = {}
     for side, matrix, rows, columns in (
         ("image", scores, list(captions), list(images)),
@@ -129,7 +129,7 @@ def test_retrieval_is_ours(run_theirs: Callable[..., dict[str, Any]], tiny: Enco
 def test_linear_probe_reads_our_features(tiny: Encoder) -> None:
     """Their featurizer makes of a batch what the encoder makes of the pictures."""
     model, transform, _ = load_clip(tiny)
-    images = [picture.image for picture in PICTURES[:8]]
+    images = [photo.image for photo in IMAGES[:8]]
     with torch.no_grad():
         features = linear_probe.Featurizer(model, normalize=True)(torch.stack([transform(image) for image in images]))
     np.testing.assert_allclose(features.numpy(), tiny.encode_image(images), atol=1e-6)
@@ -139,7 +139,7 @@ def test_linear_probe_reads_our_features(tiny: Encoder) -> None:
 def test_linear_probe_learns(tmp_path: Path) -> None:
     """Their linear probe trains on our features and beats guessing the largest class."""
     model, transform, _ = load_clip("tiny", device="cuda")
-    items = [(transform(picture.image), picture.label) for picture in PICTURES]
+    items = [(transform(photo.image), photo.label) for photo in IMAGES]
     loaders = [torch.utils.data.DataLoader(items[i::2], batch_size=16) for i in (0, 1)]  # type: ignore[arg-type]
     found = linear_probe.evaluate(
         model, *loaders, -1, 16, 0, 0.1, 20, "tiny", 0, str(tmp_path / "features"), device="cuda", amp=False
@@ -150,11 +150,11 @@ def test_linear_probe_learns(tmp_path: Path) -> None:
 def test_autocast_changes_nothing(tiny: Encoder) -> None:
     """Under autocast, which is their default, vectors are those of the encoder, to the bit."""
     model, transform, tokenizer = load_clip(tiny)
-    images, texts = [picture.image for picture in PICTURES[:4]], ["a cat", "Zürich, naïve 東京 🐈"]
+    images, texts = [photo.image for photo in IMAGES[:4]], ["a cat", "Zürich, naïve 東京 🐈"]
     with torch.no_grad(), torch.autocast("cpu", enabled=True):
-        pictures = model.encode_image(torch.stack([transform(image) for image in images]))
+        photos = model.encode_image(torch.stack([transform(image) for image in images]))
         words = model.encode_text(tokenizer(texts))
-    assert np.array_equal(pictures.numpy(), np.asarray(tiny.encode_image(images)))
+    assert np.array_equal(photos.numpy(), np.asarray(tiny.encode_image(images)))
     assert np.array_equal(words.numpy(), np.asarray(tiny.encode_text(texts, role="query")))
 
 
@@ -172,14 +172,14 @@ def test_an_encoder_without_pixels() -> None:
 
     encoder = load_encoder("tiny", device="cpu")
     model, transform, _ = load_clip(Opaque(encoder))
-    image = PICTURES[0].image
+    image = IMAGES[0].image
     assert np.array_equal(model.encode_image(transform(image)[None]).numpy(), np.asarray(encoder.encode_image([image])))
 
 
 def test_a_transform_goes_to_worker_processes(tiny: Encoder) -> None:
     """A data loader of torch's may pickle the transform: the copy makes the same pixels, of a palette picture too."""
     _, transform, _ = load_clip(tiny)
-    palette = PICTURES[0].image.convert("P")
+    palette = IMAGES[0].image.convert("P")
     assert torch.equal(pickle.loads(pickle.dumps(transform))(palette), transform(palette))
 
 
@@ -197,7 +197,7 @@ def test_registered_twice_is_there_once() -> None:
     assert their_models.MODEL_TYPES.count("mmembed") == 1
     model, transform, tokenizer = their_models.load_clip("mmembed", "tiny", "", "", "cpu")
     assert model.encode_text(tokenizer(["a cat"])).shape == (1, 256)
-    assert transform(PICTURES[0].image).shape == (3, 64, 64)
+    assert transform(IMAGES[0].image).shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from checkpoints_text import build_e5_mistral
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
-from harness_pictures import class_names, pictograms
+from harness_images import class_names, pictograms
 from mteb.models.model_meta import ScoringFunction
 from mteb.models.models_protocols import EncoderProtocol, SearchProtocol
 from mteb.tasks.classification.eng.banking77_classification import Banking77ClassificationV2
@@ -44,7 +44,7 @@ from mmembed.stores import open_store
 from mmembed.types import DenseArray, Encoder, Role, Store
 
 BENCH = ROOT / "bench"
-PICTURES = pictograms()
+IMAGES = pictograms()
 OURS = {  # our name of a measure -> mteb's
     "nDCG@10": "ndcg_at_10",
     "nDCG@3": "ndcg_at_3",
@@ -292,17 +292,17 @@ def test_candidates_alone_are_reranked(minilm: Encoder, edge: Store) -> None:
 
 def test_text_to_image_retrieval_is_ours(tiny: Encoder, edge: Store) -> None:
     """Flickr30k's task, captions to pictures, gives our numbers, by mteb's search and by Qdrant's."""
-    pictures = {f"p{n:03}": picture for n, picture in enumerate(PICTURES)}
-    captions = {name.replace("p", "c"): picture.name for name, picture in pictures.items()}
+    photos = {f"p{n:03}": photo for n, photo in enumerate(IMAGES)}
+    captions = {name.replace("p", "c"): photo.name for name, photo in photos.items()}
     qrels = {caption: {caption.replace("c", "p"): 1} for caption in captions}
 
     def task() -> Any:
-        corpus = images({name: picture.image for name, picture in pictures.items()})
+        corpus = images({name: photo.image for name, photo in photos.items()})
         return retrieval(Flickr30kT2IRetrieval(), corpus, texts(captions), dict(qrels))
 
-    vectors = tiny.encode_image([picture.image for picture in pictures.values()])
+    vectors = tiny.encode_image([photo.image for photo in photos.values()])
     asked = tiny.encode_text(list(captions.values()), role="query")
-    ours = rounded(exact_run(dict(zip(captions, asked, strict=True)), dict(zip(pictures, vectors, strict=True))), qrels)
+    ours = rounded(exact_run(dict(zip(captions, asked, strict=True)), dict(zip(photos, vectors, strict=True))), qrels)
     theirs = measured(MtebEncoder(tiny), task())
     assert those(theirs) == ours
     assert 0.3 < ours["ndcg_at_10"] < 1
@@ -317,38 +317,38 @@ def test_text_to_image_retrieval_is_ours(tiny: Encoder, edge: Store) -> None:
 
 def test_image_to_text_retrieval_is_ours(tiny: Encoder) -> None:
     """Flickr30k's task, pictures to captions, of which each picture has two, gives our numbers."""
-    pictures = {f"p{n:03}": picture for n, picture in enumerate(PICTURES)}
-    said = {f"{name}-{kind}": form.format(p.name) for name, p in pictures.items() for kind, form in
+    photos = {f"p{n:03}": photo for n, photo in enumerate(IMAGES)}
+    said = {f"{name}-{kind}": form.format(p.name) for name, p in photos.items() for kind, form in
             (("a", "{}"), ("b", "a small {} again"))}  # fmt: skip
-    qrels = {name: {f"{name}-a": 1, f"{name}-b": 1} for name in pictures}
+    qrels = {name: {f"{name}-a": 1, f"{name}-b": 1} for name in photos}
     task = retrieval(
-        Flickr30kI2TRetrieval(), texts(said), images({name: p.image for name, p in pictures.items()}), dict(qrels)
+        Flickr30kI2TRetrieval(), texts(said), images({name: p.image for name, p in photos.items()}), dict(qrels)
     )
-    vectors = tiny.encode_image([picture.image for picture in pictures.values()])
+    vectors = tiny.encode_image([photo.image for photo in photos.values()])
     captions = tiny.encode_text(list(said.values()), role="document")
-    run = exact_run(dict(zip(pictures, vectors, strict=True)), dict(zip(said, captions, strict=True)))
+    run = exact_run(dict(zip(photos, vectors, strict=True)), dict(zip(said, captions, strict=True)))
     theirs = measured(MtebEncoder(tiny), task)
     ours = rounded(run, qrels)
     assert those(theirs) == ours
     assert ours["recall_at_10"] < ours["hit_rate_at_5"] + 0.5
 
 
-def test_text_and_picture_are_fused(tiny: Encoder) -> None:
+def test_text_and_image_are_fused(tiny: Encoder) -> None:
     """CIRR's task asks by picture and text at once: the sum of both vectors, as MIEB adds them."""
-    pictures = {f"p{n:03}": picture for n, picture in enumerate(PICTURES[:40])}
-    asked = {name: p.image for name, p in list(pictures.items())[:10]}
-    words = [pictures[f"p{n:03}"].name for n in range(10, 20)]
+    photos = {f"p{n:03}": photo for n, photo in enumerate(IMAGES[:40])}
+    asked = {name: p.image for name, p in list(photos.items())[:10]}
+    words = [photos[f"p{n:03}"].name for n in range(10, 20)]
     qrels = {name: {f"p{n:03}": 1} for n, name in enumerate(asked, 10)}
     task = retrieval(
         CIRRIT2IRetrieval(),
-        images({name: p.image for name, p in pictures.items()}),
+        images({name: p.image for name, p in photos.items()}),
         images(asked, text=words),
         dict(qrels),
     )
     both = np.asarray(tiny.encode_image(list(asked.values()))) + np.asarray(tiny.encode_text(words, role="query"))
     queries = both / np.linalg.norm(both, axis=1, keepdims=True)
-    vectors = tiny.encode_image([p.image for p in pictures.values()])
-    run = exact_run(dict(zip(asked, queries, strict=True)), dict(zip(pictures, vectors, strict=True)))
+    vectors = tiny.encode_image([p.image for p in photos.values()])
+    run = exact_run(dict(zip(asked, queries, strict=True)), dict(zip(photos, vectors, strict=True)))
     theirs, ours = measured(MtebEncoder(tiny), task), rounded(run, qrels)
     assert those(theirs) == ours
     assert 0.2 < ours["ndcg_at_10"] < 1
@@ -358,7 +358,7 @@ def test_zero_shot_classification_is_ours(tiny: Encoder) -> None:
     """STL10's task on pictograms: its accuracy and macro recall are ours, with its own template."""
     labels = class_names()
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=labels)})
-    rows = {"image": [p.image for p in PICTURES], "label": [p.label for p in PICTURES]}
+    rows = {"image": [p.image for p in IMAGES], "label": [p.label for p in IMAGES]}
     dataset = DatasetDict({"test": Dataset.from_dict(rows, features=features)})
     theirs = measured(MtebEncoder(tiny), loaded(STL10ZeroShotClassification(), dataset))
     classes = embed_classes(tiny, labels_of(labels, templates=("a photo of a {}.",)))
@@ -536,7 +536,7 @@ def test_other_kinds_are_refused_in_a_sentence() -> None:
     """A sparse encoder is sent to QdrantSearch, by name."""
     with pytest.raises(SettingsError, match=r"bm25 makes sparse vectors.*search with it by QdrantSearch\('bm25'\)"):
         MtebEncoder("bm25")
-    batch = {"text": ["a cat"], "image": [PICTURES[0].image]}
+    batch = {"text": ["a cat"], "image": [IMAGES[0].image]}
     with pytest.raises(SettingsError, match="those of a text and of its picture cannot be added up"):
         encode_batch(load_encoder("fake?kind=multi"), batch, role="query", task=None)
 
@@ -545,7 +545,7 @@ def test_what_cannot_be_read_is_refused(minilm: Encoder) -> None:
     """Pictures for a text encoder, and vectors of another precision than there is."""
     kwargs: dict[str, Any] = {"task_metadata": SciFact.metadata, "hf_split": "test", "hf_subset": "default"}
     with pytest.raises(UnsupportedModality, match="cannot encode image, only text"):
-        MtebEncoder(minilm).encode([{"image": [PICTURES[0].image]}], **kwargs)
+        MtebEncoder(minilm).encode([{"image": [IMAGES[0].image]}], **kwargs)
     with pytest.raises(SettingsError, match="asked for int8 vectors, but returns float32 alone"):
         MtebEncoder(minilm).encode([], precision="int8", **kwargs)
     assert MtebEncoder(minilm).encode([], **kwargs).shape == (0, 384)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from clip_benchmark.metrics import zeroshot_retrieval
 from counting import Counting
-from harness_pictures import class_names, pictograms
+from harness_images import class_names, pictograms
 from PIL import Image
 
 from mmembed.encoders.registry import load_encoder
@@ -25,7 +25,7 @@ from mmembed.evaluation.tasks.image_text import BothWays, caption_sets, compare_
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
 
-PICTURES = pictograms()
+IMAGES = pictograms()
 RECALLS = [1, 5, 10]
 
 
@@ -35,9 +35,9 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captions") / "pictograms"
     folder.mkdir()
     said = {}
-    for picture in PICTURES:
-        shutil.copy(picture.path, folder)
-        said[picture.path.name] = [picture.name, f"a {class_names()[picture.label]} that looks like {picture.name}"]
+    for image in IMAGES:
+        shutil.copy(image.path, folder)
+        said[image.path.name] = [image.name, f"a {class_names()[image.label]} that looks like {image.name}"]
     (folder / "captions.json").write_text(json.dumps(said))
     return folder
 
@@ -61,18 +61,18 @@ class Loader:
         self.preprocess, self.captions = preprocess, captions
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, list[list[str]]]]:
-        for start in range(0, len(self.captions.pictures), 16):
-            some = self.captions.pictures[start : start + 16]
-            images = [self.preprocess(Image.open(picture.path).convert("RGBA")) for picture in some]
-            yield torch.stack(images), [list(picture.captions) for picture in some]
+        for start in range(0, len(self.captions.images), 16):
+            some = self.captions.images[start : start + 16]
+            images = [self.preprocess(Image.open(image.path).convert("RGBA")) for image in some]
+            yield torch.stack(images), [list(image.captions) for image in some]
 
 
 def on_white(preprocess: Any) -> Any:
     """Pictograms are see-through: both sides see them on white."""
 
-    def prepared(picture: Image.Image) -> torch.Tensor:
-        white = Image.new("RGB", picture.size, "white")
-        white.paste(picture, mask=picture)
+    def prepared(image: Image.Image) -> torch.Tensor:
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
         tensor: torch.Tensor = preprocess(white)
         return tensor
 
@@ -114,11 +114,11 @@ def test_exact_search_is_numpy_over_the_vectors(captioned: Path, store: Store, t
     """What exact search finds for a caption is the order of cosines, and the hit rates are counted by hand."""
     captions = read_captions(captioned)
     result = evaluate_captions(store, "pictures", captions, encoder=tiny)
-    pictures = {str(p.payload["uri"]): p.vectors["image"] for p in store.scroll("pictures", vectors=["image"])}
-    texts = [(str(p.path), caption) for p in captions.pictures for caption in p.captions]
+    images = {str(p.payload["uri"]): p.vectors["image"] for p in store.scroll("pictures", vectors=["image"])}
+    texts = [(str(p.path), caption) for p in captions.images for caption in p.captions]
     asked = np.asarray(tiny.encode_text([caption for _, caption in texts], role="query"))
-    scores = asked @ np.stack(list(pictures.values())).T
-    uris = list(pictures)
+    scores = asked @ np.stack(list(images.values())).T
+    uris = list(images)
     ranks = [
         int((scores[row] > scores[row, uris.index(path)]).sum()) for row, (path, _) in enumerate(texts)
     ]  # 0: its picture is the best
@@ -132,13 +132,13 @@ def test_exact_search_is_numpy_over_the_vectors(captioned: Path, store: Store, t
         assert max(as_is[query].values()) == pytest.approx(float(scores[row].max()), abs=1e-6)
 
 
-def test_each_picture_and_caption_is_encoded_once(captioned: Path, store: Store, tiny: Encoder) -> None:
+def test_each_image_and_caption_is_encoded_once(captioned: Path, store: Store, tiny: Encoder) -> None:
     """Pictures serve as queries by their stored vectors, captions too; a second run encodes nothing but the probe."""
     captions = read_captions(captioned)
     counting = Counting(tiny)
     first = evaluate_captions(store, "pictures", captions, encoder=counting)
-    said = sum(len(picture.captions) for picture in captions.pictures)
-    assert counting.images == len(captions.pictures)
+    said = sum(len(image.captions) for image in captions.images)
+    assert counting.images == len(captions.images)
     assert said <= len(counting.texts) <= said + 16
     again = Counting(tiny)
     assert hit_rates(evaluate_captions(store, "pictures", captions, encoder=again)) == hit_rates(first)
@@ -174,7 +174,7 @@ def test_two_encoders_are_compared_both_ways(captioned: Path, store: Store, tiny
 def test_captions_files_of_every_layout_say_the_same(tmp_path: Path) -> None:
     """A JSON of lists, one of objects, COCO's annotations, a CSV and a JSONL give the same pictures and captions."""
     for name in ("a.png", "b.png"):
-        shutil.copy(PICTURES[0].path, tmp_path / name)
+        shutil.copy(IMAGES[0].path, tmp_path / name)
     rows = [("a.png", "one"), ("a.png", "two, three"), ("b.png", "four")]
     coco = {
         "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
@@ -190,7 +190,7 @@ def test_captions_files_of_every_layout_say_the_same(tmp_path: Path) -> None:
     for name, text in written.items():
         (tmp_path / name).write_text(text)
         read = read_captions(tmp_path / name)
-        assert [(p.path, p.captions) for p in read.pictures] == [
+        assert [(p.path, p.captions) for p in read.images] == [
             (tmp_path / "a.png", ("one", "two, three")),
             (tmp_path / "b.png", ("four",)),
         ], name
@@ -200,28 +200,28 @@ def test_captions_files_of_every_layout_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
 def test_a_line_separator_within_a_caption_ends_no_line(name: str, tmp_path: Path) -> None:
     """U+2028 is a character of the caption, as JSON and CSV have it."""
-    shutil.copy(PICTURES[0].path, tmp_path / "a.png")
+    shutil.copy(IMAGES[0].path, tmp_path / "a.png")
     rows = {
         "rows.jsonl": '{"uri": "a.png", "caption": "one\u2028two"}\n',
         "rows.csv": "uri,caption\na.png,one\u2028two\n",
     }
     (tmp_path / name).write_text(rows[name], encoding="utf-8")
-    assert [picture.captions for picture in read_captions(tmp_path / name).pictures] == [("one\u2028two",)]
+    assert [image.captions for image in read_captions(tmp_path / name).images] == [("one\u2028two",)]
 
 
-def test_pictures_that_are_not_there_are_left_out_and_counted(captioned: Path, tmp_path: Path) -> None:
+def test_images_that_are_not_there_are_left_out_and_counted(captioned: Path, tmp_path: Path) -> None:
     """Their captions go with them; where none is there, or none has a caption, that is an error."""
-    shutil.copy(PICTURES[0].path, tmp_path / "a.png")
+    shutil.copy(IMAGES[0].path, tmp_path / "a.png")
     file = tmp_path / "some.json"
     file.write_text(json.dumps({"a.png": ["here"], "gone.png": ["not here"], "lost.png": ["nor here"]}))
     read = read_captions(file)
-    assert [picture.captions for picture in read.pictures] == [("here",)]
+    assert [image.captions for image in read.images] == [("here",)]
     assert read.warnings == ("2 pictures are not there and were left out, with their captions: gone.png, lost.png",)
     to_image, to_text = caption_sets(read)
     assert (len(to_image.queries), len(to_text.corpus)) == (1, 1)
-    assert len(read_captions(file, pictures=tmp_path).pictures) == 1
+    assert len(read_captions(file, images=tmp_path).images) == 1
     with pytest.raises(InvalidTestSet, match="names 3 pictures, and none is in"):
-        read_captions(file, pictures=captioned)
+        read_captions(file, images=captioned)
     file.write_text(json.dumps({"a.png": ["  "]}))
     with pytest.raises(InvalidTestSet, match="1 pictures have no caption"):
         read_captions(file)
@@ -265,9 +265,9 @@ def test_an_encoder_without_an_image_tower_is_refused(captioned: Path, store: St
     assert store.collections() == []
 
 
-def test_a_picture_that_cannot_be_read_is_found_by_no_search(store: Store, tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_found_by_no_search(store: Store, tmp_path: Path) -> None:
     """Its captions count as not found, it asks for nothing and counts 0, and a warning says so."""
-    shutil.copy(PICTURES[0].path, tmp_path / "a.png")
+    shutil.copy(IMAGES[0].path, tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (tmp_path / "c.json").write_text(json.dumps({"a.png": ["violin"], "broken.png": ["anything"]}))
     result = evaluate_captions(store, "pictures", read_captions(tmp_path / "c.json"), encoder=load_encoder("fake"))

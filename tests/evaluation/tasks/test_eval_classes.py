@@ -15,7 +15,7 @@ import pytest
 import torch
 from clip_benchmark.metrics import zeroshot_classification
 from counting import Counting
-from harness_pictures import class_names, pictograms
+from harness_images import class_names, pictograms
 
 from mmembed.classification.labels import Label, Labels
 from mmembed.encoders.registry import load_encoder
@@ -34,10 +34,10 @@ TEMPLATES = ("a photo of a {}.", "a drawing of a {}.")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some ninety pictures in eight classes of unequal size."""
     folder = tmp_path_factory.mktemp("classes")
-    for picture in pictograms():
-        into = folder / class_names()[picture.label]
+    for image in pictograms():
+        into = folder / class_names()[image.label]
         into.mkdir(exist_ok=True)
-        shutil.copy(picture.path, into)
+        shutil.copy(image.path, into)
     return folder
 
 
@@ -58,14 +58,14 @@ class Loader:
 
     def __init__(self, preprocess: Any, folder: Path) -> None:
         self.preprocess, self.dataset = preprocess, self
-        self.pictures = read_class_folders(folder)
-        self.classes = sorted({str(picture.label) for picture in self.pictures})
+        self.images = read_class_folders(folder)
+        self.classes = sorted({str(image.label) for image in self.images})
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(self.pictures), 16):
-            some = self.pictures[start : start + 16]
-            images = [self.preprocess(load_image(picture.path, uri=picture.path.name)) for picture in some]
-            yield torch.stack(images), torch.tensor([self.classes.index(str(picture.label)) for picture in some])
+        for start in range(0, len(self.images), 16):
+            some = self.images[start : start + 16]
+            images = [self.preprocess(load_image(image.path, uri=image.path.name)) for image in some]
+            yield torch.stack(images), torch.tensor([self.classes.index(str(image.label)) for image in some])
 
 
 # their accuracy() makes a float of an array of one element, which NumPy 2 warns of
@@ -113,19 +113,19 @@ def test_searching_for_the_labels_gives_the_same_where_nothing_is_lost(
     assert again.images == 0
 
 
-def test_other_pictures_of_the_collection_change_nothing(classes: Path, store: Store, tiny: Encoder) -> None:
+def test_other_images_of_the_collection_change_nothing(classes: Path, store: Store, tiny: Encoder) -> None:
     """Accuracy is over the pictures of the folder, and a warning counts the others."""
-    pictures = read_class_folders(classes)
-    whole = evaluate_classes(store, "pictures", pictures, encoder=tiny).systems[0].compared
-    some = [picture for picture in pictures if picture.label in ("animal", "food")]
+    images = read_class_folders(classes)
+    whole = evaluate_classes(store, "pictures", images, encoder=tiny).systems[0].compared
+    some = [image for image in images if image.label in ("animal", "food")]
     report = evaluate_classes(store, "pictures", some, encoder=tiny, labels=Labels(tuple(map(Label, class_names()))))
     part = report.systems[0].compared
     assert part.as_is is not None
-    uris = {str(picture.path) for picture in some}
+    uris = {str(image.path) for image in some}
     assert part.exact.per_query["acc1"] == {u: v for u, v in whole.exact.per_query["acc1"].items() if u in uris}
     assert part.as_is.per_query["acc1"] == part.exact.per_query["acc1"]
     assert set(part.exact.per_query["mean_per_class_recall"]) == {"animal", "food"}
-    assert any(f"{len(pictures) - len(some)} points beside" in warning for warning in report.warnings)
+    assert any(f"{len(images) - len(some)} points beside" in warning for warning in report.warnings)
 
 
 def test_one_class_is_refused(classes: Path, store: Store, tiny: Encoder, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_one_class_is_refused(classes: Path, store: Store, tiny: Encoder, tmp_pa
     assert store.collections() == []
 
 
-def test_two_classes_have_no_acc5_and_pictures_of_none_are_left_out(
+def test_two_classes_have_no_acc5_and_images_of_none_are_left_out(
     classes: Path, store: Store, tiny: Encoder, tmp_path: Path
 ) -> None:
     """Among fewer than five classes every one is among the five best; `_none` is counted in a warning."""
@@ -197,11 +197,11 @@ def test_labels_that_lack_a_folder_are_refused(classes: Path, store: Store, tiny
         )
 
 
-def test_two_encoders_are_compared_picture_by_picture(classes: Path, store: Store, tiny: Encoder) -> None:
+def test_two_encoders_are_compared_image_by_image(classes: Path, store: Store, tiny: Encoder) -> None:
     """The one that knows pictures is better than one that does not, and p says how surely."""
-    pictures = read_class_folders(classes)
+    images = read_class_folders(classes)
     reports = [
-        evaluate_classes(store, f"by-{each.spec.name}", pictures, encoder=each) for each in (load_encoder("fake"), tiny)
+        evaluate_classes(store, f"by-{each.spec.name}", images, encoder=each) for each in (load_encoder("fake"), tiny)
     ]
     found = {comparison.measure: comparison for comparison in compare(reports).comparisons}
     first, second = (report.systems[0].compared.exact.mean("acc1") for report in reports)

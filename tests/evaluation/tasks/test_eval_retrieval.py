@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from counting import Counting
-from harness_pictures import pictograms
+from harness_images import pictograms
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import CollectionMismatch, InvalidTestSet, SettingsError, UnsupportedModality
@@ -117,18 +117,18 @@ def test_a_kept_collection_is_taken_up_again(store: Store) -> None:
 def test_a_collection_of_the_users_own_is_not_written_to(store: Store, fake: Encoder, tmp_path: Path) -> None:
     """Documents of a test set are not mixed into it; pictures are measured there only if it holds all of them."""
     (tmp_path / "a.txt").write_text("a text of mine")
-    ingest_documents(store, "mine", [tmp_path / "a.txt"], encoder=fake, pictures_into=None)
+    ingest_documents(store, "mine", [tmp_path / "a.txt"], encoder=fake, images_into=None)
     for evaluate in (evaluate_retrieval, evaluate_passages):
         with pytest.raises(InvalidTestSet, match="'mine' was not made by an evaluation"):
             evaluate(store, "mine", SMALL, encoder=fake)
     assert store.count("mine") == 1
-    pictures = pictograms()[:4]
-    ingest_images(store, "photos", [picture.path for picture in pictures[:3]], encoder=fake)
+    images = pictograms()[:4]
+    ingest_images(store, "photos", [image.path for image in images[:3]], encoder=fake)
     three, four = (
         TestSet(
             {"q": Query("x")},
-            {p.name: CorpusDocument(image=p.path) for p in pictures[:n]},
-            {"q": {pictures[0].name: 1}},
+            {p.name: CorpusDocument(image=p.path) for p in images[:n]},
+            {"q": {images[0].name: 1}},
         )
         for n in (3, 4)
     )
@@ -138,19 +138,19 @@ def test_a_collection_of_the_users_own_is_not_written_to(store: Store, fake: Enc
     assert store.count("photos") == 3
 
 
-def test_pictures_are_queries_and_documents_too(store: Store, fake: Encoder, tmp_path: Path) -> None:
+def test_images_are_queries_and_documents_too(store: Store, fake: Encoder, tmp_path: Path) -> None:
     """A picture finds itself among pictures, and beside texts; with words it is the sum of both."""
-    paths = [picture.path for picture in pictograms()[:5]]
-    pictures = {f"p{n}": CorpusDocument(image=path) for n, path in enumerate(paths)}
+    paths = [image.path for image in pictograms()[:5]]
+    images = {f"p{n}": CorpusDocument(image=path) for n, path in enumerate(paths)}
     asked = {"q1": Query(image=paths[2]), "q2": Query("a fox", paths[3])}
     qrels = {"q1": {"p2": 1}, "q2": {"p3": 1}}
-    alone = evaluate_retrieval(store, "pictures", TestSet(asked, pictures, qrels), encoder=fake, measures=["MRR@10"])
+    alone = evaluate_retrieval(store, "pictures", TestSet(asked, images, qrels), encoder=fake, measures=["MRR@10"])
     assert alone.systems[0].compared.exact.per_query["MRR@10"] == {"q1": 1, "q2": 1}
-    mixed = TestSet(asked, {**pictures, "t": CorpusDocument(text="a fox")}, {"q1": {"p2": 1}, "q2": {"t": 1}})
+    mixed = TestSet(asked, {**images, "t": CorpusDocument(text="a fox")}, {"q1": {"p2": 1}, "q2": {"t": 1}})
     beside = evaluate_retrieval(store, "mixed", mixed, encoder=fake, measures=["hit_rate@2"])
     assert beside.systems[0].compared.exact.per_query["hit_rate@2"] == {"q1": 1, "q2": 1}
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    broken = TestSet({**asked, "q3": Query(image=tmp_path / "broken.png")}, pictures, {**qrels, "q3": {"p0": 1}})
+    broken = TestSet({**asked, "q3": Query(image=tmp_path / "broken.png")}, images, {**qrels, "q3": {"p0": 1}})
     report = evaluate_retrieval(store, "pictures", broken, encoder=fake, measures=["MRR@10"])
     assert report.systems[0].compared.exact.per_query["MRR@10"]["q3"] == 0
     assert any("1 queries cannot be asked and count 0: broken.png" in warning for warning in report.warnings)

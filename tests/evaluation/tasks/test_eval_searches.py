@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness_pictures import Pictogram, pictograms
+from harness_images import Pictogram, pictograms
 from PIL import Image
 
 from mmembed.encoders.registry import load_encoder
@@ -26,7 +26,7 @@ from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
 
 MEASURES = ["hit_rate@1", "MRR@10", "recall@10"]
-PICTURES = pictograms()[:30]
+IMAGES = pictograms()[:30]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def tiny() -> Encoder:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty pictures, and six texts."""
     made = tmp_path_factory.mktemp("mine")
-    for picture in PICTURES:
-        shutil.copy(picture.path, made)
+    for image in IMAGES:
+        shutil.copy(image.path, made)
     for number, word in enumerate(["zebra", "harbour", "violet", "copper", "winter", "orchard"]):
         (made / f"{number}.txt").write_text(f"A text about {word}. " + "It goes on and on. " * 40 + word)
     return made
@@ -50,9 +50,7 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory, tiny: Encoder)
     """`images`, by tiny, and `documents`, by fake with BM25 beside it."""
     opened = open_store(f"edge:{tmp_path_factory.mktemp('store') / 'store.mm'}")
     ingest_images(opened, "images", [folder], encoder=tiny)
-    ingest_documents(
-        opened, "documents", [folder], encoder=load_encoder("fake"), cross_encoder=tiny, pictures_into=None
-    )
+    ingest_documents(opened, "documents", [folder], encoder=load_encoder("fake"), cross_encoder=tiny, images_into=None)
     yield opened
     opened.close()
 
@@ -63,18 +61,18 @@ def log_file(tmp_path: Path, *rows: object) -> Path:
     return file
 
 
-def named(picture: Pictogram, folder: Path) -> str:
-    return str(folder / picture.path.name)
+def named(image: Pictogram, folder: Path) -> str:
+    return str(folder / image.path.name)
 
 
 def test_the_numbers_are_those_of_search_itself(store: Store, folder: Path, tmp_path: Path) -> None:
     """Ranks are counted by hand over what `mmembed.search` finds."""
-    rows = [{"query": picture.name, "clicked": [named(picture, folder)]} for picture in PICTURES]
+    rows = [{"query": image.name, "clicked": [named(image, folder)]} for image in IMAGES]
     report = evaluate_searches(store, "images", read_searches(log_file(tmp_path, *rows)), measures=MEASURES)
     reciprocal = []
-    for picture in PICTURES:
-        uris = [hit.payload["uri"] for hit in search(store, "images", text=picture.name, limit=10)]
-        reciprocal.append(1 / (uris.index(named(picture, folder)) + 1) if named(picture, folder) in uris else 0.0)
+    for image in IMAGES:
+        uris = [hit.payload["uri"] for hit in search(store, "images", text=image.name, limit=10)]
+        reciprocal.append(1 / (uris.index(named(image, folder)) + 1) if named(image, folder) in uris else 0.0)
     compared = report.systems[0].compared
     assert compared.as_is is not None
     assert list(compared.as_is.per_query["MRR@10"].values()) == pytest.approx(reciprocal)
@@ -89,7 +87,7 @@ def test_hybrid_search_counts_the_best_passage(store: Store, folder: Path, tmp_p
         log_file(
             tmp_path,
             {"query": "zebra", "relevant": [str(folder / "0.txt")]},
-            {"image": named(PICTURES[0], folder), "relevant": ["3.txt"]},
+            {"image": named(IMAGES[0], folder), "relevant": ["3.txt"]},
         )
     )
     report = evaluate_searches(store, "documents", log, measures=["hit_rate@1", "recall@10"])
@@ -102,12 +100,12 @@ def test_hybrid_search_counts_the_best_passage(store: Store, folder: Path, tmp_p
 
 def test_relevant_things_may_be_named_in_four_ways(store: Store, folder: Path, tmp_path: Path) -> None:
     """By uri, by the id of a point, by a path from the log's folder, and by a file name that is there once."""
-    picture = PICTURES[3]
+    image = IMAGES[3]
     (hit, *_) = [
-        hit for hit in search(store, "images", text="x", limit=30) if hit.payload["uri"] == named(picture, folder)
+        hit for hit in search(store, "images", text="x", limit=30) if hit.payload["uri"] == named(image, folder)
     ]
     shutil.copy(log_file(tmp_path, {"query": "a"}), folder / "log.jsonl")
-    for name in (named(picture, folder), hit.id, f"./{picture.path.name}", picture.path.name):
+    for name in (named(image, folder), hit.id, f"./{image.path.name}", image.path.name):
         log = SearchLog("log", folder, {"1": Query("anything")}, {"1": {name: 1}})
         report = evaluate_searches(store, "images", log, measures=["recall@100"])
         assert report.systems[0].compared.exact.mean("recall@100") == 1.0, name
@@ -116,7 +114,7 @@ def test_relevant_things_may_be_named_in_four_ways(store: Store, folder: Path, t
 
 def test_what_the_collection_lacks_stays_relevant(store: Store, folder: Path, tmp_path: Path) -> None:
     """Recall counts it as not found, and a warning says how many there are."""
-    rows = {"query": "x", "relevant": [named(PICTURES[0], folder), "/gone/a.jpg", "/gone/b.jpg"]}
+    rows = {"query": "x", "relevant": [named(IMAGES[0], folder), "/gone/a.jpg", "/gone/b.jpg"]}
     report = evaluate_searches(store, "images", read_searches(log_file(tmp_path, rows)), measures=["recall@100"])
     assert report.systems[0].compared.exact.mean("recall@100") == pytest.approx(1 / 3)
     assert [w for w in report.warnings if "does not hold 2 of the relevant things" in w and "/gone/a.jpg" in w]
@@ -126,7 +124,7 @@ def test_a_file_name_of_several_files_is_refused(tmp_path: Path) -> None:
     """Which of them is meant cannot be known."""
     for sub in ("one", "two"):
         (tmp_path / sub).mkdir()
-        shutil.copy(PICTURES[0].path, tmp_path / sub / "a.png")
+        shutil.copy(IMAGES[0].path, tmp_path / sub / "a.png")
     opened = open_store(f"edge:{tmp_path / 'store.mm'}")
     ingest_images(opened, "images", [tmp_path / "one", tmp_path / "two"], encoder=load_encoder("fake"))
     log = read_searches(log_file(tmp_path, {"query": "x", "relevant": ["a.png"]}))
@@ -177,11 +175,11 @@ def test_grades_may_be_written_as_spreadsheets_write_them(tmp_path: Path) -> Non
             read_searches(tmp_path / "log.csv")
 
 
-def test_pictures_that_ask_are_opened_one_at_a_time(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_images_that_ask_are_opened_one_at_a_time(store: Store, folder: Path, tmp_path: Path) -> None:
     """Of a log of 20 pictures few are in memory at any time; one that is missing counts 0."""
     for number in range(20):
         Image.new("RGB", (61, 47), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    wanted = named(PICTURES[0], folder)
+    wanted = named(IMAGES[0], folder)
     log = read_searches(log_file(tmp_path, *({"image": f"{n}.png", "relevant": [wanted]} for n in range(21))))
     alive: list[int] = []
 
@@ -197,7 +195,7 @@ def test_pictures_that_ask_are_opened_one_at_a_time(store: Store, folder: Path, 
 
 def test_searches_are_asked_under_their_filter(store: Store, folder: Path, tmp_path: Path) -> None:
     """A filter leaves out what was not looked for; a search without anything relevant is left out and counted."""
-    wanted, other = named(PICTURES[0], folder), named(PICTURES[1], folder)
+    wanted, other = named(IMAGES[0], folder), named(IMAGES[1], folder)
     only = {"must": [{"key": "uri", "match": {"value": other}}]}
     log = read_searches(
         log_file(tmp_path, {"query": "x", "relevant": [wanted], "filter": only}, {"query": "y", "clicked": []})
@@ -255,7 +253,7 @@ def test_two_collections_are_compared_on_one_log(folder: Path, tmp_path: Path, t
     opened = open_store(f"edge:{tmp_path / 'store.mm'}")
     for name, encoder in (("fake", load_encoder("fake")), ("tiny", tiny)):
         ingest_images(opened, name, [folder], encoder=encoder)
-    rows = [{"query": picture.name, "relevant": [picture.path.name]} for picture in PICTURES]
+    rows = [{"query": image.name, "relevant": [image.path.name]} for image in IMAGES]
     log = read_searches(log_file(tmp_path, *rows))
     both = compare([evaluate_searches(opened, name, log, measures=["MRR@10"]) for name in ("fake", "tiny")])
     opened.close()
@@ -270,17 +268,17 @@ def test_two_encoders_are_compared_on_the_files_of_a_collection(folder: Path, tm
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     manifest = tmp_path / "manifest.jsonl"
-    rows = [{"uri": str(copy / p.path.name), "payload": {"even": number % 2 == 0}} for number, p in enumerate(PICTURES)]
+    rows = [{"uri": str(copy / p.path.name), "payload": {"even": number % 2 == 0}} for number, p in enumerate(IMAGES)]
     manifest.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     opened = open_store(f"edge:{tmp_path / 'store.mm'}")
     ingest_images(opened, "images", [manifest], encoder=load_encoder("fake"))
-    (copy / PICTURES[-1].path.name).unlink()
+    (copy / IMAGES[-1].path.name).unlink()
     even = {"must": [{"key": "even", "match": {"value": True}}]}
     log = read_searches(
         log_file(
             tmp_path,
-            *({"query": p.name, "relevant": [str(copy / p.path.name)]} for p in PICTURES[:10]),
-            {"query": "anything", "relevant": [str(copy / PICTURES[0].path.name)], "filter": even},
+            *({"query": p.name, "relevant": [str(copy / p.path.name)]} for p in IMAGES[:10]),
+            {"query": "anything", "relevant": [str(copy / IMAGES[0].path.name)], "filter": even},
         )
     )
     reports = evaluate_encoders(opened, "images", log, [load_encoder("fake?dim=8"), tiny], measures=["recall@100"])

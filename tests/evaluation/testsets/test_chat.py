@@ -66,7 +66,7 @@ def chat(server: StandIn, **options: Any) -> Chat:
 def ask(
     chat: Chat, drawn: list[QuerySource], folder: Path, **options: Any
 ) -> list[tuple[QuerySource, list[str] | Failure]]:
-    return list(ask_about(drawn, chat, 2, **{"seed": 0, "folder": folder, "pictures": {}, **options}))
+    return list(ask_about(drawn, chat, 2, **{"seed": 0, "folder": folder, "images": {}, **options}))
 
 
 def failures(got: list[tuple[QuerySource, list[str] | Failure]]) -> list[Failure]:
@@ -106,13 +106,13 @@ def test_a_long_document_is_asked_about_by_one_of_its_longer_passages() -> None:
     assert not any("Passage:\nscrap" in question for question in questions)
 
 
-def test_a_picture_is_sent_small_and_as_a_data_uri(tmp_path: Path) -> None:
+def test_a_image_is_sent_small_and_as_a_data_uri(tmp_path: Path) -> None:
     """Beside the question, in the part that OpenAI calls image_url, with at most 512 pixels a side."""
     Image.effect_noise((1600, 900), 60).convert("RGB").save(tmp_path / "noise.png")
-    picture = QuerySource(str(tmp_path / "noise.png"), content_hash="1")
+    source = QuerySource(str(tmp_path / "noise.png"), content_hash="1")
     with StandIn(lambda _: answers("grey noise")) as server:
-        got = ask(chat(server), [picture], tmp_path, pictures={picture.uri: tmp_path / "noise.png"})
-        assert got == [(picture, ["grey noise"])]
+        got = ask(chat(server), [source], tmp_path, images={source.uri: tmp_path / "noise.png"})
+        assert got == [(source, ["grey noise"])]
         text, image = server.asked[0].body["messages"][0]["content"]
     assert text["type"] == "text"
     assert "JSON list of 2 strings" in text["text"]
@@ -123,12 +123,12 @@ def test_a_picture_is_sent_small_and_as_a_data_uri(tmp_path: Path) -> None:
         assert sent.size == (512, 288)
 
 
-def test_a_picture_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     """Nothing is sent for it, and the next source is asked about."""
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken = QuerySource(str(tmp_path / "broken.png"))
     with StandIn(lambda _: answers("ferry")) as server:
-        got = ask(chat(server), [broken, FERRY], tmp_path, pictures={broken.uri: tmp_path / "broken.png"})
+        got = ask(chat(server), [broken, FERRY], tmp_path, images={broken.uri: tmp_path / "broken.png"})
         assert len(server.asked) == 1
     assert got[1] == (FERRY, ["ferry"])
     assert "broken.png" in failures(got)[0].error
@@ -235,7 +235,7 @@ def test_another_model_or_question_is_asked_anew(tmp_path: Path) -> None:
         ask(chat(server), [FERRY], tmp_path)
         ask(chat(server), [QuerySource(FERRY.uri, FERRY.title, (SourcePassage("Another text.", ()),))], tmp_path)
         ask(Chat(f"{server.url}/v1", "another"), [FERRY], tmp_path)
-        list(ask_about([FERRY], chat(server), 3, seed=0, folder=tmp_path, pictures={}))
+        list(ask_about([FERRY], chat(server), 3, seed=0, folder=tmp_path, images={}))
         assert len(server.asked) == 4
         ask(chat(server), [FERRY], tmp_path)
         assert len(server.asked) == 4

@@ -39,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, tiny: Encoder) -> Iterator[St
     store = mmembed.open_store(f"edge:{tmp_path_factory.mktemp('testsets') / 'demo.mm'}")
     mmembed.ingest_images(store, "images", [PICTOGRAMS / "pictograms.csv"], encoder=tiny)
     minilm = mmembed.load_encoder("minilm")
-    mmembed.ingest_documents(store, "documents", [DOCUMENTS], encoder=minilm, cross_encoder=tiny, pictures_into=None)
+    mmembed.ingest_documents(store, "documents", [DOCUMENTS], encoder=minilm, cross_encoder=tiny, images_into=None)
     yield store
     store.close()
 
@@ -59,7 +59,7 @@ def written(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in NAMES}
 
 
-def pictures(folder: Path, captions: dict[str, str | None], *, same: tuple[str, ...] = ()) -> Path:
+def images(folder: Path, captions: dict[str, str | None], *, same: tuple[str, ...] = ()) -> Path:
     """Pictures of noise with captions, in a manifest; those in `same` have one content."""
     folder.mkdir()
     rows = []
@@ -131,16 +131,16 @@ def test_the_filter_keeps_what_exact_search_finds(demo: Store, tiny: Encoder, tm
 def test_captions_are_not_filtered_by_captions(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """A caption would always find itself; by `image`, nonsense does not find its picture."""
     captions: dict[str, str | None] = {f"{i:02}.png": f"zq{i}x" for i in range(40)}
-    mmembed.ingest_images(store, "images", [pictures(tmp_path / "p", captions)], encoder=tiny)
+    mmembed.ingest_images(store, "images", [images(tmp_path / "p", captions)], encoder=tiny)
     lenient = make_test_set(store, "images", tmp_path / "a", round_trip=RoundTrip("caption_bm25", 1), queries_each=1)
     assert (lenient.queries, dict(lenient.dropped)) == (40, {})
     strict = make_test_set(store, "images", tmp_path / "b", round_trip=RoundTrip(first=1), queries_each=1)
     assert strict.queries < 10
 
 
-def test_pictures_near_the_test_set_are_named_relative_to_it(store: Store, tiny: Encoder, tmp_path: Path) -> None:
+def test_images_near_the_test_set_are_named_relative_to_it(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """A folder that holds both can be moved; what lies elsewhere has its whole path."""
-    mmembed.ingest_images(store, "images", [pictures(tmp_path / "p", {"a.png": "a"})], encoder=tiny)
+    mmembed.ingest_images(store, "images", [images(tmp_path / "p", {"a.png": "a"})], encoder=tiny)
     for folder, expected in ((tmp_path / "set", "../p/a.png"), (tmp_path / "x" / "set", str(tmp_path / "p" / "a.png"))):
         make_test_set(store, "images", folder, round_trip=None)
         row = json.loads((folder / "corpus.jsonl").read_text())
@@ -148,12 +148,12 @@ def test_pictures_near_the_test_set_are_named_relative_to_it(store: Store, tiny:
         assert [document.image and document.image.is_file() for document in read_beir(folder).corpus.values()] == [True]
 
 
-def test_pictures_inside_documents_are_taken_out(store: Store, tiny: Encoder, tmp_path: Path) -> None:
+def test_images_inside_documents_are_taken_out(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """A picture without a file of its own gets one in the test set, pixel for pixel; its alt text is a query."""
     (tmp_path / "in").mkdir()
     shown = photo(seed=3)
     word(tmp_path / "in" / "report.docx", [(1, "Report"), "Some words.", (shown, "a blue square")])
-    mmembed.ingest_documents(store, "documents", [tmp_path / "in"], encoder=tiny, pictures_into="images")
+    mmembed.ingest_documents(store, "documents", [tmp_path / "in"], encoder=tiny, images_into="images")
     make_test_set(store, "images", tmp_path / "set", round_trip=None)
     read = read_beir(tmp_path / "set")
     assert [query.text for query in read.queries.values()] == ["a blue square"]
@@ -170,7 +170,7 @@ def test_pictures_inside_documents_are_taken_out(store: Store, tiny: Encoder, tm
 
 def test_copies_are_as_relevant(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """The same picture under another name, though it has another caption or none, is what was asked for."""
-    manifest = pictures(tmp_path / "p", {"a.png": "cat", "b.png": None, "c.png": "dog"}, same=("a.png", "b.png"))
+    manifest = images(tmp_path / "p", {"a.png": "cat", "b.png": None, "c.png": "dog"}, same=("a.png", "b.png"))
     mmembed.ingest_images(store, "images", [manifest], encoder=tiny)
     made = make_test_set(store, "images", tmp_path / "set", round_trip=None)
     read = read_beir(tmp_path / "set")
@@ -182,7 +182,7 @@ def test_copies_are_as_relevant(store: Store, tiny: Encoder, tmp_path: Path) -> 
 def test_equal_queries_are_one(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """Case and white space make no other query; a caption that eleven pictures share tells none of them apart."""
     captions = {"a.png": "A cat", "b.png": " a  CAT ", "c.png": "dog"} | {f"s{i:02}.png": "sketch" for i in range(11)}
-    mmembed.ingest_images(store, "images", [pictures(tmp_path / "p", dict(captions))], encoder=tiny)
+    mmembed.ingest_images(store, "images", [images(tmp_path / "p", dict(captions))], encoder=tiny)
     made = make_test_set(store, "images", tmp_path / "set", round_trip=None)
     read = read_beir(tmp_path / "set")
     found = {query_key(query.text or ""): len(read.qrels[id]) for id, query in read.queries.items()}
@@ -218,7 +218,7 @@ def test_the_draw_goes_with_the_contents(store: Store, tiny: Encoder, tmp_path: 
     """The same pictures in another folder give the same queries in the same order."""
     captions: dict[str, str | None] = {f"{i:02}.png": f"number {i}" for i in range(30)}
     for name in ("here", "there"):
-        mmembed.ingest_images(store, name, [pictures(tmp_path / name, captions)], encoder=tiny)
+        mmembed.ingest_images(store, name, [images(tmp_path / name, captions)], encoder=tiny)
         made = make_test_set(store, name, tmp_path / f"set-{name}", sample=10, round_trip=None)
         assert made.queries == 10
     assert written(tmp_path / "set-here")["queries.jsonl"] == written(tmp_path / "set-there")["queries.jsonl"]
@@ -302,7 +302,7 @@ def test_queries_of_a_chat_model(demo: Store, tmp_path: Path) -> None:
 def test_a_name_that_would_break_the_rows_is_left_out(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """A tab in a name is a failure that says so; the rest is written."""
     folder = tmp_path / "p"
-    pictures(folder, {"a.png": "cat", "b.png": "dog"})
+    images(folder, {"a.png": "cat", "b.png": "dog"})
     shutil.move(folder / "b.png", folder / "b\tc.png")
     (folder / "captions.jsonl").write_text('{"uri": "a.png", "caption": "cat"}\n{"uri": "b\\tc.png", "caption": "dog"}')
     mmembed.ingest_images(store, "images", [folder / "captions.jsonl"], encoder=tiny)
@@ -311,9 +311,9 @@ def test_a_name_that_would_break_the_rows_is_left_out(store: Store, tiny: Encode
     assert [Path(uri).name for uri in read_beir(tmp_path / "set").corpus] == ["a.png"]
 
 
-def test_a_picture_that_is_gone_is_left_out(store: Store, tiny: Encoder, tmp_path: Path) -> None:
+def test_a_image_that_is_gone_is_left_out(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """It cannot be judged by another encoder: a failure names it, and neither corpus nor judgements hold it."""
-    manifest = pictures(tmp_path / "p", {"a.png": "cat", "b.png": "dog"})
+    manifest = images(tmp_path / "p", {"a.png": "cat", "b.png": "dog"})
     mmembed.ingest_images(store, "images", [manifest], encoder=tiny)
     (tmp_path / "p" / "b.png").unlink()
     made = make_test_set(store, "images", tmp_path / "set", round_trip=None)
@@ -345,7 +345,7 @@ def test_what_makes_no_sense(
 def test_nothing_kept_is_an_error_that_says_why(store: Store, tiny: Encoder, tmp_path: Path) -> None:
     """No empty test set is written: the sentence counts what was dropped."""
     captions = {f"{i:02}.png": "sketch" for i in range(12)}
-    mmembed.ingest_images(store, "images", [pictures(tmp_path / "p", dict(captions))], encoder=tiny)
+    mmembed.ingest_images(store, "images", [images(tmp_path / "p", dict(captions))], encoder=tiny)
     with pytest.raises(InvalidTestSet, match=r"no query is left from a sample of 12 \(1 too common\)"):
         make_test_set(store, "images", tmp_path / "set")
     assert not (tmp_path / "set" / "corpus.jsonl").exists()

@@ -137,7 +137,7 @@ def test_tokenizing_holds_nobody_up(service: Server) -> None:
     assert max(waits) < (time.monotonic() - started) / 4
 
 
-def test_pictures_of_a_search_are_bounded_together(service: Server) -> None:
+def test_images_of_a_search_are_bounded_together(service: Server) -> None:
     """Small files that are large pictures are refused by their sum, before any of them is decoded."""
     content = io.BytesIO()
     Image.new("1", (6000, 6000)).save(content, "PNG")
@@ -182,7 +182,7 @@ def test_host_that_is_no_idna(url: str, service: Server) -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere the C library's own ways are left alone")
-def test_memory_of_large_pictures_goes_back() -> None:
+def test_memory_of_large_images_goes_back() -> None:
     """Threads that decoded a large picture each leave no more behind than one would."""
     script = """
 import io, os, threading, time

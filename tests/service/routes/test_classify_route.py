@@ -76,7 +76,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     root = tmp_path_factory.mktemp("classify")
     store, tiny = open_store(f"edge:{root / 'store.mm'}"), load_encoder("tiny")
     ingest_images(store, "drawings", [*FILES, CAT, GUITAR], encoder=tiny)
-    ingest_documents(store, "texts", [DOCUMENTS / "kitchen.md"], encoder=load_encoder("fake"), pictures_into=None)
+    ingest_documents(store, "texts", [DOCUMENTS / "kitchen.md"], encoder=load_encoder("fake"), images_into=None)
     store.create("bare", Contract("images", {"image": vector_contract(tiny, "image")}), indexes={})
     store.upsert("bare", [Point(str(uuid.UUID(int=1)), {}, {"uri": "bare"})])
     several = load_encoder("fake?kind=multi")
@@ -109,7 +109,7 @@ def assert_equal(found: dict[str, Any], to: dict[str, tuple[float, float]]) -> N
         assert (one["score"], one["probability"]) == pytest.approx(to[one["label"]], abs=1e-4)
 
 
-def test_a_picture_gets_labels_by_its_definition(peer: Peer) -> None:
+def test_a_image_gets_labels_by_its_definition(peer: Peer) -> None:
     """Best first, with the cosine to the mean of the templates and a softmax over them: equal to numpy's."""
     found = peer.classify(image=in_base64(CAT), labels=LABELS)
     assert_equal(found, expected(CAT, labels_of(LABELS)))
@@ -134,7 +134,7 @@ def test_options_are_taken_as_generously_as_labels(peer: Peer) -> None:
     assert [one["label"] for one in found["labels"]] == ["cake"]  # top_k: numpy has no integer of that size
 
 
-def test_every_way_to_send_a_picture(peer: Peer) -> None:
+def test_every_way_to_send_a_image(peer: Peer) -> None:
     """Base64, data URI, address, objects of them and a file of a form give the same answer."""
     plain = in_base64(CAT)
     with StandIn(lambda _: Reply(CAT.read_bytes())) as pages:
@@ -158,7 +158,7 @@ def test_a_stored_point_needs_no_forward_pass(peer: Peer) -> None:
     assert_equal(found, expected(CAT, labels_of(LABELS)))
 
 
-def test_one_bad_picture_harms_no_other(peer: Peer) -> None:
+def test_one_bad_image_harms_no_other(peer: Peer) -> None:
     """Several pictures have a result each, in order: labels, or the sentence of what is wrong."""
 
     def answer(asked: ReceivedRequest) -> Reply:
@@ -184,17 +184,17 @@ def test_one_bad_picture_harms_no_other(peer: Peer) -> None:
 
 def test_none_of_these(peer: Peer) -> None:
     """A background that wins, or a threshold that no label reaches, says so; without either nothing can."""
-    picture = in_base64(GUITAR)
-    wins = peer.classify(image=picture, labels=["cat", "cake"], background=["guitar"])
+    image = in_base64(GUITAR)
+    wins = peer.classify(image=image, labels=["cat", "cake"], background=["guitar"])
     assert wins["none_of_these"] is True
     assert sum(one["probability"] for one in wins["labels"]) < 0.5
-    loses = peer.classify(image=picture, labels=["cat", "guitar"], background=["cake"])
+    loses = peer.classify(image=image, labels=["cat", "guitar"], background=["cake"])
     assert loses["none_of_these"] is False
-    high = peer.classify(image=picture, labels=["cat", "guitar"], threshold=1.0)
+    high = peer.classify(image=image, labels=["cat", "guitar"], threshold=1.0)
     assert (high["labels"], high["none_of_these"]) == ([], True)
-    per_label = peer.classify(image=picture, labels=LABELS, threshold={"cat": 0, "guitar": 1.0, "cake": 1.0})
+    per_label = peer.classify(image=image, labels=LABELS, threshold={"cat": 0, "guitar": 1.0, "cake": 1.0})
     assert [one["label"] for one in per_label["labels"]] == ["cat"]
-    assert peer.classify(image=picture, labels=["cat", "cake"])["none_of_these"] is None
+    assert peer.classify(image=image, labels=["cat", "cake"])["none_of_these"] is None
 
 
 def test_hierarchy_and_texts(peer: Peer) -> None:
@@ -216,8 +216,8 @@ def test_the_calibration_of_a_collection_is_used(peer: Peer) -> None:
     """With the collection named its calibration for these labels holds, for others and without it none does."""
     tiny = load_encoder("tiny")
     classes = embed_classes(tiny, labels_of(LABELS))
-    pictures = [CAT, GUITAR, PICTOGRAMS / "1f382.png"] * 8
-    vectors = tiny.encode_image([load_image(file, uri=file.name) for file in pictures])
+    images = [CAT, GUITAR, PICTOGRAMS / "1f382.png"] * 8
+    vectors = tiny.encode_image([load_image(file, uri=file.name) for file in images])
     calibration = fit_calibration(classes, np.asarray(vectors), LABELS * 8, method="temperature")
     calibration = replace(calibration, temperature=7.0, thresholds=dict.fromkeys(LABELS, 0.2))
     save_calibration(peer.store, "drawings", calibration)
@@ -302,7 +302,7 @@ def test_forms_are_checked(peer: Peer) -> None:
         assert sentence in answer.json()["error"]
 
 
-def test_pictures_together_are_bounded(tmp_path: Path) -> None:
+def test_images_together_are_bounded(tmp_path: Path) -> None:
     """Pictures behind addresses that come to more than one request may bring are refused together."""
     noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
     out = BytesIO()
@@ -326,8 +326,8 @@ def test_the_example_of_the_documentation(peer: Peer) -> None:
     assert file is not None
     assert query is not None
     assert told is not None
-    picture = (ROOT / file[1]).read_bytes()
-    answer = peer.client.post("/v1/classify", files={"image": picture}, data={"query": query[1]}).json()
+    image = (ROOT / file[1]).read_bytes()
+    answer = peer.client.post("/v1/classify", files={"image": image}, data={"query": query[1]}).json()
     expected = json.loads(told[1])
     for one, other in zip(answer.pop("labels"), expected.pop("labels"), strict=True):
         assert one == pytest.approx(other, abs=0.01)

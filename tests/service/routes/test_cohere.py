@@ -149,7 +149,7 @@ def test_output_dimension(client: cohere.ClientV2, text_encoder: Encoder) -> Non
 
 
 @pytest.mark.parametrize("input_type", ["image", "search_document"])
-def test_pictures(input_type: str, client: cohere.ClientV2) -> None:
+def test_images(input_type: str, client: cohere.ClientV2) -> None:
     """`images` are pictures whatever the input_type, in their order, and are counted."""
     answer = client.embed(
         model="tiny", input_type=input_type, images=[data_uri(p) for p in PICTOGRAMS], embedding_types=["float"]
@@ -161,10 +161,10 @@ def test_pictures(input_type: str, client: cohere.ClientV2) -> None:
     assert (answer.meta.billed_units.images, answer.meta.billed_units.input_tokens) == (2, 0)
 
 
-def test_text_and_picture_in_one_input(client: cohere.ClientV2) -> None:
+def test_text_and_image_in_one_input(client: cohere.ClientV2) -> None:
     """An input of one part is that part's vector, one of several their sum brought back to norm 1, in order."""
     tiny = load_encoder("tiny")
-    picture = np.asarray(tiny.encode_image([load_image(PICTOGRAMS[0], uri="p")])[0])
+    image = np.asarray(tiny.encode_image([load_image(PICTOGRAMS[0], uri="p")])[0])
     text = np.asarray(tiny.encode_text(["a red heart"], role="document")[0])
     said = cohere.TextEmbedContent(text="a red heart")
     shown = cohere.ImageUrlEmbedContent(image_url=cohere.EmbedImageUrl(url=data_uri(PICTOGRAMS[0])))
@@ -177,7 +177,7 @@ def test_text_and_picture_in_one_input(client: cohere.ClientV2) -> None:
             cohere.EmbedInput(content=[shown]),
         ],
     )
-    expected = [text, l2_normalize(text + picture), picture]
+    expected = [text, l2_normalize(text + image), image]
     assert np.allclose(answer.embeddings.float_, expected, atol=1e-5)
 
 
@@ -295,7 +295,7 @@ def test_bad_requests_are_told_in_one_sentence(sentence: str, given: dict[str, o
     assert post(service, texts=["a"]).status_code == 200
 
 
-def test_a_picture_for_a_text_encoder(service: Server, text_encoder: Encoder) -> None:
+def test_a_image_for_a_text_encoder(service: Server, text_encoder: Encoder) -> None:
     """An encoder without an image tower refuses the picture by its place."""
     answer = post(service, model=text_encoder.spec.name, images=[data_uri(PICTOGRAMS[0])])
     assert answer.status_code == 400

@@ -29,8 +29,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Six pictures with a payload and a document."""
     with running(tmp_path_factory.mktemp("service"), encoder=("fake",)) as served:
         items = [{"payload": {"rights": right, "year": 2020 + n % 2}} for n, right in enumerate(RIGHTS)]
-        pictures = [("file", (f"{n}.png", encoded(photo(seed=n)))) for n in range(6)]
-        sent = httpx.post(f"{served.url}/v1/index/pics", files=pictures, data={"items": json.dumps(items)}, timeout=60)
+        images = [("file", (f"{n}.png", encoded(photo(seed=n)))) for n in range(6)]
+        sent = httpx.post(f"{served.url}/v1/index/pics", files=images, data={"items": json.dumps(items)}, timeout=60)
         assert sent.status_code == 200, sent.text
         note = [("file", ("note.md", b"# Birds\n\nOwls hunt at night."))]
         query = {"kind": "documents", "encoder": "fake"}

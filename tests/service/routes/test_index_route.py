@@ -56,7 +56,7 @@ def indexed(service: Server, collection: str, files: Sequence[File], items: Any 
     return report
 
 
-def picture(seed: int) -> bytes:
+def image(seed: int) -> bytes:
     return encoded(photo(seed=seed))
 
 
@@ -70,18 +70,18 @@ def on_disk(service: Server, collection: str) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_pictures_with_captions_are_found_again(service: Server) -> None:
+def test_images_with_captions_are_found_again(service: Server) -> None:
     """An uploaded picture is found by its own pixels and by its caption, and carries what was said of it."""
     report = indexed(
         service,
         "kites",
-        [("kite.png", picture(1)), ("wall.png", picture(2))],
+        [("kite.png", image(1)), ("wall.png", image(2))],
         [{"caption": "a red kite", "payload": {"album": "summer"}}, {"caption": "a grey wall"}],
     )
     assert (report["embedded"], report["failures"]) == (2, [])
     store = service.app.state.service.store
     kite, wall = report["ids"]
-    assert search(store, "kites", image=picture(2), limit=1)[0].id == wall
+    assert search(store, "kites", image=image(2), limit=1)[0].id == wall
     assert search(store, "kites", text="kite", vector_name="caption_bm25", limit=1)[0].id == kite
     payload = payload_of(service, "kites", kite)
     assert (payload["caption"], payload["album"]) == ("a red kite", "summer")
@@ -90,7 +90,7 @@ def test_pictures_with_captions_are_found_again(service: Server) -> None:
 
 def test_sending_twice_changes_nothing(service: Server) -> None:
     """The same files again are unchanged, with the same ids; other words for a picture replace the old ones."""
-    files = [("a.png", picture(3))]
+    files = [("a.png", image(3))]
     first = indexed(service, "twice", files, [{"caption": "one", "payload": {"old": 1}}])
     again = indexed(service, "twice", files, [{"caption": "one", "payload": {"old": 1}}])
     assert (again["unchanged"], again["ids"]) == (1, first["ids"])
@@ -102,13 +102,13 @@ def test_sending_twice_changes_nothing(service: Server) -> None:
     assert payload["caption"] == "two"
     assert "old" not in payload
     assert on_disk(service, "twice") == ["a.png"]
-    copy = indexed(service, "twice", [("b.png", picture(3))])
+    copy = indexed(service, "twice", [("b.png", image(3))])
     assert copy["copied"] == 1, "the same pixels under another name keep the vector"
 
 
-def test_documents_bring_their_pictures(service: Server, tmp_path: Path) -> None:
+def test_documents_bring_their_images(service: Server, tmp_path: Path) -> None:
     """A DOCX, a PDF and a page of HTML become passages, and the pictures they hold go to the collection of pictures."""
-    data_uri = "data:image/png;base64," + base64.b64encode(picture(12)).decode()
+    data_uri = "data:image/png;base64," + base64.b64encode(image(12)).decode()
     files = [
         (
             "report.docx",
@@ -117,22 +117,22 @@ def test_documents_bring_their_pictures(service: Server, tmp_path: Path) -> None
         ("paper.pdf", pdf(tmp_path / "a.pdf", [("Owls hunt at night.", photo(90, 90, seed=11))]).read_bytes()),
         ("page.html", f"<h1>Storks</h1><p>Storks clatter.</p><img alt='a stork' src='{data_uri}'>".encode()),
     ]
-    report = indexed(service, "papers", files, kind="documents", encoder="fake", pictures_into="of-papers")
-    assert (report["embedded"], report["failures"], report["pictures"]["embedded"]) == (3, [], 3)
+    report = indexed(service, "papers", files, kind="documents", encoder="fake", images_into="of-papers")
+    assert (report["embedded"], report["failures"], report["images"]["embedded"]) == (3, [], 3)
     store = service.app.state.service.store
     hit = search(store, "papers", text="herons", vector_name="bm25", limit=1)[0]
     assert hit.payload["text"] == "A note on herons."
     captions = {point.payload.get("caption") for point in store.scroll("of-papers")}
     assert captions == {"a heron", "a stork", None}
-    later = indexed(service, "papers", [("more.txt", b"Kestrels hover.")], pictures_into="")
+    later = indexed(service, "papers", [("more.txt", b"Kestrels hover.")], images_into="")
     assert later["embedded"] == 1, "the collection says itself that it holds documents, and by which encoder"
-    assert "pictures" not in later
+    assert "images" not in later
 
 
 def test_demo_documents_are_searchable(service: Server) -> None:
     """The documents that come with mmembed, uploaded as they are, are found by their words."""
     files = [(path.name, path.read_bytes()) for path in sorted(Path(str(DOCUMENTS)).glob("*.md"))]
-    report = indexed(service, "demo", files, kind="documents", encoder="tiny", pictures_into="")
+    report = indexed(service, "demo", files, kind="documents", encoder="tiny", images_into="")
     assert report["embedded"] == len(files)
     assert service.app.state.service.store.count("demo") >= len(files)
 
@@ -140,14 +140,14 @@ def test_demo_documents_are_searchable(service: Server) -> None:
 def test_a_document_shows_nobody_the_files_of_the_server(service: Server, tmp_path: Path) -> None:
     """A document that links to a picture on the server gets neither the picture nor a word on whether it is there."""
     secret = tmp_path / "secret.png"
-    secret.write_bytes(picture(20))
+    secret.write_bytes(image(20))
     page = f"# Notes\n\nLook.\n\n![there]({secret})\n\n![gone]({secret}.gone)\n\n![link](file://{secret})\n"
     for name in ("notes.md", "notes.html"):
         report = indexed(
-            service, "linking", [(name, page.encode())], kind="documents", encoder="fake", pictures_into="linked"
+            service, "linking", [(name, page.encode())], kind="documents", encoder="fake", images_into="linked"
         )
-        assert report["pictures"]["embedded"] == 0
-        assert report["failures"] == report["pictures"]["failures"] == []
+        assert report["images"]["embedded"] == 0
+        assert report["failures"] == report["images"]["failures"] == []
     assert "linked" not in service.app.state.service.store.collections()
 
 
@@ -179,7 +179,7 @@ def test_names_are_cleaned(sent: str, kept: str) -> None:
 def test_hostile_names_stay_in_the_folder(service: Server) -> None:
     """Names that lead elsewhere, are empty or endless are stored under a harmless one; no kind of file is a failure."""
     names = ["../../../x.png", "CON.png", "n\0ul.png", "y" * 500 + ".png", "😀.png", "no-suffix", "evil.svg"]
-    report = indexed(service, "hostile", [(name, picture(30 + n)) for n, name in enumerate(names)])
+    report = indexed(service, "hostile", [(name, image(30 + n)) for n, name in enumerate(names)])
     assert report["embedded"] == 5
     assert [failure["uri"] for failure in report["failures"]] == ["no-suffix", "evil.svg"]
     assert [id is None for id in report["ids"]] == [False] * 5 + [True] * 2
@@ -194,12 +194,12 @@ def test_hostile_names_stay_in_the_folder(service: Server) -> None:
 def test_one_bad_file_fails_alone(service: Server) -> None:
     """What is no picture, or too large to decode, is a failure in the client's words, and is not kept."""
     files = [
-        ("good.png", picture(40)),
-        ("cut.png", picture(41)[:60]),
+        ("good.png", image(40)),
+        ("cut.png", image(41)[:60]),
         ("bomb.png", huge_png(60_000, 60_000)),
         ("text.png", b"not a picture"),
         ("empty.png", b""),
-        ("also-good.png", picture(42)),
+        ("also-good.png", image(42)),
     ]
     report = indexed(service, "mixed", files)
     assert report["embedded"] == 2
@@ -222,7 +222,7 @@ def test_nothing_stored_is_400_and_leaves_nothing(service: Server) -> None:
 def test_reserved_keys_give_way(service: Server) -> None:
     """A payload cannot say what mmembed says itself, and says all else."""
     said = {"uri": "/etc/passwd", "content_hash": "x", "width": 1, "document": "y", "caption": 5, "mine": [1, 2]}
-    report = indexed(service, "reserved", [("a.png", picture(50))], [{"payload": said}])
+    report = indexed(service, "reserved", [("a.png", image(50))], [{"payload": said}])
     payload = payload_of(service, "reserved", report["ids"][0])
     assert payload["uri"].endswith("/a.png")
     assert len(payload["content_hash"]) == 32
@@ -249,7 +249,7 @@ def test_reserved_keys_give_way(service: Server) -> None:
 )
 def test_items_that_make_no_sense(service: Server, items: str) -> None:
     """What is said of the files is JSON, one entry a file; anything else is 400 and nothing is stored."""
-    answer = post(service, "senseless", [("a.png", picture(60))], items)
+    answer = post(service, "senseless", [("a.png", image(60))], items)
     assert answer.status_code == 400, answer.text
     assert answer.json()["type"] == "InvalidRequest"
     assert "senseless" not in service.app.state.service.store.collections()
@@ -263,7 +263,7 @@ def test_items_that_make_no_sense(service: Server, items: str) -> None:
 def test_odd_payload_keys_are_stored(service: Server, payload: Payload) -> None:
     """Any key that JSON allows is kept as it is, though not each can be filtered by."""
     name = f"{abs(hash(str(payload)))}.png"
-    report = indexed(service, "odd", [(name, picture(70))], [{"payload": payload}])
+    report = indexed(service, "odd", [(name, image(70))], [{"payload": payload}])
     stored = payload_of(service, "odd", report["ids"][0])
     assert {key: stored.get(key) for key in payload} == payload
 
@@ -271,7 +271,7 @@ def test_odd_payload_keys_are_stored(service: Server, payload: Payload) -> None:
 @pytest.mark.parametrize("collection", ["%2e%2e", "%2e", "x%00", "x" * 201, "%0a"])
 def test_names_that_no_collection_can_have(service: Server, collection: str) -> None:
     """A collection is called by printable letters, or by dots that lead nowhere."""
-    answer = post(service, collection, [("a.png", picture(80))])
+    answer = post(service, collection, [("a.png", image(80))])
     if collection in ("%2e%2e", "%2e"):
         assert answer.status_code == 200
         path = Path(payload_of(service, collection.replace("%2e", "."), answer.json()["ids"][0])["uri"])
@@ -286,7 +286,7 @@ def test_names_that_no_collection_can_have(service: Server, collection: str) -> 
 
 def test_requests_that_ask_for_what_there_is_not(service: Server) -> None:
     """No file, an unknown field, encoder, kind or suffix, or documents without their encoder: 400 in one sentence."""
-    file = [("a.png", picture(90))]
+    file = [("a.png", image(90))]
     url = f"{service.url}/v1/index/asked"
     assert httpx.post(url).status_code == 400
     assert httpx.post(url, json={"file": "x"}).status_code == 400
@@ -297,7 +297,7 @@ def test_requests_that_ask_for_what_there_is_not(service: Server) -> None:
     assert post(service, "asked", file, kind="videos").status_code == 400
     without = post(service, "asked", [("a.txt", b"words")], kind="documents")
     assert (without.status_code, "fake" in without.json()["error"]) == (400, True)
-    both = post(service, "asked", [("a.txt", b"words")], kind="documents", encoder="fake", pictures_into="asked")
+    both = post(service, "asked", [("a.txt", b"words")], kind="documents", encoder="fake", images_into="asked")
     assert both.status_code == 400
     assert "asked" not in service.app.state.service.store.collections()
     assert on_disk(service, "asked") == []
@@ -306,15 +306,15 @@ def test_requests_that_ask_for_what_there_is_not(service: Server) -> None:
 def test_too_many_files(tmp_path: Path) -> None:
     """More files than are taken at once are refused, and as many as are taken are stored."""
     with running(tmp_path, max_inputs=3, max_queue=3) as small:
-        files = [(f"{n}.png", picture(n)) for n in range(5)]
+        files = [(f"{n}.png", image(n)) for n in range(5)]
         assert post(small, "many", files[:4]).status_code == 413
         assert post(small, "many", files[:3]).json()["embedded"] == 3
 
 
 def test_a_collection_keeps_its_encoder_and_kind(service: Server) -> None:
     """Another encoder, or documents among pictures, are refused, and their uploads are not kept."""
-    indexed(service, "kept", [("a.png", picture(100))])
-    other = post(service, "kept", [("b.png", picture(101))], encoder="fake")
+    indexed(service, "kept", [("a.png", image(100))])
+    other = post(service, "kept", [("b.png", image(101))], encoder="fake")
     assert (other.status_code, other.json()["type"]) == (409, "CollectionMismatch")
     assert post(service, "kept", [("b.txt", b"words")], kind="documents", encoder="fake").status_code == 400
     assert on_disk(service, "kept") == ["a.png"]
@@ -323,7 +323,7 @@ def test_a_collection_keeps_its_encoder_and_kind(service: Server) -> None:
 def test_a_write_that_was_cut_short_is_finished_by_sending_it_again(service: Server) -> None:
     """A file that was kept but never stored, as after a kill, is indexed by the next request with it."""
     folder = uploads_folder(service.app.state.service.folder, "killed")
-    content = picture(110)
+    content = image(110)
     with (folder.parent / "sent").open("w+b") as stream:
         stream.write(content)
         path = keep_upload(folder, "a.png", stream, size=len(content))
@@ -345,10 +345,10 @@ def test_a_full_disk_is_said_so(tmp_path: Path) -> None:
 
 def test_requests_for_one_collection_take_turns(service: Server) -> None:
     """Eight clients that index into one collection at the same time all succeed, and searches go on meanwhile."""
-    indexed(service, "turns", [("first.png", picture(0))])
+    indexed(service, "turns", [("first.png", image(0))])
     with ThreadPoolExecutor(9) as pool:
-        sent = [pool.submit(indexed, service, "turns", [(f"{n}.png", picture(200 + n))]) for n in range(8)]
-        found = pool.submit(search, service.app.state.service.store, "turns", image=picture(0), limit=1)
+        sent = [pool.submit(indexed, service, "turns", [(f"{n}.png", image(200 + n))]) for n in range(8)]
+        found = pool.submit(search, service.app.state.service.store, "turns", image=image(0), limit=1)
         assert sum(each.result()["embedded"] for each in sent) == 8
         assert found.result()[0].score == pytest.approx(1, abs=1e-4)
     assert service.app.state.service.store.count("turns") == 9
@@ -356,7 +356,7 @@ def test_requests_for_one_collection_take_turns(service: Server) -> None:
 
 def test_a_client_that_goes_away_does_not_stop_a_write(service: Server) -> None:
     """What has begun is finished although its client has gone."""
-    files = [("file", (f"{n}.png", picture(300 + n))) for n in range(60)]
+    files = [("file", (f"{n}.png", image(300 + n))) for n in range(60)]
     with httpx.Client(timeout=httpx.Timeout(5, read=0.02)) as client, pytest.raises(httpx.ReadTimeout):
         client.post(f"{service.url}/v1/index/gone", files=files)
     store = service.app.state.service.store
@@ -369,7 +369,7 @@ def test_a_client_that_goes_away_does_not_stop_a_write(service: Server) -> None:
 def test_deletes(service: Server) -> None:
     """Points go by id, by list and by filter, each with its thumbnail and upload."""
     items = [{"payload": {"album": str(n % 2)}} for n in range(6)]
-    report = indexed(service, "deletes", [(f"{n}.png", picture(400 + n)) for n in range(6)], items)
+    report = indexed(service, "deletes", [(f"{n}.png", image(400 + n)) for n in range(6)], items)
     ids, url = report["ids"], f"{service.url}/v1/points/deletes"
     store = service.app.state.service.store
     thumbnail = thumbnail_path(store, "deletes", ids[0])
@@ -396,9 +396,9 @@ def test_deletes(service: Server) -> None:
 def test_a_document_goes_with_its_last_passage(service: Server) -> None:
     """One passage alone may go; the upload and the pictures inside go when no passage is left."""
     text = "\n\n".join(f"# Chapter {n}\n\n" + f"word{n} and more of chapter {n}. " * 40 for n in range(3))
-    inside = "data:image/png;base64," + base64.b64encode(picture(500)).decode()
+    inside = "data:image/png;base64," + base64.b64encode(image(500)).decode()
     page = f"{text}\n\n![a stork]({inside})\n".encode()
-    report = indexed(service, "books", [("book.md", page)], kind="documents", encoder="fake", pictures_into="of-books")
+    report = indexed(service, "books", [("book.md", page)], kind="documents", encoder="fake", images_into="of-books")
     store = service.app.state.service.store
     count = store.count("books")
     assert count > 1
@@ -414,12 +414,12 @@ def test_a_document_goes_with_its_last_passage(service: Server) -> None:
     assert on_disk(service, "books") == []
 
 
-def test_dropping_documents_drops_the_pictures_inside(service: Server) -> None:
+def test_dropping_documents_drops_the_images_inside(service: Server) -> None:
     """With a collection of documents go the pictures that stood in them, and no other."""
-    inside = "data:image/png;base64," + base64.b64encode(picture(510)).decode()
-    indexed(service, "shared", [("own.png", picture(511))])
+    inside = "data:image/png;base64," + base64.b64encode(image(510)).decode()
+    indexed(service, "shared", [("own.png", image(511))])
     page = ("page.html", f"<p>Storks clatter.</p><img src='{inside}'>".encode())
-    indexed(service, "pages", [page], kind="documents", encoder="fake", pictures_into="shared")
+    indexed(service, "pages", [page], kind="documents", encoder="fake", images_into="shared")
     store = service.app.state.service.store
     assert store.count("shared") == 2
     assert httpx.delete(f"{service.url}/v1/collections/pages").status_code == 200
@@ -446,14 +446,14 @@ def test_foreign_collections_are_left_alone(tmp_path: Path) -> None:
     """A collection without a contract takes no uploads, and loses no points."""
     home = tmp_path / "store.mm" / "collections" / "theirs"
     with running(tmp_path) as first:
-        indexed(first, "theirs", [("a.png", picture(600))])
+        indexed(first, "theirs", [("a.png", image(600))])
     contract = home / "contract.json"
     contract.write_text(json.dumps({**json.loads(contract.read_text()), "mmembed": None}))
     with running(tmp_path) as second:
         store = second.app.state.service.store
         assert store.contract("theirs") is None
         answers = [
-            post(second, "theirs", [("b.png", picture(601))]),
+            post(second, "theirs", [("b.png", image(601))]),
             httpx.delete(f"{second.url}/v1/collections/theirs"),
             httpx.request("DELETE", f"{second.url}/v1/points/theirs", json={"ids": []}),
         ]
@@ -470,7 +470,7 @@ def test_scopes(tmp_path: Path) -> None:
             headers = {"authorization": f"Bearer {key * 20}"}
             return httpx.request(method, locked.url + path, headers=headers, **more).status_code
 
-        files = [("file", ("a.png", picture(700)))]
+        files = [("file", ("a.png", image(700)))]
         assert ask("POST", "/v1/index/pics", "s", files=files) == 403
         assert ask("POST", "/v1/index/pics", "i", files=files) == 200
         assert ask("DELETE", "/v1/points/pics", "s", json={"ids": []}) == 403
@@ -501,12 +501,12 @@ def test_the_search_graph_is_built_when_writes_have_come_to_rest(
 
         monkeypatch.setattr(store, "optimize", counted)
         for n in range(3):
-            indexed(service, "resting", [(f"{n}.png", picture(800 + n))])
+            indexed(service, "resting", [(f"{n}.png", image(800 + n))])
             assert done == []
         assert finished.wait(10)
         time.sleep(0.5)
         assert done == ["resting"]
-        assert search(store, "resting", image=picture(801), limit=1)[0].score == pytest.approx(1, abs=1e-4)
+        assert search(store, "resting", image=image(801), limit=1)[0].score == pytest.approx(1, abs=1e-4)
 
 
 def test_payload_indexes_are_bounded_over_all_requests() -> None:
@@ -528,7 +528,7 @@ def test_contracts_are_made_of_served_encoders(service: Server) -> None:
     store.create("alien", Contract("images", {"image": vector}), indexes={})
     store.upsert("alien", [Point("0b0f9ad6-9c1c-5d5c-8f0e-2f1f5b6a7c11", {}, {"uri": "x"})])
     try:
-        answer = post(service, "alien", [("a.png", picture(950))])
+        answer = post(service, "alien", [("a.png", image(950))])
         assert answer.status_code in (400, 503)
         assert store.count("alien", filter=models.Filter(must=[])) == 1
         assert on_disk(service, "alien") == []

@@ -90,7 +90,7 @@ def data_uri(file: Path) -> str:
 
 
 @contextlib.contextmanager
-def picture_host() -> Iterator[tuple[str, list[str]]]:
+def image_host() -> Iterator[tuple[str, list[str]]]:
     """The pictograms at an address of loopback, and the paths that were asked for."""
     asked: list[str] = []
 
@@ -177,14 +177,14 @@ def test_tokens_are_counted_as_the_encoder_reads_them(client: openai.OpenAI, tex
     answer = client.embeddings.create(model=text_encoder.spec.name, input=[TEXTS[0], long])
     expected = text_encoder.count_tokens(TEXTS[0]) + (text_encoder.spec.context_length or 0)
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == expected
-    picture = client.embeddings.create(model="tiny", input=[data_uri(PICTOGRAMS[0])])
-    assert picture.usage.total_tokens == 0
+    image = client.embeddings.create(model="tiny", input=[data_uri(PICTOGRAMS[0])])
+    assert image.usage.total_tokens == 0
 
 
-def test_pictures_among_texts(service: Server) -> None:
+def test_images_among_texts(service: Server) -> None:
     """A data URI among the texts is a picture, and so is a part of type image_url; texts keep their places."""
     encoder = load_encoder("tiny")
-    pictures = encoder.encode_image([load_image(file, uri=file.name) for file in PICTOGRAMS])
+    images = encoder.encode_image([load_image(file, uri=file.name) for file in PICTOGRAMS])
     text = encoder.encode_text(["a red heart"], role="document")[0]
     inputs = [
         data_uri(PICTOGRAMS[0]),
@@ -195,16 +195,16 @@ def test_pictures_among_texts(service: Server) -> None:
         data_uri(PICTOGRAMS[0]),
     ]
     answer = post(service, {"model": "tiny", "input": inputs}).json()
-    expected = [pictures[0], text, pictures[1], text, pictures[2], pictures[0]]
+    expected = [images[0], text, images[1], text, images[2], images[0]]
     assert np.allclose([one["embedding"] for one in answer["data"]], expected, atol=1e-5)
 
 
-def test_pictures_at_addresses(tmp_path: Path) -> None:
+def test_images_at_addresses(tmp_path: Path) -> None:
     """A part with an address is fetched, once where it comes twice; together they are bounded like a body."""
     expected = load_encoder("tiny").encode_image([load_image(file, uri=file.name) for file in PICTOGRAMS])
     size = max(file.stat().st_size for file in PICTOGRAMS)
     with (
-        picture_host() as (address, asked),
+        image_host() as (address, asked),
         running(tmp_path, allow_image_host=("127.0.0.1",), max_body_mb=1.5 * size / 2**20) as service,
     ):
         parts = [{"type": "image_url", "image_url": {"url": f"{address}/{file.name}"}} for file in PICTOGRAMS]
@@ -305,7 +305,7 @@ def test_bad_inputs_are_named_by_their_place(sentence: str, given: object, servi
     assert re.search(sentence, error["message"]), error["message"]
 
 
-def test_one_bad_picture_leaves_the_next_request_unharmed(service: Server) -> None:
+def test_one_bad_image_leaves_the_next_request_unharmed(service: Server) -> None:
     """After a broken picture among good ones the good ones alone are embedded."""
     good = data_uri(PICTOGRAMS[0])
     broken = f"data:image/png;base64,{base64.b64encode(PICTOGRAMS[0].read_bytes()[:200]).decode()}"
@@ -313,7 +313,7 @@ def test_one_bad_picture_leaves_the_next_request_unharmed(service: Server) -> No
     assert post(service, {"model": "tiny", "input": [good, good]}).status_code == 200
 
 
-def test_a_picture_for_a_text_encoder(service: Server, text_encoder: Encoder) -> None:
+def test_a_image_for_a_text_encoder(service: Server, text_encoder: Encoder) -> None:
     """An encoder without an image tower refuses the picture by its place."""
     answer = post(service, {"model": text_encoder.spec.name, "input": ["a", data_uri(PICTOGRAMS[0])]})
     assert answer.status_code == 400

@@ -179,7 +179,7 @@ def test_a_task_chooses_its_prompt(peer: Peer) -> None:
     assert not np.allclose(given, embedded(peer.e5, "a fox"), atol=0.01)
 
 
-def test_every_way_to_send_a_picture(peer: Peer, pages: StandIn) -> None:
+def test_every_way_to_send_a_image(peer: Peer, pages: StandIn) -> None:
     """Base64, data URI, address and objects of them give the vector of the same picture."""
     content = png((7, 90, 200))
     plain, uri, url = base64_of(content), f"data:image/png;base64,{base64_of(content)}", f"{pages.url}/7.png"
@@ -193,30 +193,30 @@ def test_every_way_to_send_a_picture(peer: Peer, pages: StandIn) -> None:
 
 def test_sparse_and_multivectors(peer: Peer) -> None:
     """A sparse vector is indices with values, a multivector a list of rows."""
-    sparse, multi, pictured = peer.vectors(
+    sparse, multi, imaged = peer.vectors(
         [Ask("a b a", SPARSE), Ask("red car", MULTI), Ask(base64_of(FILES[0].read_bytes()), MULTI, "image")]
     )
     expected = embedded(SPARSE, "a b a")
     assert sparse["indices"] == expected.indices.tolist()
     assert np.allclose(sparse["values"], expected.values)
     assert np.allclose(multi, embedded(MULTI, "red car"), atol=1e-5)
-    assert np.allclose(pictured, seen(MULTI, FILES[0].read_bytes()), atol=1e-5)
+    assert np.allclose(imaged, seen(MULTI, FILES[0].read_bytes()), atol=1e-5)
     assert len(multi) == 2
-    assert len(pictured) == 4
+    assert len(imaged) == 4
 
 
 def test_everything_mixed_keeps_its_place(peer: Peer, pages: StandIn) -> None:
     """Models, modalities and options in any order in one call: each input gets its own vector."""
     texts = [Ask(f"text {i}", model) for i in range(8) for model in ("tiny", "minilm", "fake", peer.e5)]
-    pictures = [Ask(f"{pages.url}/{i}.png", model, "image") for i in range(40) for model in ("tiny",)]
-    found = peer.vectors([*texts, *pictures], "update")
+    images = [Ask(f"{pages.url}/{i}.png", model, "image") for i in range(40) for model in ("tiny",)]
+    found = peer.vectors([*texts, *images], "update")
     for ask, vector in zip(texts, found, strict=False):
         assert np.allclose(vector, embedded(ask.model, ask.data, "document"), atol=1e-5), ask
     colours = [seen("tiny", png((i, 90, 200))) for i in range(40)]
     assert np.allclose(found[len(texts) :], colours, atol=1e-5)
 
 
-def test_a_picture_is_fetched_once_a_call(peer: Peer, pages: StandIn) -> None:
+def test_a_image_is_fetched_once_a_call(peer: Peer, pages: StandIn) -> None:
     """An address that several inputs name, for other models or sizes, is asked for once."""
     before = len(pages.asked)
     url = f"{pages.url}/99.png"
@@ -237,11 +237,11 @@ def test_sizes_of_one_text_are_cut_from_one_vector(peer: Peer) -> None:
     assert peer.passed(peer.qwen) - before == 1
 
 
-def test_text_and_picture_together(peer: Peer) -> None:
+def test_text_and_image_together(peer: Peer) -> None:
     """An object of both is their normalised weighted sum; a weight that is not given is 1."""
-    picture = FILES[0].read_bytes()
-    both = {"text": "a red car", "image": base64_of(picture)}
-    text, image = np.asarray(embedded("tiny", "a red car")), np.asarray(seen("tiny", picture))
+    photo = FILES[0].read_bytes()
+    both = {"text": "a red car", "image": base64_of(photo)}
+    text, image = np.asarray(embedded("tiny", "a red car")), np.asarray(seen("tiny", photo))
     weighings = {None: (1, 1), "text": (0.25, 1), "image": (1, -2), "both": (1e308, 5e307)}
     asks = []
     for name, (of_text, of_image) in weighings.items():

@@ -110,7 +110,7 @@ def qdrant(serving: tuple[str, str]) -> Iterator[Qdrant]:
         client.close()
 
 
-def picture(file: Path) -> models.Image:
+def image(file: Path) -> models.Image:
     return models.Image(image=base64.b64encode(file.read_bytes()).decode(), model="tiny")
 
 
@@ -126,22 +126,22 @@ def seen(file: Path) -> Any:
     return load_encoder("tiny").encode_image([load_image(file, uri="")])[0]
 
 
-def add_pictures(qdrant: Qdrant) -> None:
+def add_images(qdrant: Qdrant) -> None:
     points = [
-        models.PointStruct(id=1, vector={"image": picture(CAT), "words": text("a b", SPARSE)}),
-        models.PointStruct(id=2, vector={"image": picture(TRAIN), "words": text("b c c", SPARSE)}),
+        models.PointStruct(id=1, vector={"image": image(CAT), "words": text("a b", SPARSE)}),
+        models.PointStruct(id=2, vector={"image": image(TRAIN), "words": text("b c c", SPARSE)}),
     ]
     qdrant.client.upsert(qdrant.collection, points, wait=True)
 
 
-def test_pictures_are_stored_and_found(qdrant: Qdrant) -> None:
+def test_images_are_stored_and_found(qdrant: Qdrant) -> None:
     """The stored vector is the encoder's own, and words and pictures find it."""
-    add_pictures(qdrant)
+    add_images(qdrant)
     assert np.allclose(qdrant.stored(1, "image"), seen(CAT), atol=1e-5)
     by_words = qdrant.client.query_points(qdrant.collection, query=text("a train"), using="image", limit=1)
-    by_picture = qdrant.client.query_points(qdrant.collection, query=picture(CAT), using="image", limit=1)
-    assert [by_words.points[0].id, by_picture.points[0].id] == [2, 1]
-    assert by_picture.points[0].score == pytest.approx(1, abs=1e-4)
+    by_image = qdrant.client.query_points(qdrant.collection, query=image(CAT), using="image", limit=1)
+    assert [by_words.points[0].id, by_image.points[0].id] == [2, 1]
+    assert by_image.points[0].score == pytest.approx(1, abs=1e-4)
     expected = float(seen(TRAIN) @ embedded("tiny", "a train", "query"))
     assert by_words.points[0].score == pytest.approx(expected, abs=1e-4)
 
@@ -158,7 +158,7 @@ def test_plain_http(qdrant: Qdrant) -> None:
 
 def test_fusion_over_prefetches(qdrant: Qdrant) -> None:
     """Dense and sparse inputs of one query are embedded together and fused by rank."""
-    add_pictures(qdrant)
+    add_images(qdrant)
     found = qdrant.client.query_points(
         qdrant.collection,
         prefetch=[
@@ -209,7 +209,7 @@ def test_queries_and_documents_are_told_apart(qdrant: Qdrant) -> None:
 def test_sentences_reach_the_client(qdrant: Qdrant) -> None:
     """What is wrong is told as a 400 in our own words, and nothing is written."""
     bad = models.Image(image=base64.b64encode(b"no picture").decode(), model="tiny")
-    points = [models.PointStruct(id=1, vector={"image": picture(CAT)}), models.PointStruct(id=2, vector={"image": bad})]
+    points = [models.PointStruct(id=1, vector={"image": image(CAT)}), models.PointStruct(id=2, vector={"image": bad})]
     for sentence, vector in {
         "not a picture in any of the formats": bad,
         "no encoder 'nope'": text("a", "nope"),

@@ -40,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         store = open_store(f"edge:{folder / 'store.mm'}")
-        ingest_documents(store, "texts", sorted(folder.glob("*.md")), encoder=load_encoder("fake"), pictures_into=None)
+        ingest_documents(store, "texts", sorted(folder.glob("*.md")), encoder=load_encoder("fake"), images_into=None)
         store.close()
         with running(folder, reranker=("by-length", "by-length?no=1")) as service:
             yield service

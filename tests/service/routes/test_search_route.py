@@ -72,7 +72,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ingest_images(store, "drawings", [folder / "list.jsonl"], encoder=tiny)
     texts = root / "texts"
     shutil.copytree(DEMO / "documents", texts)
-    ingest_documents(store, "texts", [texts], encoder=load_encoder("minilm"), cross_encoder=tiny, pictures_into=None)
+    ingest_documents(store, "texts", [texts], encoder=load_encoder("minilm"), cross_encoder=tiny, images_into=None)
     vector = VectorContract("minilm", load_encoder("minilm").spec.fingerprint, "text", "dense", 384)
     store.create("plain", Contract("documents", {"text": vector}), indexes={})
     store.close()
@@ -112,13 +112,13 @@ def test_by_text(served: Served) -> None:
 
 
 @pytest.mark.parametrize("how", ["file", "base64", "data URI", "object", "address"])
-def test_by_picture(served: Served, how: str) -> None:
+def test_by_image(served: Served, how: str) -> None:
     """A picture is one query however it is sent."""
     uri = f"data:image/png;base64,{IN_BASE64}"
     if how == "file":
         answer = served.client.post("/v1/search/drawings", files={"image": ("b.png", BIRD, "image/png")}).json()
     elif how == "address":
-        with pictures() as address:
+        with images() as address:
             answer = served.post("drawings", image=f"{address}/bird.png")
     else:
         answer = served.post(
@@ -127,7 +127,7 @@ def test_by_picture(served: Served, how: str) -> None:
     assert_same(answer, search(served.store, "drawings", image=decoded(BIRD)))
 
 
-def pictures() -> Any:
+def images() -> Any:
     """A web server on loopback with one picture."""
 
     class Bird(BaseHTTPRequestHandler):
@@ -156,7 +156,7 @@ def pictures() -> Any:
     return Server()
 
 
-def test_a_picture_finds_passages(served: Served) -> None:
+def test_a_image_finds_passages(served: Served) -> None:
     """Documents that have `cross` are found by picture, in JSON and as a form."""
     expected = search(served.store, "texts", image=decoded(BIRD), limit=3)
     assert_same(served.post("texts", image=IN_BASE64, limit=3), expected)

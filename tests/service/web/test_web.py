@@ -25,7 +25,7 @@ def hit_names(url: str, collection: str, **query: object) -> list[str]:
     return [hit["name"] for hit in answer["hits"]]
 
 
-def test_words_find_pictures_with_their_probabilities(page: Page, url: str) -> None:
+def test_words_find_images_with_their_probabilities(page: Page, url: str) -> None:
     """Words typed into the box give the service's hits in order, each with a bar, a percentage and an alt text."""
     page.goto(url)
     page.keyboard.press("Tab")
@@ -58,7 +58,7 @@ def test_load_more_adds_the_next_page(page: Page, url: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["pick", "drop", "paste"])
-def test_a_picture_is_picked_dropped_or_pasted(page: Page, url: str, way: str) -> None:
+def test_a_image_is_picked_dropped_or_pasted(page: Page, url: str, way: str) -> None:
     """A picture finds itself first however it comes into the box, and is shown there with a way to remove it."""
     path = DEMO / "pictograms" / "1f404.png"
     page.goto(f"{url}/?c=images")
@@ -81,7 +81,7 @@ def test_a_picture_is_picked_dropped_or_pasted(page: Page, url: str, way: str) -
     expect(page.locator("#chip")).to_be_hidden()
 
 
-def test_words_and_a_picture_together(page: Page, url: str) -> None:
+def test_words_and_a_image_together(page: Page, url: str) -> None:
     """A picture and words are sent as one query, whose answer is the service's own."""
     path = DEMO / "pictograms" / "1f404.png"
     page.goto(f"{url}/?c=images")
@@ -96,7 +96,7 @@ def test_words_and_a_picture_together(page: Page, url: str) -> None:
     assert cards(page) == [hit["name"] for hit in answer["hits"]] != alone
 
 
-def test_what_was_dropped_and_is_no_picture_is_told(page: Page, url: str) -> None:
+def test_what_was_dropped_and_is_no_image_is_told(page: Page, url: str) -> None:
     """A text file that is dropped gives a sentence and no request."""
     page.goto(url)
     moved = page.evaluate_handle(DROP, ["a.txt", [65], "text/plain"])
@@ -251,7 +251,7 @@ def test_back_closes_the_lightbox(page: Page, url: str) -> None:
     expect(page.locator("#words")).to_have_value("")
 
 
-def test_of_two_dropped_pictures_the_first_is_taken(page: Page, url: str) -> None:
+def test_of_two_dropped_images_the_first_is_taken(page: Page, url: str) -> None:
     """Two pictures dropped at once: the first is searched with, and the page says that it was one of two."""
     page.goto(f"{url}/?c=images")
     moved = page.evaluate_handle(DROP, ["cow.png", list((DEMO / "pictograms" / "1f404.png").read_bytes()), "image/png"])

@@ -130,7 +130,7 @@ def test_the_newest_question_wins(page: Page, url: str) -> None:
     assert "slow" not in page.locator(".answer").inner_text()
 
 
-def test_labels_are_kept_for_the_next_picture_and_the_next_visit(page: Page, url: str) -> None:
+def test_labels_are_kept_for_the_next_image_and_the_next_visit(page: Page, url: str) -> None:
     """The last labels and the tick outlive a reload; whatever else lies in their place does no harm."""
     field = open_first(page, url)
     field.fill("cat, pizza")

@@ -125,7 +125,7 @@ def test_a_key_is_asked_for_once(browser: Browser, tmp_path: Path) -> None:
         opened.forgive("401")
 
 
-def test_pictures_are_uploaded_into_an_empty_store(browser: Browser, tmp_path: Path) -> None:
+def test_images_are_uploaded_into_an_empty_store(browser: Browser, tmp_path: Path) -> None:
     """With nothing indexed the page says how to begin, takes pictures, names the bad ones, and then searches them."""
     bad = tmp_path / "broken.png"
     bad.write_bytes(b"no picture at all")

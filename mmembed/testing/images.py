@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-__all__ = ["PictureFile", "broken_files", "extreme_pictures", "picture_files", "pictures", "unconverted_pictures"]
+__all__ = ["ImageFile", "broken_files", "extreme_images", "image_files", "images", "unconverted_images"]
 
 _SIZES = ((64, 48), (48, 64), (200, 200), (17, 31), (96, 12))
 _EXTREME_SIZES = ((1, 1), (1, 1000), (3000, 8))
@@ -18,7 +18,7 @@ _COLOUR = (200, 30, 60)
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     """A file, and the upright RGB picture that it holds."""
 
     name: str
@@ -26,23 +26,23 @@ class PictureFile:
     shows: Image.Image
 
 
-def pictures() -> dict[str, Image.Image]:
+def images() -> dict[str, Image.Image]:
     """ "64x48" -> an RGB picture of that size; no two are alike."""
     return {f"{w}x{h}": Image.fromarray(_scene(w, h, seed)) for seed, (w, h) in enumerate(_SIZES)}
 
 
-def extreme_pictures() -> dict[str, Image.Image]:
+def extreme_images() -> dict[str, Image.Image]:
     """The same of sizes that are rare, but that every folder of a website has."""
     return {f"{w}x{h}": Image.fromarray(_scene(w, h, 1)) for w, h in _EXTREME_SIZES}
 
 
-def unconverted_pictures() -> dict[str, tuple[Image.Image, Image.Image]]:
+def unconverted_images() -> dict[str, tuple[Image.Image, Image.Image]]:
     """Mode -> a picture as Pillow opens it, and the RGB picture that it shows."""
-    files = [(Image.open(io.BytesIO(file.content)), file.shows) for file in picture_files()]
+    files = [(Image.open(io.BytesIO(file.content)), file.shows) for file in image_files()]
     return {image.mode: (image, shows) for image, shows in files if image.mode != "RGB"}
 
 
-def picture_files() -> list[PictureFile]:
+def image_files() -> list[ImageFile]:
     """A file of every mode that Pillow writes, with what each must look like on a white page."""
     rgb = _scene(*_SIDES, 1)
     grey = np.ascontiguousarray(rgb[:, :, 0])
@@ -53,18 +53,18 @@ def picture_files() -> list[PictureFile]:
     coloured, plain = Image.fromarray(rgb), Image.fromarray(grey)
     one_colour = Image.new("RGB", _SIDES, _COLOUR)
     return [
-        PictureFile("PNG, RGB", _bytes(coloured, "PNG"), coloured),
-        PictureFile("PNG, 1", _bytes(Image.fromarray(bits), "PNG"), _rgb(np.where(bits, 255, 0))),
-        PictureFile("PNG, L", _bytes(plain, "PNG"), _rgb(grey)),
-        PictureFile("PNG, LA", _bytes(Image.fromarray(np.dstack([grey, alpha])), "PNG"), _on_white(_rgb(grey), solid)),
-        PictureFile("PNG, RGBA", _bytes(Image.fromarray(np.dstack([rgb, alpha])), "PNG"), _on_white(coloured, solid)),
-        PictureFile("PNG, P", _bytes(palette, "PNG", transparency=0), _on_white(one_colour, solid)),
-        PictureFile("GIF, P", _bytes(palette, "GIF", transparency=0), _on_white(one_colour, solid)),
-        PictureFile("PNG, I;16", _bytes(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), _rgb(grey)),
-        PictureFile("TIFF, F", _bytes(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"), _rgb(grey)),
-        PictureFile("TIFF, CMYK", _bytes(Image.fromarray(cmyk, "CMYK"), "TIFF"), coloured),
-        PictureFile("WebP, RGB", _bytes(coloured, "WEBP", lossless=True), coloured),
-        PictureFile("JPEG lying on its side", sideways, _turned(sideways)),
+        ImageFile("PNG, RGB", _bytes(coloured, "PNG"), coloured),
+        ImageFile("PNG, 1", _bytes(Image.fromarray(bits), "PNG"), _rgb(np.where(bits, 255, 0))),
+        ImageFile("PNG, L", _bytes(plain, "PNG"), _rgb(grey)),
+        ImageFile("PNG, LA", _bytes(Image.fromarray(np.dstack([grey, alpha])), "PNG"), _on_white(_rgb(grey), solid)),
+        ImageFile("PNG, RGBA", _bytes(Image.fromarray(np.dstack([rgb, alpha])), "PNG"), _on_white(coloured, solid)),
+        ImageFile("PNG, P", _bytes(palette, "PNG", transparency=0), _on_white(one_colour, solid)),
+        ImageFile("GIF, P", _bytes(palette, "GIF", transparency=0), _on_white(one_colour, solid)),
+        ImageFile("PNG, I;16", _bytes(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), _rgb(grey)),
+        ImageFile("TIFF, F", _bytes(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"), _rgb(grey)),
+        ImageFile("TIFF, CMYK", _bytes(Image.fromarray(cmyk, "CMYK"), "TIFF"), coloured),
+        ImageFile("WebP, RGB", _bytes(coloured, "WEBP", lossless=True), coloured),
+        ImageFile("JPEG lying on its side", sideways, _turned(sideways)),
     ]
 
 
@@ -101,8 +101,8 @@ def _rgb(values: npt.NDArray[np.integer]) -> Image.Image:
     return Image.fromarray(whole.astype(np.uint8))
 
 
-def _on_white(picture: Image.Image, solid: npt.NDArray[np.bool_]) -> Image.Image:
-    return _rgb(np.where(solid[:, :, None], np.asarray(picture), 255))
+def _on_white(image: Image.Image, solid: npt.NDArray[np.bool_]) -> Image.Image:
+    return _rgb(np.where(solid[:, :, None], np.asarray(image), 255))
 
 
 def _bytes(image: Image.Image, format: str, **options: object) -> bytes:
