@@ -101,7 +101,7 @@ def attempt(what: str, function: Callable[[], T]) -> T:
 
 def tolerance_of(*encoders: Encoder) -> float:
     """Of the least precise of them. A remote one runs in a dtype that nobody tells."""
-    remote = [getattr(getattr(encoder, "spec", None), "remote", False) for encoder in encoders]  # it may be anything yet
+    remote = [getattr(getattr(encoder, "spec", None), "remote", False) for encoder in encoders]  # or no encoder
     dtypes = ["" if far else str(getattr(encoder, "dtype", "")) for encoder, far in zip(encoders, remote, strict=True)]
     return max(_TOLERANCES.get(dtype, _TOLERANCE_OTHERWISE) for dtype in dtypes)
 
