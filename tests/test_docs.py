@@ -57,6 +57,11 @@ def test_searching(folder: Path, tmp_path: Path) -> None:
     run_blocks(blocks_of("docs/search.md"), folder, {"cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2": made})
 
 
+def test_what_can_be_indexed(folder: Path) -> None:
+    """docs/ingest.md: paths, arrays and texts in memory, and what each run prints."""
+    run_blocks(blocks_of("docs/ingest.md"), folder)
+
+
 def test_documents(folder: Path) -> None:
     """docs/documents.md, every block."""
     run_blocks(blocks_of("docs/documents.md"), folder)
