@@ -12,7 +12,7 @@ from PIL import Image
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery
-from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, WEIGHTS, Search, Strategy
+from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, PART_WEIGHTS, Search, Strategy
 
 __all__ = ["check_search"]
 
@@ -63,9 +63,9 @@ def _check_ways(search: Search) -> None:
 
 def _check_weights(search: Search) -> None:
     weights = search.weights or {}
-    unknown = set(weights) - set(WEIGHTS)
+    unknown = set(weights) - set(PART_WEIGHTS)
     if unknown:
-        raise InvalidQuery(f"weights are of {', '.join(WEIGHTS)}, not of {', '.join(sorted(unknown))}")
+        raise InvalidQuery(f"weights are of {', '.join(PART_WEIGHTS)}, not of {', '.join(sorted(unknown))}")
     for name, weight in weights.items():
         if not isinstance(weight, int | float | np.number) or not math.isfinite(weight):
             raise InvalidQuery(f"the weight of {name} is {weight!r}: give a number")

@@ -53,7 +53,11 @@ def store_query(
         made_by = _encoder_of(collection, name, contract, encoder, encoders)
         alone = search.vector_name is not None or search.score_threshold is not None
         if contract is not None and not alone and search.is_one_text:
-            rankings, late = _of_one_text(collection, contract, search, made_by, encoders)
+            names, last = _vectors_for_words(collection, contract, search, name)
+            makers = [made_by, *(collection.encoder(each, encoders) for each in [*names[1:], *last])]
+            rows = encode_texts(makers, search.texts, role="query", task=search.task)
+            legs = [Leg(each, row[0]) for each, row in zip([*names, *last], rows, strict=True)]
+            rankings, late = _rankings(contract, legs[: len(names)]), legs[-1] if last else None
         else:
             rankings = [Leg(name, _as_stored(encode_query(made_by, search), name, contract))]
     return StoreQuery(
@@ -70,34 +74,18 @@ def is_by_document(contract: Contract | None, search: Search) -> bool:
     return contract is not None and contract.kind == "documents" and not search.all_passages
 
 
-def _of_one_text(
-    collection: Collection, contract: Contract, search: Search, made_by: Encoder, encoders: Mapping[str, Encoder]
-) -> tuple[list[Ranking], Leg | None]:
-    """Every vector of the collection that words can be compared with, the text encoded once where they share it."""
-    names = [_default_vector(contract, search)]
+def _vectors_for_words(
+    collection: Collection, contract: Contract, search: Search, first: str
+) -> tuple[list[str], list[str]]:
+    """Every vector of the collection that words can be compared with, from `first` on; and that of the late stage."""
+    names = [first]
     if contract.kind == "documents":
         names += [name for name in ("bm25", "sparse") if name in contract.vectors]
         if "sparse" in names and not _mostly_has(collection, contract, "sparse"):
             names.remove("sparse")
     elif _mostly_has(collection, contract, "caption"):
         names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
-    last = ["late"] if search.late and _mostly_has(collection, contract, "late") else []
-    every = [*names, *last]
-    further = [collection.encoder(name, encoders) for name in every[1:]]
-    legs = _encode(search, [made_by, *further], every)
-    return _rankings(contract, legs[: len(names)]), legs[-1] if last else None
-
-
-def _encode(search: Search, encoders: Sequence[Encoder], names: Sequence[str]) -> list[Leg]:
-    """One leg for each encoder; a task is a matter of the first alone."""
-    assert search.text is not None
-    first, *further = encoders
-    text = [search.text]
-    if search.task is None:
-        rows = encode_texts(encoders, text, role="query")
-    else:
-        rows = [first.encode_text(text, role="query", task=search.task), *encode_texts(further, text, role="query")]
-    return [Leg(name, row[0]) for name, row in zip(names, rows, strict=True)]
+    return names, ["late"] if search.late and _mostly_has(collection, contract, "late") else []
 
 
 def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
