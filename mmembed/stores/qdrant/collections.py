@@ -17,11 +17,11 @@ from qdrant_client import QdrantClient, models
 from mmembed.collection.contract import METADATA_KEY, contract_from_json, contract_to_json, with_note, with_vector
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
 from mmembed.stores.checks import check_new
-from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, attempt
+from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, retrying, translated
 from mmembed.stores.qdrant.models import NO_GRAPH, dense_params, new_vector, sparse_params
 from mmembed.types import Contract, IndexType, VectorContract
 
-__all__ = ["CONTRACTS", "Collections", "Known"]
+__all__ = ["CONTRACTS", "Known", "ServerCollections"]
 
 CONTRACTS = "mmembed_contracts"
 """Where contracts are kept on a server that is too old for metadata: one point a collection, without vectors."""
@@ -30,7 +30,7 @@ _REMEMBER_SECONDS = 5.0  # what a collection looks like, which another client ma
 _METADATA_SINCE = (1, 16)
 _ADDED_VECTORS_SINCE = (1, 18)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Known:
     read_at: float  # time.monotonic()
 
 
-class Collections:
+class ServerCollections:
     """What a `Store` does with whole collections, over one QdrantClient, and the one way to call it."""
 
     def __init__(
@@ -66,12 +66,12 @@ class Collections:
         with self._lock:
             self._client.close()
 
-    def ask(self, collection: str, call: Callable[[], T], *, tries: int = READ_TRIES) -> T:
+    def ask(self, collection: str, call: Callable[[], _T], *, tries: int = READ_TRIES) -> _T:
         """Run a call of the client. Raises only errors of ours."""
         if self._closed:
             raise StoreUnavailable(f"the store {self.url} was closed: open it again")
-        with self._lock:
-            return attempt(call, url=self.url, collection=collection, names=self.collections, tries=tries)
+        with self._lock, translated(self.url, collection, names=self.collections, tries=tries):
+            return retrying(tries)(call)
 
     def write(self, collection: str, call: Callable[[], object]) -> None:
         """The same with more patience: writing twice is writing once, so all our writes may be repeated."""
