@@ -10,7 +10,7 @@ from pathlib import Path
 from mmembed.collection import Collection
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, read_document, text_document
 from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of, lacks_images
-from mmembed.ingest.entries import Entries, Seen, Source
+from mmembed.ingest.entries import Entries, IngestSource, Seen
 from mmembed.ingest.passages import (
     Read,
     drop_other_documents,
@@ -22,8 +22,8 @@ from mmembed.ingest.passages import (
     reuse,
 )
 from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import BatchReport, IngestReport, Outcome
-from mmembed.ingest.run import OnProgress, index
+from mmembed.ingest.report import BatchReport, IngestReport, ItemOutcome, OnReport
+from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import DocumentTarget, RunOptions
 from mmembed.streams import batched
 from mmembed.types import Encoder, Failure, Item, Modality, Point, Store
@@ -39,7 +39,7 @@ _WITH_LATE_AN_UPSERT = 64  # a vector for each token: with BGE-M3 a megabyte a p
 def ingest_documents(
     store: Store,
     collection: str,
-    sources: Iterable[Source],
+    sources: Iterable[IngestSource],
     *,
     encoder: Encoder,
     cross_encoder: Encoder | None = None,
@@ -52,7 +52,7 @@ def ingest_documents(
     shards: int | None = None,
     replicas: int | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnReport | None = None,
 ) -> IngestReport:
     """Index text, Markdown, HTML, PDF and DOCX, in files or in memory, cut into passages of at most 256 tokens.
 
@@ -102,7 +102,7 @@ def ingest_documents(
 
     entries = Entries("text", DOCUMENT_SUFFIXES, exclude)
     report = IngestReport(images=IngestReport() if images_into else None)
-    return index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
+    return run_index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
 
 
 class DocumentWork:
@@ -165,7 +165,7 @@ class DocumentWork:
                 problems += ready.document.problems
                 images.add(self._index_images(image_items(ready.planned, ready.document)))
         fresh: list[Read] = []
-        outcomes: list[Outcome] = []
+        outcomes: list[ItemOutcome] = []
         for ready in batch:
             outcome = self._settled_unread(ready)
             if outcome is None:
@@ -174,7 +174,7 @@ class DocumentWork:
         self._encode(_latest(fresh))
         return BatchReport.of(outcomes, problems, images)
 
-    def _settled_unread(self, ready: Read) -> Outcome | None:
+    def _settled_unread(self, ready: Read) -> ItemOutcome | None:
         """What came of a document whose passages need no encoding; None: they do."""
         if ready.planned.action == "refresh":
             refresh(self.target, ready)

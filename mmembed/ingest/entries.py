@@ -13,9 +13,9 @@ from mmembed.sources import scan
 from mmembed.sources.items import checked_item
 from mmembed.types import Failure, Item, Modality
 
-__all__ = ["Entries", "Seen", "Source", "until_first_item"]
+__all__ = ["Entries", "IngestSource", "Seen", "until_first_item"]
 
-Source: TypeAlias = str | Path | Item
+IngestSource: TypeAlias = str | Path | Item
 """A folder, file, pattern or manifest, or an item that may be in memory."""
 
 
@@ -35,7 +35,7 @@ class Entries:
     suffixes: frozenset[str]
     exclude: Sequence[str] = ()
 
-    def of(self, sources: Iterable[Source], seen: Seen) -> Iterator[Item | Failure]:
+    def of(self, sources: Iterable[IngestSource], seen: Seen) -> Iterator[Item | Failure]:
         """One after another, lazily; `seen` is filled on the way.
 
         Of several sources in a list those that are not there are told at once, of an iterator each in its turn.
@@ -52,7 +52,7 @@ class Entries:
         return self._all(zip(sources, repeat(None), strict=False), seen)
 
     def _all(
-        self, sources: Iterable[tuple[Source, Iterator[Item | Failure] | None]], seen: Seen
+        self, sources: Iterable[tuple[IngestSource, Iterator[Item | Failure] | None]], seen: Seen
     ) -> Iterator[Item | Failure]:
         for source, found in sources:
             if isinstance(source, Item):

@@ -16,10 +16,10 @@ from mmembed.collection.thumbnails import thumbnail_path, write_thumbnail
 from mmembed.encoders.encoding import FACTS, LoadedImage, decoders, encode_loaded, images_ahead, load_for
 from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
-from mmembed.ingest.entries import Entries, Seen, Source
+from mmembed.ingest.entries import Entries, IngestSource, Seen
 from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import BatchReport, IngestReport, Outcome
-from mmembed.ingest.run import OnProgress, index
+from mmembed.ingest.report import BatchReport, IngestReport, ItemOutcome, OnReport
+from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import ImageTarget, RunOptions
 from mmembed.types import Encoder, Failure, Modality, Payload, Point, Store, Vector
 
@@ -29,7 +29,7 @@ __all__ = ["ImageWork", "ingest_images"]
 def ingest_images(
     store: Store,
     collection: str,
-    sources: Iterable[Source],
+    sources: Iterable[IngestSource],
     *,
     encoder: Encoder,
     caption_encoder: Encoder | None = None,
@@ -41,7 +41,7 @@ def ingest_images(
     shards: int | None = None,
     replicas: int | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnReport | None = None,
 ) -> IngestReport:
     """Index images, in folders, files, globs and manifests or in memory, into `collection`.
 
@@ -89,7 +89,7 @@ def ingest_images(
         return ImageWork(target)
 
     entries = Entries("image", IMAGE_SUFFIXES, exclude)
-    return index(into, sources, begin, entries=entries, report=IngestReport(), sync=sync, on_progress=on_progress)
+    return run_index(into, sources, begin, entries=entries, report=IngestReport(), sync=sync, on_progress=on_progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,13 +247,13 @@ def _of_contents(payload: Payload) -> Payload:
 
 
 def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:
-    path = thumbnail_path(collection.store, collection.name, ready.planned.id)
+    path = thumbnail_path(collection, ready.planned.id)
     if path is None:
         return
     if ready.loaded is not None and ready.loaded.thumbnail is not None:
         write_thumbnail(path, ready.loaded.thumbnail)
     elif ready.planned.donor is not None:
-        donated = thumbnail_path(collection.store, collection.name, ready.planned.donor)
+        donated = thumbnail_path(collection, ready.planned.donor)
         if donated is not None and donated.exists() and donated != path:
             write_thumbnail(path, donated.read_bytes())
 
@@ -265,7 +265,7 @@ def _finish_move(collection: Collection, planned: Planned) -> None:
         collection.store.set_payload(collection.name, [planned.id], {"moved_from": None})
 
 
-def _outcome(ready: ReadImage) -> Outcome:
+def _outcome(ready: ReadImage) -> ItemOutcome:
     if ready.loaded is not None:
         return "embedded"
     if ready.planned.moved:

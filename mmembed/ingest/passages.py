@@ -13,7 +13,7 @@ from mmembed.collection.removal import remove_where
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, Passage
 from mmembed.ingest.embedded_images import linked_images
 from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import Outcome
+from mmembed.ingest.report import ItemOutcome
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
@@ -105,7 +105,7 @@ def refresh(target: DocumentTarget, ready: Read) -> None:
     target.collection.store.set_payload(target.collection.name, [head], {**payload, **linked})
 
 
-def reuse(target: DocumentTarget, ready: Read) -> Outcome | None:
+def reuse(target: DocumentTarget, ready: Read) -> ItemOutcome | None:
     """Take over the passages of a document with the same contents; None where they must be encoded after all."""
     planned, store, name = ready.planned, target.collection.store, target.collection.name
     heads = store.retrieve(name, [planned.donor] if planned.donor else [])

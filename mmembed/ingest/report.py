@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from mmembed.types import Failure
 
-__all__ = ["BatchReport", "IngestReport", "Outcome"]
+__all__ = ["BatchReport", "IngestReport", "ItemOutcome", "OnReport"]
 
-Outcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
+ItemOutcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BatchReport:
 
     @classmethod
     def of(
-        cls, outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), images: IngestReport | None = None
+        cls, outcomes: Sequence[ItemOutcome], failures: Sequence[Failure] = (), images: IngestReport | None = None
     ) -> BatchReport:
         """Outcomes, one a thing, counted."""
         return cls(
@@ -88,3 +88,7 @@ class IngestReport:
         if self.images is not None:
             counts["images"] = self.images.as_json()
         return counts
+
+
+OnReport: TypeAlias = Callable[[IngestReport], None]
+"""Called with the growing report of an index run, after each batch."""

@@ -10,22 +10,21 @@ from typing import Protocol, TypeVar
 
 from mmembed.collection import Collection
 from mmembed.errors import InputError
-from mmembed.ingest.entries import Entries, Seen, Source, until_first_item
+from mmembed.ingest.entries import Entries, IngestSource, Seen, until_first_item
 from mmembed.ingest.gone import remove_gone
 from mmembed.ingest.plan import Planned, plan
-from mmembed.ingest.report import BatchReport, IngestReport
+from mmembed.ingest.report import BatchReport, IngestReport, OnReport
 from mmembed.ingest.targets import RunOptions
 from mmembed.streams import load_in_order
 from mmembed.types import Failure, Item, Modality
 
-__all__ = ["OnProgress", "Work", "drive", "index"]
-
-OnProgress = Callable[[IngestReport], None]
-
-R = TypeVar("R")
+__all__ = ["Work", "drive", "run_index"]
 
 
-class Work(Protocol[R]):
+_R = TypeVar("_R")
+
+
+class Work(Protocol[_R]):
     """What an index run does with each of its things: `ImageWork` and `DocumentWork`. Only `read` runs in threads."""
 
     @property
@@ -61,13 +60,13 @@ class Work(Protocol[R]):
         """What is to be done, or what came of it where it was done at once: the unchanged."""
         ...
 
-    def read(self, planned: Planned) -> R:
+    def read(self, planned: Planned) -> _R:
         """Open and decode one thing. Raises InputError where it cannot be read."""
         ...
 
-    def size(self, ready: R) -> int: ...
+    def size(self, ready: _R) -> int: ...
 
-    def write(self, batch: Sequence[R]) -> BatchReport:
+    def write(self, batch: Sequence[_R]) -> BatchReport:
         """Encode and store. On return all of it is stored."""
         ...
 
@@ -76,15 +75,15 @@ class Work(Protocol[R]):
         ...
 
 
-def index(
+def run_index(
     collection: Collection,
-    sources: Iterable[Source],
-    begin: Callable[[Seen], Work[R]],
+    sources: Iterable[IngestSource],
+    begin: Callable[[Seen], Work[_R]],
     *,
     entries: Entries,
     report: IngestReport,
     sync: bool,
-    on_progress: OnProgress | None,
+    on_progress: OnReport | None,
 ) -> IngestReport:
     """A whole run over `sources`; `begin` makes or checks the collection once there is something to put into it.
 
@@ -114,7 +113,7 @@ def index(
 
 
 def drive(
-    work: Work[R], entries: Iterable[Item | Failure], report: IngestReport, *, on_progress: OnProgress | None = None
+    work: Work[_R], entries: Iterable[Item | Failure], report: IngestReport, *, on_progress: OnReport | None = None
 ) -> None:
     """Plan, read, batch and write, adding to `report`; tells of its progress after each batch and at the end."""
 
@@ -130,7 +129,7 @@ def drive(
             else:
                 report.add(settled)
 
-    pending: list[R] = []
+    pending: list[_R] = []
     size = 0
     with closing(load_in_order(to_do(), work.read, workers=work.workers, ahead=work.ahead)) as reading:
         for planned, ready in reading:

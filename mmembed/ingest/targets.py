@@ -138,9 +138,9 @@ class DocumentTarget:
             **self._optional("sparse", sparse_encoder, "sparse"),
             **self._optional("late", late_encoder, "multi"),
         }
-        image_encoder = Collection(collection.store, images_into or "images").remembered("image", self._encoders)
-        self.cross = cross_encoder or image_encoder or load_encoder("tiny")
-        self._image_encoder = image_encoder or self.cross
+        remembered = Collection(collection.store, images_into or "images").remembered("image", self._encoders)
+        self.cross = cross_encoder or remembered or load_encoder("tiny")
+        self._image_encoder = remembered or self.cross
         self._images_into = None if images_into is None else Collection(collection.store, images_into)
         if self._images_into is not None:
             _require(self._image_encoder, "image", "dense", "image")

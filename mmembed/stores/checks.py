@@ -31,7 +31,6 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_POINTS",
     "approximate",
-    "batches",
     "check_facet",
     "check_new",
     "check_payload",
@@ -40,6 +39,7 @@ __all__ = [
     "check_query",
     "fusion_weights",
     "hits_due",
+    "point_batches",
     "weighted",
 ]
 
@@ -219,7 +219,7 @@ def _check_vector(vector: Vector, kind: Kind, dim: int | None, what: str) -> Non
         raise StoreError(f"{what} holds NaN or infinity: it would never be found")
 
 
-def batches(points: Sequence[Point]) -> Iterator[list[Point]]:
+def point_batches(points: Sequence[Point]) -> Iterator[list[Point]]:
     """At most 256 points and 8 MB of JSON at a time, and never none: one point may be larger alone."""
     batch: list[Point] = []
     room = MAX_BATCH_BYTES

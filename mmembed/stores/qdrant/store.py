@@ -15,13 +15,13 @@ from mmembed.collection.payload import canonical_ids, qdrant_id
 from mmembed.errors import InvalidQuery
 from mmembed.stores.checks import (
     approximate,
-    batches,
     check_facet,
     check_payload,
     check_payloads,
     check_points,
     check_query,
     hits_due,
+    point_batches,
     weighted,
 )
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
@@ -85,12 +85,12 @@ class QdrantStore(ServerCollections):
     """`Store` over one QdrantClient. Every write waits until it is applied; what fails is tried again, then raised."""
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
-        for batch in batches(check_points(collection, self.ours(collection), points)):
+        for batch in point_batches(check_points(collection, self.ours(collection), points)):
             rows = [models.PointStruct(id=p.id, vector=wire_vectors(p.vectors), payload=p.payload) for p in batch]
             self.write(collection, partial(self._client.upsert, collection, rows, wait=True))
 
     def update_vectors(self, collection: str, points: Sequence[Point]) -> None:
-        for batch in batches(check_points(collection, self.ours(collection), points)):
+        for batch in point_batches(check_points(collection, self.ours(collection), points)):
             self.require_points(collection, [p.id for p in batch])
             rows = [models.PointVectors(id=p.id, vector=wire_vectors(p.vectors)) for p in batch]
             self.write(collection, partial(self._client.update_vectors, collection, rows, wait=True))
@@ -106,7 +106,7 @@ class QdrantStore(ServerCollections):
 
     def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
         self.ours(collection)
-        for batch in batches(check_payloads(payloads)):
+        for batch in point_batches(check_payloads(payloads)):
             self.require_points(collection, [p.id for p in batch])
             rows = [
                 models.SetPayloadOperation(set_payload=models.SetPayload(payload=p.payload, points=[p.id]))
