@@ -19,6 +19,12 @@ _MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
 _PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a
 _MAX_KEYWORD = 256  # longer strings are texts, not keywords
+_INDEX_TYPES: Mapping[type, IndexType] = {
+    bool: "bool",
+    int: "integer",
+    float: "float",
+    str: "keyword",
+}  # bool is an int
 
 
 def vector_contract(encoder: Encoder, modality: Modality, *, kind: Kind | None = None) -> VectorContract:
@@ -108,10 +114,6 @@ class PayloadIndexes:
 def _index_type(value: Any) -> IndexType | None:
     if isinstance(value, list):
         return _index_type(value[0]) if value else None
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "float"
-    return "keyword" if isinstance(value, str) and len(value) <= _MAX_KEYWORD else None
+    if isinstance(value, str) and len(value) > _MAX_KEYWORD:
+        return None
+    return next((index for type_, index in _INDEX_TYPES.items() if isinstance(value, type_)), None)

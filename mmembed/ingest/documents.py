@@ -22,7 +22,7 @@ from mmembed.ingest.passages import (
     reuse,
 )
 from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import BatchReport, IngestReport, ItemOutcome, OnReport
+from mmembed.ingest.report import IngestReport, ItemOutcome, OnReport
 from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import DocumentTarget, RunOptions
 from mmembed.streams import batched
@@ -123,14 +123,14 @@ class DocumentWork:
     def required(self) -> Sequence[str]:
         return self.target.vectors
 
-    def settle(self, planned: Planned) -> Planned | BatchReport:
+    def settle(self, planned: Planned) -> Planned | IngestReport:
         if planned.action != "unchanged":
             return planned
         finish_move(self.target, planned)
         if self._wants_images(planned):
             return replace(planned, action="refresh")
         linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("images", ())]
-        return BatchReport(unchanged=1, images=self._index_images(linked))
+        return IngestReport(unchanged=1, images=self._index_images(linked))
 
     def _wants_images(self, planned: Planned) -> bool:
         return lacks_images(self.target, planned) or planned.item.uri in self._bare
@@ -156,7 +156,7 @@ class DocumentWork:
     def size(self, ready: Read) -> int:
         return max(1, len(ready.passages))
 
-    def write(self, batch: Sequence[Read]) -> BatchReport:
+    def write(self, batch: Sequence[Read]) -> IngestReport:
         """Store images, then passages, the first passage of each document last: it says that all are there."""
         images = IngestReport()
         problems: list[Failure] = []
@@ -172,7 +172,7 @@ class DocumentWork:
                 fresh.append(self._cut_after_all(ready))
             outcomes.append(outcome or "embedded")
         self._encode(_latest(fresh))
-        return BatchReport.of(outcomes, problems, images)
+        return IngestReport.of(outcomes, problems, images)
 
     def _settled_unread(self, ready: Read) -> ItemOutcome | None:
         """What came of a document whose passages need no encoding; None: they do."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
+from mmembed.collection.payload import is_empty
 from mmembed.documents import Document, EmbeddedImage
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest.images import ImageWork
@@ -43,8 +44,7 @@ def documents_of_bare_images(target: DocumentTarget) -> set[str]:
     if target.images is None or target.images.late is None:
         return set()
     late = models.HasVectorCondition(has_vector="late")
-    inside = models.IsEmptyCondition(is_empty=models.PayloadField(key="document"))
-    bare = models.Filter(must_not=[late, inside])
+    bare = models.Filter(must_not=[late, is_empty("document")])
     images = target.images.collection
     found = images.store.scroll(images.name, filter=bare, payload=["document"])
     return {str(point.payload["document"]) for point in found}

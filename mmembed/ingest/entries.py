@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from glob import has_magic
 from itertools import repeat, takewhile
 from pathlib import Path
 from typing import TypeAlias
@@ -83,6 +84,6 @@ def until_first_item(items: Iterator[Item | Failure]) -> list[Item | Failure]:
 def _root_of(source: str | Path) -> Path:
     """The absolute folder or file; of a pattern, the folder before its first wildcard."""
     parts = Path(os.path.abspath(Path(source).expanduser())).parts
-    fixed = takewhile(lambda part: not set(part) & set("*?["), parts)
+    fixed = takewhile(lambda part: not has_magic(part), parts)
     path = Path(*parts)
     return path if path.exists() else Path(*fixed)

@@ -18,7 +18,7 @@ from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
 from mmembed.ingest.entries import Entries, IngestSource, Seen
 from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import BatchReport, IngestReport, ItemOutcome, OnReport
+from mmembed.ingest.report import IngestReport, ItemOutcome, OnReport
 from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import ImageTarget, RunOptions
 from mmembed.types import Encoder, Failure, Modality, Payload, Point, Store, Vector
@@ -127,11 +127,11 @@ class ImageWork:
     def required(self) -> Sequence[str]:
         return self.target.vectors if self.target.late is not None else ()  # there is no image without `image`
 
-    def settle(self, planned: Planned) -> Planned | BatchReport:
+    def settle(self, planned: Planned) -> Planned | IngestReport:
         if planned.action != "unchanged":
             return planned
         _finish_move(self.collection, planned)
-        return _UNCHANGED
+        return IngestReport(unchanged=1)
 
     def read(self, planned: Planned) -> ReadImage:
         return self._load(planned) if planned.action == "read" else ReadImage(planned)
@@ -149,7 +149,7 @@ class ImageWork:
     def size(self, ready: ReadImage) -> int:  # noqa: ARG002  # images are alike
         return 1
 
-    def write(self, batch: Sequence[ReadImage]) -> BatchReport:
+    def write(self, batch: Sequence[ReadImage]) -> IngestReport:
         """Encode what was read, take over what is reused, and write the points; only then forget what moved."""
         store, name = self.collection.store, self.collection.name
         donated = _donated(self.target, batch)
@@ -165,7 +165,7 @@ class ImageWork:
         if moved:
             remove_ids(self.collection, list(moved.values()))
             store.set_payload(name, list(moved), {"moved_from": None})
-        return BatchReport.of([_outcome(ready) for ready in batch], failures)
+        return IngestReport.of([_outcome(ready) for ready in batch], failures)
 
     def _with_lost_read(
         self, batch: Sequence[ReadImage], donated: Mapping[_Key, _Made]
@@ -186,9 +186,6 @@ class ImageWork:
 
     def finish(self) -> None:
         self.collection.store.optimize(self.collection.name)
-
-
-_UNCHANGED = BatchReport(unchanged=1)
 
 
 def _key(ready: ReadImage) -> _Key:

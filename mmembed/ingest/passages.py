@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from qdrant_client import models
 
-from mmembed.collection.payload import OURS, id_of, of_uris
+from mmembed.collection.payload import OURS, has_value, id_of, of_uris
 from mmembed.collection.removal import remove_where
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, Passage
 from mmembed.ingest.embedded_images import linked_images
@@ -69,7 +69,7 @@ def drop_passages_from(target: DocumentTarget, planned: Planned, number: int) ->
         return
     beyond = models.FieldCondition(key="passage", range=models.Range(gte=number))
     target.collection.store.delete_where(
-        target.collection.name, models.Filter(must=[_uri_is(planned.item.uri), beyond])
+        target.collection.name, models.Filter(must=[has_value("uri", planned.item.uri), beyond])
     )
 
 
@@ -93,16 +93,12 @@ def refresh(target: DocumentTarget, ready: Read) -> None:
     for key in ("passage", "page", "text", "headings", "title"):
         payload.pop(key, None)
     payload |= {key: None for key in planned.stored or {} if key not in payload and key not in OURS["text"]}
-    ids = [
-        point.id
-        for point in target.collection.store.scroll(
-            target.collection.name, filter=models.Filter(must=[_uri_is(planned.item.uri)]), payload=False
-        )
-    ]
+    store, name = target.collection.store, target.collection.name
+    passages = store.scroll(name, filter=of_uris([planned.item.uri]), payload=False)
     head = id_of(planned.item, 0)
-    target.collection.store.set_payload(target.collection.name, [id for id in ids if id != head], payload)
+    store.set_payload(name, [point.id for point in passages if point.id != head], payload)
     linked = linked_images(target, ready.document) if ready.document is not None else {}
-    target.collection.store.set_payload(target.collection.name, [head], {**payload, **linked})
+    store.set_payload(name, [head], {**payload, **linked})
 
 
 def reuse(target: DocumentTarget, ready: Read) -> ItemOutcome | None:
@@ -171,7 +167,3 @@ def _title(planned: Planned, document: Document) -> str:
     stem, suffix = os.path.splitext(name)
     said = planned.item.payload.get("title")
     return str(said) if said else document.title or (stem if suffix.lower() in DOCUMENT_SUFFIXES else name)
-
-
-def _uri_is(uri: str) -> models.FieldCondition:
-    return models.FieldCondition(key="uri", match=models.MatchValue(value=uri))

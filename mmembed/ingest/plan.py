@@ -11,7 +11,7 @@ from typing import Literal
 from qdrant_client import models
 
 from mmembed.collection import Collection
-from mmembed.collection.payload import OURS, RESERVED, first_passages, id_of, tags_in
+from mmembed.collection.payload import OURS, RESERVED, first_passages, has_any, id_of, tags_in
 from mmembed.errors import InputError
 from mmembed.ingest.gone import file_of, has_left
 from mmembed.sources.files import FileState, file_state
@@ -202,8 +202,8 @@ def _donors(
     if not hashes:
         return {}
     found: dict[str, list[_Donor]] = {}
-    wanted = models.FieldCondition(key="content_hash", match=models.MatchAny(any=sorted(set(hashes))))
-    filter = models.Filter(must=[wanted, first_passages()] if modality == "text" else [wanted])
+    same_contents = has_any("content_hash", sorted(set(hashes)))
+    filter = models.Filter(must=[same_contents, first_passages()] if modality == "text" else [same_contents])
     keys = ["uri", "content_hash", "document", "vectors", "mtime_ns"]
     same = {p.id: p.payload for p in collection.store.scroll(collection.name, filter=filter, payload=keys)}
     lacking = _lacking(collection, same, modality, vectors)

@@ -13,7 +13,7 @@ from mmembed.errors import InputError
 from mmembed.ingest.entries import Entries, IngestSource, Seen, until_first_item
 from mmembed.ingest.gone import remove_gone
 from mmembed.ingest.plan import Planned, plan
-from mmembed.ingest.report import BatchReport, IngestReport, OnReport
+from mmembed.ingest.report import IngestReport, OnReport
 from mmembed.ingest.targets import RunOptions
 from mmembed.streams import load_in_order
 from mmembed.types import Failure, Item, Modality
@@ -27,36 +27,19 @@ _R = TypeVar("_R")
 class Work(Protocol[_R]):
     """What an index run does with each of its things: `ImageWork` and `DocumentWork`. Only `read` runs in threads."""
 
-    @property
-    def collection(self) -> Collection: ...
-
-    @property
-    def modality(self) -> Modality: ...
+    collection: Collection
+    modality: Modality
+    options: RunOptions
+    workers: int  # threads that read
+    ahead: int  # how many things are read ahead of the one that is written
+    batch_size: int  # a batch is written once the sizes of what is in it come to this
 
     @property
     def required(self) -> Sequence[str]:
         """Vectors without which what is stored is read again."""
         ...
 
-    @property
-    def options(self) -> RunOptions: ...
-
-    @property
-    def workers(self) -> int:
-        """Threads that read."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many things are read ahead of the one that is written."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """A batch is written once the sizes of what is in it come to this."""
-        ...
-
-    def settle(self, planned: Planned) -> Planned | BatchReport:
+    def settle(self, planned: Planned) -> Planned | IngestReport:
         """What is to be done, or what came of it where it was done at once: the unchanged."""
         ...
 
@@ -66,7 +49,7 @@ class Work(Protocol[_R]):
 
     def size(self, ready: _R) -> int: ...
 
-    def write(self, batch: Sequence[_R]) -> BatchReport:
+    def write(self, batch: Sequence[_R]) -> IngestReport:
         """Encode and store. On return all of it is stored."""
         ...
 

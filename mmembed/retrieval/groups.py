@@ -13,7 +13,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from mmembed.collection.payload import is_empty
+from mmembed.collection.payload import has_value, is_empty
 from mmembed.retrieval.hits import COMPETITORS, HitSource, Scale, TopHits, fetch, probable, settled
 from mmembed.retrieval.query import MAX_CANDIDATES, Search
 from mmembed.types import FacetValue, Hit, Payload
@@ -117,8 +117,7 @@ def _outside(source: HitSource, key: str, values: Sequence[FacetValue]) -> HitSo
 
 def _within(source: HitSource, search: Search, value: FacetValue) -> list[Hit]:
     """The best hits of one group."""
-    only = models.FieldCondition(key=str(search.group_by), match=models.MatchValue(value=value))
-    return fetch(_narrowed(source, only), search.group_size)
+    return fetch(_narrowed(source, has_value(str(search.group_by), value)), search.group_size)
 
 
 def _with_probabilities(source: HitSource, hits: Sequence[Hit], scale: Scale) -> list[Hit]:

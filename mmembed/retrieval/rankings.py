@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.contract import check_fingerprint
-from mmembed.collection.payload import qdrant_id
+from mmembed.collection.payload import has_any, has_value, qdrant_id
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
@@ -155,8 +155,7 @@ def _without_points(collection: Collection, search: Search, *, whole_documents: 
     itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id) for id in ids])
     if whole_documents:
         uris = sorted({str(point.payload["uri"]) for point in collection.store.retrieve(collection.name, ids)})
-        one = models.MatchValue(value=uris[0]) if len(uris) == 1 else models.MatchAny(any=uris)
-        itself = models.FieldCondition(key="uri", match=one)
+        itself = has_value("uri", uris[0]) if len(uris) == 1 else has_any("uri", uris)
     return models.Filter(must=[search.filter] if search.filter is not None else None, must_not=[itself])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from glob import has_magic
 from pathlib import Path
 
 from mmembed.errors import UnreadableSource
@@ -40,7 +41,7 @@ def scan(
     for root in named:
         if not root.strip():
             raise UnreadableSource("an empty path was given: name a folder, a file, a pattern or a manifest")
-        if not (is_remote(root) or os.path.lexists(_absolute(root)) or _is_pattern(root)):
+        if not (is_remote(root) or os.path.lexists(_absolute(root)) or has_magic(root)):
             raise UnreadableSource(f"{printable(root)}: no such file or folder")
     return (found for root in named for found in _scan_root(root, wanted))
 
@@ -56,7 +57,7 @@ def _scan_root(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
     elif os.path.lexists(path):
         if not wanted.excludes(path):
             yield wanted.named(path)
-    elif _is_pattern(path):
+    elif has_magic(path):
         found = match(path, wanted)
         first = next(found, None)
         if first is None:
@@ -69,7 +70,3 @@ def _scan_root(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
 
 def _absolute(root: str) -> str:
     return os.path.abspath(os.path.expanduser(root))
-
-
-def _is_pattern(root: str) -> bool:
-    return any(character in root for character in "*?[")

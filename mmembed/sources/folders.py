@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path
 
 from mmembed.types import Failure, Item, Modality
@@ -58,7 +59,7 @@ def _match(folder: str, parts: list[str], wanted: Wanted) -> Iterator[str | Fail
             rest = rest[1:]
         for below in _folders(folder, wanted):
             yield from _match(below, rest or ["*"], wanted)
-    elif not any(character in head for character in "*?["):  # listing it could be forbidden where entering is not
+    elif not has_magic(head):  # listing it could be forbidden where entering is not
         if os.path.isdir(path) and rest:
             yield from _match(path, rest, wanted)
         elif os.path.lexists(path) and not rest and not wanted.excludes(path):

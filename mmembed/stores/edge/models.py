@@ -20,7 +20,7 @@ from mmembed.stores.filters import clauses
 from mmembed.types import Examples, Leg, Ranking, SparseVector, StoreQuery, Vector
 
 __all__ = ["edge_config", "edge_filter", "edge_index_type", "edge_query", "edge_vector", "edge_vectors"]
-__all__ += ["new_vector_operation", "plain_vectors"]
+__all__ += ["new_vector_operation", "optional_filter"]
 
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}
 _MAX_SIM = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
@@ -89,24 +89,12 @@ def edge_vectors(vectors: Mapping[str, Vector]) -> dict[str, Any]:
     return {name: edge_vector(vector) for name, vector in vectors.items()}
 
 
-def plain_vectors(stored: Any) -> dict[str, Vector]:
-    """What a record carries -> arrays by name; the unnamed vector of a foreign shard is ""."""
-    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
-    return {name: _plain_vector(vector) for name, vector in named.items()}
-
-
-def _plain_vector(vector: Any) -> Vector:
-    if isinstance(vector, edge.SparseVector):
-        return SparseVector(np.array(vector.indices, dtype=np.uint32), np.array(vector.values, dtype=np.float32))
-    return np.array(vector, dtype=np.float32)
-
-
 # --- queries ------------------------------------------------------------------------------------
 
 
 def edge_query(query: StoreQuery, filter: Json | None, *, exact: bool) -> edge.QueryRequest:
     """One leg is a plain search; several are prefetched, each under the filter, and fused or reranked by Qdrant."""
-    condition = edge_filter(filter) if filter is not None else None
+    condition = optional_filter(filter)
     params = edge.SearchParams(exact=True) if exact else None
     if not query.fused and query.rerank is None:
         return edge.QueryRequest(
@@ -152,6 +140,10 @@ def _fusion(rankings: Sequence[Ranking], k: int) -> edge.Fusion:
 
 
 # --- filters ------------------------------------------------------------------------------------
+
+
+def optional_filter(filter: Json | None) -> edge.Filter | None:
+    return None if filter is None else edge_filter(filter)
 
 
 def edge_filter(filter: Json) -> edge.Filter:

@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, models
 
 from mmembed.collection.contract import METADATA_KEY, contract_from_json, contract_to_json, with_note, with_vector
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
-from mmembed.stores.checks import check_new
+from mmembed.stores.checks import check_new, check_there
 from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, retrying, translated
 from mmembed.stores.qdrant.models import NO_GRAPH, dense_params, new_vector, sparse_params
 from mmembed.types import Contract, IndexType, VectorContract
@@ -121,11 +121,7 @@ class ServerCollections:
         """Raise StoreError where a point is missing, before anything is changed."""
         read = partial(self._client.retrieve, collection, list(ids), with_payload=False)
         there = {str(record.id) for record in self.ask(collection, read)}
-        missing = [each for each in ids if each not in there]
-        if missing:
-            raise StoreError(
-                f"collection {collection!r} has no point {missing[0]} ({len(missing)} of {len(ids)} are missing)"
-            )
+        check_there(collection, ids, there)
 
     def create(
         self,
