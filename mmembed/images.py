@@ -86,14 +86,7 @@ def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
         return _of_memory(source, uri, max_pixels)
     with ExitStack() as stack:
         image = _open(source, uri, max_pixels, stack)
-        try:
-            with _without_bomb_warning(image.width * image.height):
-                image.load()
-            exif = _exif(image)  # after load(): TIFF turns itself and drops the tag
-            rgb = to_rgb(image)
-        except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
-            raise UnreadableImage(f"{uri}: broken {image.format} picture ({_reason(exc)})") from exc
-        return _upright(image, rgb, exif)
+        return _upright(image, f"{uri}: broken {image.format} picture")
 
 
 def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> LoadedImage:
@@ -103,14 +96,7 @@ def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels
             f"{uri}: a {type(image).__name__} is no image: give a path, the bytes of a file, a PIL.Image or an array"
         )
     _check_size(uri, image.size, max_pixels)
-    try:
-        with _without_bomb_warning(image.width * image.height):
-            image.load()  # one that was opened lazily
-        exif = _exif(image)
-        rgb = to_rgb(image)
-    except Exception as exc:  # as in read_image
-        raise UnreadableImage(f"{uri}: cannot be decoded ({_reason(exc)})") from exc
-    return _upright(image, rgb, exif)
+    return _upright(image, f"{uri}: cannot be decoded")
 
 
 def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
@@ -125,7 +111,15 @@ def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
     return Image.fromarray(flat)
 
 
-def _upright(image: Image.Image, rgb: Image.Image, exif: Image.Exif) -> LoadedImage:
+def _upright(image: Image.Image, fault: str) -> LoadedImage:
+    """Decode it and turn it; `fault` begins the sentence about one that is broken."""
+    try:
+        with _without_bomb_warning(image.width * image.height):
+            image.load()
+        exif = _exif(image)  # after load(): TIFF turns itself and drops the tag
+        rgb = to_rgb(image)
+    except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
+        raise UnreadableImage(f"{fault} ({_reason(exc)})") from exc
     turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
     upright = rgb if turn is None else rgb.transpose(turn)
     if upright is image:

@@ -130,13 +130,10 @@ class DocumentWork:
         if self._wants_images(planned):
             return replace(planned, action="refresh")
         linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("images", ())]
-        return IngestReport(unchanged=1, images=self._index_images(linked))
+        return IngestReport(unchanged=1, images=index_images_of(self.target, linked, self._seen_images))
 
     def _wants_images(self, planned: Planned) -> bool:
         return lacks_images(self.target, planned) or planned.item.uri in self._bare
-
-    def _index_images(self, items: Sequence[Item]) -> IngestReport:
-        return index_images_of(self.target, items, self._seen_images)
 
     def read(self, planned: Planned) -> Read:
         if planned.action == "refresh" and not self._wants_images(planned):
@@ -163,13 +160,17 @@ class DocumentWork:
         for ready in batch:
             if ready.document is not None:
                 problems += ready.document.problems
-                images.add(self._index_images(image_items(ready.planned, ready.document)))
+                shown = image_items(ready.planned, ready.document)
+                images.add(index_images_of(self.target, shown, self._seen_images))
         fresh: list[Read] = []
         outcomes: list[ItemOutcome] = []
         for ready in batch:
             outcome = self._settled_unread(ready)
+            if outcome is None and ready.planned.action == "reuse":  # its donor has no passages to give after all
+                assert ready.document is not None
+                ready = replace(ready, passages=self.target.cut(ready.document))
             if outcome is None:
-                fresh.append(self._cut_after_all(ready))
+                fresh.append(ready)
             outcomes.append(outcome or "embedded")
         self._encode(_latest(fresh))
         return IngestReport.of(outcomes, problems, images)
@@ -180,13 +181,6 @@ class DocumentWork:
             refresh(self.target, ready)
             return "unchanged"
         return reuse(self.target, ready) if ready.planned.action == "reuse" else None
-
-    def _cut_after_all(self, ready: Read) -> Read:
-        """One that was to take over the passages of another, which has none to give."""
-        if ready.planned.action != "reuse":
-            return ready
-        assert ready.document is not None
-        return replace(ready, passages=self.target.cut(ready.document))
 
     def _encode(self, fresh: Sequence[Read]) -> None:
         target, store = self.target, self.collection.store

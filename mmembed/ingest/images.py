@@ -130,7 +130,9 @@ class ImageWork:
     def settle(self, planned: Planned) -> Planned | IngestReport:
         if planned.action != "unchanged":
             return planned
-        _finish_move(self.collection, planned)
+        if old := (planned.stored or {}).get("moved_from"):  # it was cut short after its new place was stored
+            remove_ids(self.collection, [old])
+            self.collection.store.set_payload(self.collection.name, [planned.id], {"moved_from": None})
         return IngestReport(unchanged=1)
 
     def read(self, planned: Planned) -> ReadImage:
@@ -253,13 +255,6 @@ def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:
         donated = thumbnail_path(collection, ready.planned.donor)
         if donated is not None and donated.exists() and donated != path:
             write_thumbnail(path, donated.read_bytes())
-
-
-def _finish_move(collection: Collection, planned: Planned) -> None:
-    """Forget the old place of a move that was cut short after its new place was stored."""
-    if old := (planned.stored or {}).get("moved_from"):
-        remove_ids(collection, [old])
-        collection.store.set_payload(collection.name, [planned.id], {"moved_from": None})
 
 
 def _outcome(ready: ReadImage) -> ItemOutcome:

@@ -14,7 +14,7 @@ from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
 from mmembed.retrieval.encode import average, encode_examples, encode_query, given_vector
-from mmembed.retrieval.query import PointId, Search
+from mmembed.retrieval.query import Search
 from mmembed.types import Contract, Encoder, Examples, Leg, Ranking, StoreQuery, Vector
 
 __all__ = ["is_by_document", "store_query"]
@@ -42,15 +42,16 @@ def store_query(
         )
     rankings: list[Ranking]
     late: Leg | None = None
+    made_by = _encoder_of(collection, name, contract, encoder, encoders) if search.texts or search.images else None
     if search.vector is not None:
         known = contract.vectors[name] if contract is not None else None
         rankings = [Leg(name, given_vector(search.vector, name, known))]
     elif search.id is not None:
         rankings = [Leg(name, _stored(collection, [search.id], name)[search.id])]
     elif search.examples:
-        rankings = [Leg(name, _of_examples(collection, name, contract, search, encoder, encoders))]
+        rankings = [Leg(name, _of_examples(collection, name, contract, search, made_by))]
     else:
-        made_by = _encoder_of(collection, name, contract, encoder, encoders)
+        assert made_by is not None  # there are words or images
         alone = search.vector_name is not None or search.score_threshold is not None
         if contract is not None and not alone and search.is_one_text:
             names, last = _vectors_for_words(collection, contract, search, name)
@@ -100,21 +101,12 @@ def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
 
 
 def _of_examples(
-    collection: Collection,
-    name: str,
-    contract: Contract | None,
-    search: Search,
-    encoder: Encoder | None,
-    encoders: Mapping[str, Encoder],
+    collection: Collection, name: str, contract: Contract | None, search: Search, encoder: Encoder | None
 ) -> Vector | Examples:
-    """One vector for their average, else all of them. An encoder is looked for only where there is one to ask."""
+    """One vector for their average, else all of them; an encoder where some are not stored points."""
     ids = search.point_ids
     stored = _stored(collection, ids, name) if ids else {}
-    every = search.examples
-    made_by = None
-    if any(not isinstance(each, PointId) for each in every):
-        made_by = _encoder_of(collection, name, contract, encoder, encoders)
-    encoded = encode_examples(made_by, every, stored, search.task)
+    encoded = encode_examples(encoder, search.examples, stored, search.task)
     vectors = [_as_stored(vector, name, contract) for vector in encoded]
     positive, negative = vectors[: len(search.positive)], vectors[len(search.positive) :]
     if search.strategy == "average_vector":

@@ -81,7 +81,9 @@ def _folders(root: str, wanted: Wanted) -> Iterator[str]:
     while pending:
         folder = pending.pop()
         yield folder
-        below = [e.path for e in _entries(folder, wanted) if not isinstance(e, Failure) and _is_real_folder(e)]
+        below = [
+            e.path for e in _entries(folder, wanted) if not isinstance(e, Failure) and e.is_dir(follow_symlinks=False)
+        ]
         pending.extend(reversed(below))
 
 
@@ -94,10 +96,6 @@ def _entries(folder: str, wanted: Wanted) -> Iterator[os.DirEntry[str] | Failure
         yield Failure(folder, f"{folder}: the folder cannot be read ({exc.strerror})")
         return
     yield from (e for e in entries if not e.name.startswith(".") and not wanted.excludes(e.path))
-
-
-def _is_real_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
 
 
 def _leads_out(link: str, entered: list[str]) -> bool:

@@ -112,11 +112,6 @@ class ServerCollections:
             raise CollectionNotOurs(collection)
         return contract
 
-    def ours_now(self, collection: str) -> Contract:
-        """The same as it is at this moment: what is about to be written back changed."""
-        self.look(collection)
-        return self.ours(collection)
-
     def require_points(self, collection: str, ids: Sequence[str]) -> None:
         """Raise StoreError where a point is missing, before anything is changed."""
         read = partial(self._client.retrieve, collection, list(ids), with_payload=False)
@@ -162,30 +157,29 @@ class ServerCollections:
     def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
         """See `Store.add_vector`. Needs a server of version 1.18 or later."""
         with self._changing:
-            self._add_vector(collection, name, vector)
-
-    def _add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
-        contract = self.ours_now(collection)
-        extended = with_vector(collection, contract, name, vector)
-        if extended == contract:
-            return
-        check_new(collection, extended)
-        if self.version < _ADDED_VECTORS_SINCE:
-            raise StoreError(
-                f"vector {name!r} was to be added to collection {collection!r}, and Qdrant at {self.url} is version "
-                f"{'.'.join(map(str, self.version))}, which cannot: upgrade it to 1.18 or later"
-            )
-        client = self._client
-        self.write(collection, partial(client.create_vector_name, collection, name, new_vector(vector)))
-        if vector.kind == "multi":
-            diff = {name: models.VectorParamsDiff(hnsw_config=NO_GRAPH)}
-            self.write(collection, partial(client.update_collection, collection, vectors_config=diff))
-        self._replace_contract(collection, extended)
+            self.look(collection)
+            contract = self.ours(collection)
+            extended = with_vector(collection, contract, name, vector)
+            if extended == contract:
+                return
+            check_new(collection, extended)
+            if self.version < _ADDED_VECTORS_SINCE:
+                raise StoreError(
+                    f"vector {name!r} was to be added to collection {collection!r}, and Qdrant at {self.url} is "
+                    f"version {'.'.join(map(str, self.version))}, which cannot: upgrade it to 1.18 or later"
+                )
+            client = self._client
+            self.write(collection, partial(client.create_vector_name, collection, name, new_vector(vector)))
+            if vector.kind == "multi":
+                diff = {name: models.VectorParamsDiff(hnsw_config=NO_GRAPH)}
+                self.write(collection, partial(client.update_collection, collection, vectors_config=diff))
+            self._replace_contract(collection, extended)
 
     def set_note(self, collection: str, key: str, value: Any) -> None:
         """See `Store.set_note`. Of two clients that write notes at the same moment the second one's stay."""
         with self._changing:
-            contract = self.ours_now(collection)
+            self.look(collection)
+            contract = self.ours(collection)
             noted = with_note(collection, contract, key, value)
             if noted != contract:
                 self._replace_contract(collection, noted)
