@@ -13,27 +13,27 @@ from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails
 from mmembed.streams import batched
 from mmembed.types import Point, Store
 
-__all__ = ["Removed", "remove_collection", "remove_ids", "remove_images_in", "remove_where"]
+__all__ = ["RemovedPoints", "remove_collection", "remove_ids", "remove_images_in", "remove_where"]
 
 _BATCH = 256
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovedPoints:
     """What is gone: how many points, and the uris of which none is left."""
 
     points: int
     uris: tuple[str, ...] = ()
 
 
-def remove_ids(collection: Collection, ids: Sequence[str]) -> Removed:
+def remove_ids(collection: Collection, ids: Sequence[str]) -> RemovedPoints:
     """Remove points; of a document only these passages go. Raises CollectionNotOurs."""
     collection.require_ours()
     store, name = collection.store, collection.name
     return _sum(_remove(collection, store.retrieve(name, some)) for some in batched(dict.fromkeys(ids), _BATCH))
 
 
-def remove_where(collection: Collection, filter: models.Filter) -> Removed:
+def remove_where(collection: Collection, filter: models.Filter) -> RemovedPoints:
     """Remove every point that passes the filter. Raises CollectionNotOurs."""
     collection.require_ours()
     passing = collection.store.scroll(collection.name, filter=filter, payload=["uri"])
@@ -64,12 +64,12 @@ def remove_images_in(store: Store, documents: Sequence[str]) -> None:
             _delete(collection, list(_inside(collection, some)))
 
 
-def _sum(batches: Iterator[Removed]) -> Removed:
+def _sum(batches: Iterator[RemovedPoints]) -> RemovedPoints:
     removed = list(batches)
-    return Removed(sum(each.points for each in removed), tuple(uri for each in removed for uri in each.uris))
+    return RemovedPoints(sum(each.points for each in removed), tuple(uri for each in removed for uri in each.uris))
 
 
-def _remove(collection: Collection, points: Sequence[Point]) -> Removed:
+def _remove(collection: Collection, points: Sequence[Point]) -> RemovedPoints:
     store, name = collection.store, collection.name
     _delete(collection, [point.id for point in points])
     uris = {str(point.payload["uri"]) for point in points if "uri" in point.payload}
@@ -77,7 +77,7 @@ def _remove(collection: Collection, points: Sequence[Point]) -> Removed:
         left = store.scroll(name, filter=of_uris(sorted(uris)), payload=["uri"])
         uris -= {str(point.payload["uri"]) for point in left}
         remove_images_in(store, sorted(uris))
-    return Removed(len(points), tuple(sorted(uris)))
+    return RemovedPoints(len(points), tuple(sorted(uris)))
 
 
 def _delete(collection: Collection, ids: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ from typing import Protocol, TypeVar
 
 from mmembed.collection import Collection
 from mmembed.errors import InputError
-from mmembed.ingest.entries import Entries, IngestSource, Seen, until_first_item
+from mmembed.ingest.entries import Entries, IngestSource, ScannedSources, until_first_item
 from mmembed.ingest.gone import remove_gone
-from mmembed.ingest.plan import Planned, plan
+from mmembed.ingest.plan import PlannedItem, plan
 from mmembed.ingest.report import IngestReport, OnReport
 from mmembed.ingest.targets import RunOptions
 from mmembed.streams import load_in_order
@@ -39,11 +39,11 @@ class Work(Protocol[_R]):
         """Vectors without which what is stored is read again."""
         ...
 
-    def settle(self, planned: Planned) -> Planned | IngestReport:
+    def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         """What is to be done, or what came of it where it was done at once: the unchanged."""
         ...
 
-    def read(self, planned: Planned) -> _R:
+    def read(self, planned: PlannedItem) -> _R:
         """Open and decode one thing. Raises InputError where it cannot be read."""
         ...
 
@@ -61,7 +61,7 @@ class Work(Protocol[_R]):
 def run_index(
     collection: Collection,
     sources: Iterable[IngestSource],
-    begin: Callable[[Seen], Work[_R]],
+    begin: Callable[[ScannedSources], Work[_R]],
     *,
     entries: Entries,
     report: IngestReport,
@@ -79,7 +79,7 @@ def run_index(
         if on_progress is not None:
             on_progress(report)
 
-    seen = Seen()
+    seen = ScannedSources()
     found = entries.of(sources, seen)
     first = until_first_item(found)
     if not any(isinstance(entry, Item) for entry in first) and not collection.exists:
@@ -100,14 +100,14 @@ def drive(
 ) -> None:
     """Plan, read, batch and write, adding to `report`; tells of its progress after each batch and at the end."""
 
-    def to_do() -> Iterator[Planned]:
+    def to_do() -> Iterator[PlannedItem]:
         roots = work.options.roots
         for planned in plan(work.collection, entries, modality=work.modality, vectors=work.required, roots=roots):
             if isinstance(planned, Failure):
                 report.failures.append(planned)
                 continue
             settled = work.settle(planned)
-            if isinstance(settled, Planned):
+            if isinstance(settled, PlannedItem):
                 yield settled
             else:
                 report.add(settled)

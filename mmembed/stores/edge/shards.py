@@ -37,7 +37,7 @@ _FLUSH_BYTES = 64 * 2**20  # written since the last flush: bounds the log that i
 
 
 @dataclass
-class _Open:
+class _OpenShard:
     """One shard in use."""
 
     shard: edge.EdgeShard
@@ -53,7 +53,7 @@ class ShardFolder:
         self.root = folder / "collections"
         self.root.mkdir(exist_ok=True)
         self._free_margin_bytes = free_margin_bytes
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenShard] = {}
         for leftover in (*self.root.glob(".new-*"), *self.root.glob(".dropped-*")):
             shutil.rmtree(leftover)
 
@@ -214,11 +214,11 @@ class ShardFolder:
             raise CollectionNotFound(name, self.collections(), f"edge:{self.folder}")
         return home
 
-    def _shard(self, name: str) -> _Open:
+    def _shard(self, name: str) -> _OpenShard:
         home = self._home(name)
         if name not in self._open:
             shard = edge.EdgeShard.load(str(home / "shard"))
-            self._open[name] = _Open(shard, self._graph_indexes(name, shard))
+            self._open[name] = _OpenShard(shard, self._graph_indexes(name, shard))
         return self._open[name]
 
     def _graph_indexes(self, name: str, shard: edge.EdgeShard) -> dict[str, str]:

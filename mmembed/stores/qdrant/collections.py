@@ -21,7 +21,7 @@ from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, retrying, trans
 from mmembed.stores.qdrant.models import NO_GRAPH, dense_params, new_vector, sparse_params
 from mmembed.types import Contract, IndexType, VectorContract
 
-__all__ = ["CONTRACTS", "Known", "ServerCollections"]
+__all__ = ["CONTRACTS", "CollectionState", "ServerCollections"]
 
 CONTRACTS = "mmembed_contracts"
 """Where contracts are kept on a server that is too old for metadata: one point a collection, without vectors."""
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Known:
+class CollectionState:
     """What a collection looked like a moment ago."""
 
     contract: Contract | None
@@ -56,7 +56,7 @@ class ServerCollections:
         # Local mode is not safe for threads, not even for readers.
         self._lock: contextlib.AbstractContextManager[object] = threading.RLock() if local else contextlib.nullcontext()
         self._changing = threading.Lock()  # around reading a contract and writing it changed
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CollectionState] = {}
         self._local_indexes: dict[str, dict[str, str]] = {}  # local mode has none, and forgets that they were asked for
         self._closed = False
 
@@ -85,14 +85,14 @@ class ServerCollections:
         """Names of all, in no order."""
         return [found.name for found in self.ask("", self._client.get_collections).collections]
 
-    def look(self, collection: str) -> Known:
+    def look(self, collection: str) -> CollectionState:
         """Ask the server. Raises CollectionNotFound."""
         info = self.ask(collection, partial(self._client.get_collection, collection))
         stored = (info.config.metadata or {}).get(METADATA_KEY)
         contract = contract_from_json(stored, collection) if stored else self._kept_contract(collection, info)
         indexes = {field: str(index.data_type.value) for field, index in info.payload_schema.items()}
         indexes |= self._local_indexes.get(collection, {})
-        known = Known(contract, indexes, time.monotonic())
+        known = CollectionState(contract, indexes, time.monotonic())
         self._known[collection] = known
         return known
 
@@ -100,7 +100,7 @@ class ServerCollections:
         """See `Store.contract`: as it is now."""
         return self.look(collection).contract
 
-    def remembered(self, collection: str) -> Known:
+    def remembered(self, collection: str) -> CollectionState:
         """As it was at most five seconds ago: not every search asks the server twice."""
         known = self._known.get(collection)
         return known if known and time.monotonic() - known.read_at < _REMEMBER_SECONDS else self.look(collection)
