@@ -23,7 +23,7 @@ from mmembed.types import ImageContent
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "LoadedImage",
+    "DecodedImage",
     "load_image",
     "pixel_size",
     "read_image",
@@ -57,7 +57,7 @@ _warning_filters = threading.Lock()
 
 
 @dataclass(frozen=True)
-class LoadedImage:
+class DecodedImage:
     """One decoded picture and what its file says about it."""
 
     image: Image.Image  # upright RGB, without metadata
@@ -72,7 +72,7 @@ def load_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
     return read_image(source, uri=uri, max_pixels=max_pixels).image
 
 
-def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """A file, its bytes, an image in memory or an array -> upright RGB picture with what EXIF says.
 
     EXIF orientation is applied, transparency is laid on white, greys of more than 8 bits are
@@ -89,7 +89,7 @@ def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
         return _upright(image, f"{uri}: broken {image.format} picture")
 
 
-def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> LoadedImage:
+def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> DecodedImage:
     image = _of_array(source, uri) if isinstance(source, np.ndarray) else source
     if not isinstance(image, Image.Image):
         raise UnreadableImage(
@@ -111,7 +111,7 @@ def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
     return Image.fromarray(flat)
 
 
-def _upright(image: Image.Image, fault: str) -> LoadedImage:
+def _upright(image: Image.Image, fault: str) -> DecodedImage:
     """Decode it and turn it; `fault` begins the sentence about one that is broken."""
     try:
         with _without_bomb_warning(image.width * image.height):
@@ -125,7 +125,7 @@ def _upright(image: Image.Image, fault: str) -> LoadedImage:
     if upright is image:
         upright = image._new(image.im)  # the same pixels without the file: copy() costs half as much as decoding
     upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
-    return LoadedImage(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
+    return DecodedImage(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
 
 
 def pixel_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
