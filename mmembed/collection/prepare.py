@@ -96,23 +96,21 @@ class PayloadIndexes:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._seen = {*INDEXES["text"]}
-        self._asked = False
+        self._keys: set[str] = set()  # that have one; none before the first payloads
 
     def cover(self, payloads: Iterable[Payload]) -> None:
-        wanted: dict[str, IndexType] = {}
-        if not self._asked:  # those of earlier runs count too: a server's memory is not without end
-            self._seen |= self._collection.store.indexes(self._collection.name).keys()
-            self._asked = True
+        new: dict[str, IndexType] = {}
+        if not self._keys:  # those of earlier runs count too: a server's memory is not without end
+            self._keys = {*INDEXES["text"], *self._collection.store.indexes(self._collection.name)}
         for payload in payloads:
             for key, value in payload.items():
-                if key in self._seen or len(self._seen) >= _MAX_INDEXES or not _PLAIN_KEY.fullmatch(key):
+                if key in self._keys or len(self._keys) >= _MAX_INDEXES or not _PLAIN_KEY.fullmatch(key):
                     continue
                 if kind := _index_type(value):
-                    wanted[key] = kind
-                    self._seen.add(key)
-        if wanted:
-            self._collection.store.add_indexes(self._collection.name, wanted)
+                    new[key] = kind
+                    self._keys.add(key)
+        if new:
+            self._collection.store.add_indexes(self._collection.name, new)
 
 
 def _index_type(value: Any) -> IndexType | None:

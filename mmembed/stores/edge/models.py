@@ -151,17 +151,14 @@ def edge_filter(filter: Json) -> edge.Filter:
     unknown = filter.keys() - {"must", "should", "must_not", "min_should"}
     if unknown:
         raise _untranslatable(sorted(unknown)[0])
-    parts: dict[str, list[edge.ConditionType] | None] = {
-        clause: [_condition(c) for c in clauses(filter, clause)] if clause in filter else None
+    parts: dict[str, Any] = {
+        clause: [_condition(c) for c in clauses(filter, clause)]
         for clause in ("must", "should", "must_not")
+        if clause in filter
     }
-    least = filter.get("min_should")
-    return edge.Filter(
-        must=parts["must"],
-        should=parts["should"],
-        must_not=parts["must_not"],
-        min_should=edge.MinShould([_condition(c) for c in least["conditions"]], least["min_count"]) if least else None,
-    )
+    if least := filter.get("min_should"):
+        parts["min_should"] = edge.MinShould([_condition(c) for c in least["conditions"]], least["min_count"])
+    return edge.Filter(**parts)
 
 
 def _condition(condition: Json) -> edge.ConditionType:
@@ -192,17 +189,8 @@ def _field(condition: Json) -> edge.FieldCondition:
     if unknown:
         raise _untranslatable(sorted(unknown)[0])
     made = {name: make(condition[name]) if name in condition else None for name, make in _FIELD_PARTS.items()}
-    return edge.FieldCondition(
-        condition["key"],
-        match=made["match"],
-        range=made["range"],
-        geo_bounding_box=made["geo_bounding_box"],
-        geo_radius=made["geo_radius"],
-        geo_polygon=made["geo_polygon"],
-        values_count=made["values_count"],
-        is_empty=condition.get("is_empty"),
-        is_null=condition.get("is_null"),
-    )
+    flags = {name: condition.get(name) for name in ("is_empty", "is_null")}
+    return edge.FieldCondition(condition["key"], **made, **flags)
 
 
 def _match(match: Json) -> edge.MatchType:
@@ -214,11 +202,10 @@ def _match(match: Json) -> edge.MatchType:
 
 
 def _range(bounds: Json) -> edge.RangeType:
-    limits = {name: bounds.get(name) for name in ("gte", "gt", "lte", "lt")}
-    if any(isinstance(bound, date) for bound in bounds.values()):
-        text = {name: bound.isoformat() if bound is not None else None for name, bound in limits.items()}
-        return edge.RangeDateTime(gte=text["gte"], gt=text["gt"], lte=text["lte"], lt=text["lt"])
-    return edge.RangeFloat(gte=limits["gte"], gt=limits["gt"], lte=limits["lte"], lt=limits["lt"])
+    limits = {name: bound for name, bound in bounds.items() if bound is not None}
+    if any(isinstance(bound, date) for bound in limits.values()):
+        return edge.RangeDateTime(**{name: bound.isoformat() for name, bound in limits.items()})
+    return edge.RangeFloat(**limits)
 
 
 def _geo(point: Json) -> edge.GeoPoint:
