@@ -40,41 +40,22 @@ if TYPE_CHECKING:
         VectorContract,
     )
 
-_HOME = {
-    "Classified": "classification",
-    "Collection": "collection",
-    "Contract": "types",
-    "Encoder": "types",
-    "EncoderSpec": "types",
-    "Encoders": "encoders.pool",
-    "Failure": "types",
-    "Hit": "types",
-    "IngestReport": "ingest",
-    "Item": "types",
-    "Labels": "classification",
-    "Leg": "types",
-    "LoadOptions": "types",
-    "MmembedError": "errors",
-    "PixelEncoder": "types",
-    "Point": "types",
-    "PointId": "retrieval.query",
-    "Reranker": "types",
-    "Search": "retrieval.query",
-    "SparseVector": "types",
-    "Store": "types",
-    "StoreQuery": "types",
-    "VectorContract": "types",
-    "classify": "classification",
-    "families": "encoders.registry",
-    "ingest_documents": "ingest",
-    "ingest_images": "ingest",
-    "load_encoder": "encoders.registry",
-    "load_reranker": "encoders.registry",
-    "open_store": "stores",
-    "search": "retrieval",
-    "search_several": "retrieval",
-    "tag": "classification.tagging",
+_NAMES = {
+    "classification": ("Classified", "Labels", "classify"),
+    "classification.tagging": ("tag",),
+    "collection": ("Collection",),
+    "encoders.pool": ("Encoders",),
+    "encoders.registry": ("families", "load_encoder", "load_reranker"),
+    "errors": ("MmembedError",),
+    "ingest": ("IngestReport", "ingest_documents", "ingest_images"),
+    "retrieval": ("PointId", "Search", "search", "search_several"),
+    "stores": ("open_store",),
+    "types": (
+        *("Contract", "Encoder", "EncoderSpec", "Failure", "Hit", "Item", "Leg", "LoadOptions", "PixelEncoder"),
+        *("Point", "Reranker", "SparseVector", "Store", "StoreQuery", "VectorContract"),
+    ),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 # modules that are reached as attributes: `mmembed.classification`
 _PARTS = ("classification", "evaluation")
 

@@ -84,7 +84,6 @@ __all__ = [
     "UnsupportedModality",
 ]
 
-
 _PARAMETER = re.compile(r"`([a-z_]+)=([^`]*)`")
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from mmembed.types import ImageContent
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "LoadedImage",
+    "DecodedImage",
     "load_image",
     "pixel_size",
     "read_image",
@@ -53,13 +53,11 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
     8: Image.Transpose.ROTATE_90,
 }
 
-T = TypeVar("T")
-
 _warning_filters = threading.Lock()
 
 
 @dataclass(frozen=True)
-class LoadedImage:
+class DecodedImage:
     """One decoded picture and what its file says about it."""
 
     image: Image.Image  # upright RGB, without metadata
@@ -74,7 +72,7 @@ def load_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
     return read_image(source, uri=uri, max_pixels=max_pixels).image
 
 
-def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> LoadedImage:
+def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """A file, its bytes, an image in memory or an array -> upright RGB picture with what EXIF says.
 
     EXIF orientation is applied, transparency is laid on white, greys of more than 8 bits are
@@ -88,31 +86,17 @@ def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
         return _of_memory(source, uri, max_pixels)
     with ExitStack() as stack:
         image = _open(source, uri, max_pixels, stack)
-        try:
-            with _without_bomb_warning(image.width * image.height):
-                image.load()
-            exif = _exif(image)  # after load(): TIFF turns itself and drops the tag
-            rgb = to_rgb(image)
-        except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
-            raise UnreadableImage(f"{uri}: broken {image.format} picture ({_reason(exc)})") from exc
-        return _upright(image, rgb, exif)
+        return _upright(image, f"{uri}: broken {image.format} picture")
 
 
-def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> LoadedImage:
+def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> DecodedImage:
     image = _of_array(source, uri) if isinstance(source, np.ndarray) else source
     if not isinstance(image, Image.Image):
         raise UnreadableImage(
             f"{uri}: a {type(image).__name__} is no image: give a path, the bytes of a file, a PIL.Image or an array"
         )
     _check_size(uri, image.size, max_pixels)
-    try:
-        with _without_bomb_warning(image.width * image.height):
-            image.load()  # one that was opened lazily
-        exif = _exif(image)
-        rgb = to_rgb(image)
-    except Exception as exc:  # as in read_image
-        raise UnreadableImage(f"{uri}: cannot be decoded ({_reason(exc)})") from exc
-    return _upright(image, rgb, exif)
+    return _upright(image, f"{uri}: cannot be decoded")
 
 
 def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
@@ -127,13 +111,21 @@ def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
     return Image.fromarray(flat)
 
 
-def _upright(image: Image.Image, rgb: Image.Image, exif: Image.Exif) -> LoadedImage:
+def _upright(image: Image.Image, fault: str) -> DecodedImage:
+    """Decode it and turn it; `fault` begins the sentence about one that is broken."""
+    try:
+        with _without_bomb_warning(image.width * image.height):
+            image.load()
+        exif = _exif(image)  # after load(): TIFF turns itself and drops the tag
+        rgb = to_rgb(image)
+    except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
+        raise UnreadableImage(f"{fault} ({_reason(exc)})") from exc
     turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
     upright = rgb if turn is None else rgb.transpose(turn)
     if upright is image:
         upright = image._new(image.im)  # the same pixels without the file: copy() costs half as much as decoding
     upright.info = {}  # an orientation left in here would be applied a second time by whoever saves or turns it
-    return LoadedImage(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
+    return DecodedImage(upright, upright.width, upright.height, _taken_at(exif), image.format or "")
 
 
 def pixel_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

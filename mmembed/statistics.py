@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from mmembed.errors import InvalidTestSet
+from mmembed.vectors import Floats
 
 __all__ = ["CONFIDENCE", "RESAMPLES", "Interval", "bootstrap_intervals", "differences", "randomisation_test"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
 _AT_ONCE = 4_000_000  # resampled values in memory
-
-Floats = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):

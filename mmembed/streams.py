@@ -13,22 +13,22 @@ from mmembed.errors import InputError, SettingsError
 __all__ = ["batched", "load_in_order"]
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def batched(items: Iterable[T], n: int) -> Iterator[list[T]]:
+def batched(items: Iterable[_T], n: int) -> Iterator[list[_T]]:
     """Lists of n, the last one shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, n)):
         yield batch
 
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 
 def load_in_order(
-    jobs: Iterable[T], load: Callable[[T], R], *, workers: int, ahead: int
-) -> Generator[tuple[T, R | InputError], None, None]:
+    jobs: Iterable[_T], load: Callable[[_T], _R], *, workers: int, ahead: int
+) -> Generator[tuple[_T, _R | InputError], None, None]:
     """Run `load` on every job in `workers` threads and yield `(job, result)` in the order of the jobs.
 
     Jobs are pulled lazily; at most `ahead` are being loaded or wait to be yielded. An InputError
@@ -41,17 +41,17 @@ def load_in_order(
 
 
 def _load_in_order(
-    jobs: Iterator[T], load: Callable[[T], R], workers: int, ahead: int
-) -> Generator[tuple[T, R | InputError], None, None]:
+    jobs: Iterator[_T], load: Callable[[_T], _R], workers: int, ahead: int
+) -> Generator[tuple[_T, _R | InputError], None, None]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="mmembed-load")
-    waiting: deque[tuple[T, Future[R]]] = deque()
+    waiting: deque[tuple[_T, Future[_R]]] = deque()
     try:
         while True:
             waiting.extend((job, pool.submit(load, job)) for job in islice(jobs, ahead - len(waiting)))
             if not waiting:
                 return
             job, future = waiting.popleft()
-            result: R | InputError
+            result: _R | InputError
             try:
                 result = future.result()
             except InputError as exc:

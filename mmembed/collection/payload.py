@@ -19,6 +19,7 @@ __all__ = [
     "TagKeys",
     "canonical_ids",
     "first_passages",
+    "has_any",
     "has_value",
     "id_of",
     "inside_documents",
@@ -107,6 +108,10 @@ def has_value(key: str, value: str | int) -> models.FieldCondition:
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
 
 
+def has_any(key: str, values: Sequence[str]) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))
+
+
 def first_passages() -> models.Filter:
     """One point a document: its first passage."""
     return models.Filter(must=[has_value("passage", 0)])
@@ -114,12 +119,12 @@ def first_passages() -> models.Filter:
 
 def of_uris(uris: Sequence[str]) -> models.Filter:
     """The points of these items."""
-    return models.Filter(must=[models.FieldCondition(key="uri", match=models.MatchAny(any=list(uris)))])
+    return models.Filter(must=[has_any("uri", uris)])
 
 
 def inside_documents(uris: Sequence[str]) -> models.Filter:
     """Images that stand in one of these documents, or that it links to."""
-    return models.Filter(must=[models.FieldCondition(key="document", match=models.MatchAny(any=list(uris)))])
+    return models.Filter(must=[has_any("document", uris)])
 
 
 def _uuid(id: str) -> str:

@@ -15,10 +15,15 @@ from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload,
 __all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
 
 _NAMED = ("caption", "cross", "late", "sparse")  # vectors that have a parameter of their own; others have `encoder`
-_MODALITY: Mapping[str, Modality] = {"images": "image", "documents": "text"}
 _MAX_INDEXES = 64
 _PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a
 _MAX_KEYWORD = 256  # longer strings are texts, not keywords
+_INDEX_TYPES: Mapping[type, IndexType] = {
+    bool: "bool",
+    int: "integer",
+    float: "float",
+    str: "keyword",
+}  # bool is an int
 
 
 def vector_contract(encoder: Encoder, modality: Modality, *, kind: Kind | None = None) -> VectorContract:
@@ -38,30 +43,35 @@ def vector_contract(encoder: Encoder, modality: Modality, *, kind: Kind | None =
 def prepare_collection(
     collection: Collection,
     kind: Literal["images", "documents"],
-    encoders: Mapping[str, tuple[Encoder, VectorContract]],
+    encoders: Mapping[str, Encoder],
     *,
     shards: int | None = None,
     replicas: int | None = None,
 ) -> None:
-    """Create the collection, or check that it was made by these encoders and add the vectors it lacks.
+    """Create the collection, or check that its vectors were made by these encoders and add those it lacks.
 
     Raises CollectionNotOurs, CollectionMismatch, StoreError for a collection of the other kind, or SettingsError
     for an encoder that reads all documents of a call as one (late chunking): here a call holds those of many files.
     """
-    for name, (encoder, _) in encoders.items():
+    for name, encoder in encoders.items():
         if "document" in encoder.spec.whole_call:
             raise SettingsError(
                 f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
                 f"passages of several for the vector {name!r}: leave ?late_chunking= out"
             )
-    store, indexes = collection.store, INDEXES[_MODALITY[kind]]
+    store, indexes = collection.store, INDEXES["image" if kind == "images" else "text"]
+    vectors: dict[str, VectorContract] = {}
+    for name, encoder in encoders.items():
+        of_images = kind == "images" and name not in ("caption", "caption_bm25")
+        windows: Kind | None = "multi" if name == "cross" else None  # a passage is several texts of the image encoder
+        vectors[name] = vector_contract(encoder, "image" if of_images else "text", kind=windows)
     if not collection.exists:
-        contract = Contract(kind=kind, vectors={name: vector for name, (_, vector) in encoders.items()})
+        contract = Contract(kind=kind, vectors=vectors)
         store.create(collection.name, contract, indexes=indexes, shards=shards, replicas=replicas)
         return
     remembered = collection.require_ours(kind)
     store.add_indexes(collection.name, indexes)  # a creation that timed out may lack them
-    for name, (encoder, _) in encoders.items():
+    for name, encoder in encoders.items():
         stored = remembered.vectors.get(name)
         if stored is None:
             continue
@@ -73,7 +83,7 @@ def prepare_collection(
             raise CollectionMismatch(
                 collection.name, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
             ) from exc
-    for name, (_, vector) in encoders.items():
+    for name, vector in vectors.items():
         if name not in remembered.vectors:
             store.add_vector(collection.name, name, vector)
 
@@ -85,33 +95,27 @@ class PayloadIndexes:
     """
 
     def __init__(self, collection: Collection) -> None:
-        self._store, self._name = collection.store, collection.name
-        self._seen = {*INDEXES["text"]}
-        self._asked = False
+        self._collection = collection
+        self._keys: set[str] = set()  # that have one; none before the first payloads
 
     def cover(self, payloads: Iterable[Payload]) -> None:
-        wanted: dict[str, IndexType] = {}
-        if not self._asked:  # those of earlier runs count too: a server's memory is not without end
-            self._seen |= self._store.indexes(self._name).keys()
-            self._asked = True
+        new: dict[str, IndexType] = {}
+        if not self._keys:  # those of earlier runs count too: a server's memory is not without end
+            self._keys = {*INDEXES["text"], *self._collection.store.indexes(self._collection.name)}
         for payload in payloads:
             for key, value in payload.items():
-                if key in self._seen or len(self._seen) >= _MAX_INDEXES or not _PLAIN_KEY.fullmatch(key):
+                if key in self._keys or len(self._keys) >= _MAX_INDEXES or not _PLAIN_KEY.fullmatch(key):
                     continue
                 if kind := _index_type(value):
-                    wanted[key] = kind
-                    self._seen.add(key)
-        if wanted:
-            self._store.add_indexes(self._name, wanted)
+                    new[key] = kind
+                    self._keys.add(key)
+        if new:
+            self._collection.store.add_indexes(self._collection.name, new)
 
 
 def _index_type(value: Any) -> IndexType | None:
     if isinstance(value, list):
         return _index_type(value[0]) if value else None
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "float"
-    return "keyword" if isinstance(value, str) and len(value) <= _MAX_KEYWORD else None
+    if isinstance(value, str) and len(value) > _MAX_KEYWORD:
+        return None
+    return next((index for type_, index in _INDEX_TYPES.items() if isinstance(value, type_)), None)

@@ -13,27 +13,27 @@ from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails
 from mmembed.streams import batched
 from mmembed.types import Point, Store
 
-__all__ = ["Removed", "remove_collection", "remove_ids", "remove_images_in", "remove_where"]
+__all__ = ["RemovedPoints", "remove_collection", "remove_ids", "remove_images_in", "remove_where"]
 
 _BATCH = 256
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovedPoints:
     """What is gone: how many points, and the uris of which none is left."""
 
     points: int
     uris: tuple[str, ...] = ()
 
 
-def remove_ids(collection: Collection, ids: Sequence[str]) -> Removed:
+def remove_ids(collection: Collection, ids: Sequence[str]) -> RemovedPoints:
     """Remove points; of a document only these passages go. Raises CollectionNotOurs."""
     collection.require_ours()
     store, name = collection.store, collection.name
     return _sum(_remove(collection, store.retrieve(name, some)) for some in batched(dict.fromkeys(ids), _BATCH))
 
 
-def remove_where(collection: Collection, filter: models.Filter) -> Removed:
+def remove_where(collection: Collection, filter: models.Filter) -> RemovedPoints:
     """Remove every point that passes the filter. Raises CollectionNotOurs."""
     collection.require_ours()
     passing = collection.store.scroll(collection.name, filter=filter, payload=["uri"])
@@ -49,42 +49,43 @@ def remove_collection(collection: Collection) -> int:
         documents = [str(p.payload["uri"]) for p in store.scroll(name, filter=first_passages(), payload=["uri"])]
     points = store.count(name)
     store.drop(name)
-    drop_thumbnails(store, name)
+    drop_thumbnails(collection)
     remove_images_in(store, documents)
     return points
 
 
 def remove_images_in(store: Store, documents: Sequence[str]) -> None:
     """Remove the images that stood inside these documents, by uri, from every collection of images."""
-    for name in store.collections() if documents else ():
-        contract = store.contract(name)
+    for collection in (Collection(store, name) for name in (store.collections() if documents else ())):
+        contract = collection.contract
         if contract is None or contract.kind != "images":
             continue
         for some in batched(documents, _BATCH):
-            ids = list(_inside(store, name, some))
-            store.delete(name, ids)
-            remove_thumbnails(store, name, ids)
+            _delete(collection, list(_inside(collection, some)))
 
 
-def _sum(batches: Iterator[Removed]) -> Removed:
+def _sum(batches: Iterator[RemovedPoints]) -> RemovedPoints:
     removed = list(batches)
-    return Removed(sum(each.points for each in removed), tuple(uri for each in removed for uri in each.uris))
+    return RemovedPoints(sum(each.points for each in removed), tuple(uri for each in removed for uri in each.uris))
 
 
-def _remove(collection: Collection, points: Sequence[Point]) -> Removed:
+def _remove(collection: Collection, points: Sequence[Point]) -> RemovedPoints:
     store, name = collection.store, collection.name
-    ids = [point.id for point in points]
-    store.delete(name, ids)
-    remove_thumbnails(store, name, ids)
+    _delete(collection, [point.id for point in points])
     uris = {str(point.payload["uri"]) for point in points if "uri" in point.payload}
     if collection.require_ours().kind == "documents":  # each uri is that of many passages
         left = store.scroll(name, filter=of_uris(sorted(uris)), payload=["uri"])
         uris -= {str(point.payload["uri"]) for point in left}
         remove_images_in(store, sorted(uris))
-    return Removed(len(points), tuple(sorted(uris)))
+    return RemovedPoints(len(points), tuple(sorted(uris)))
 
 
-def _inside(store: Store, images: str, documents: Sequence[str]) -> Iterator[str]:
-    for point in store.scroll(images, filter=inside_documents(documents), payload=["uri", "document"]):
+def _delete(collection: Collection, ids: Sequence[str]) -> None:
+    collection.store.delete(collection.name, ids)
+    remove_thumbnails(collection, ids)
+
+
+def _inside(images: Collection, documents: Sequence[str]) -> Iterator[str]:
+    for point in images.store.scroll(images.name, filter=inside_documents(documents), payload=["uri", "document"]):
         if str(point.payload["uri"]).startswith(f"{point.payload['document']}#"):  # one that it only links to stays
             yield point.id

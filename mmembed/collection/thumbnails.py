@@ -9,19 +9,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+from mmembed.collection import Collection
 from mmembed.errors import StoreError, StoreFull
-from mmembed.types import Store
 
 __all__ = ["drop_thumbnails", "remove_thumbnails", "thumbnail_path", "write_thumbnail"]
 
 
-def thumbnail_path(store: Store, collection: str, id: str) -> Path | None:
+def thumbnail_path(collection: Collection, id: str) -> Path | None:
     """Where the thumbnail of a point lies, whether or not it is there; None: this store keeps none."""
-    if store.folder is None:
+    folder = collection.store.folder
+    if folder is None:
         return None
-    quoted = quote(collection, safe="")
+    quoted = quote(collection.name, safe="")
     quoted = "%2E" + quoted[1:] if quoted.startswith(".") else quoted  # ".." is no way out of the folder
-    return store.folder / "thumbnails" / quoted / id[:2] / f"{id}.webp"
+    return folder / "thumbnails" / quoted / id[:2] / f"{id}.webp"
 
 
 def write_thumbnail(path: Path, webp: bytes) -> None:
@@ -40,12 +41,12 @@ def write_thumbnail(path: Path, webp: bytes) -> None:
         ) from exc
 
 
-def remove_thumbnails(store: Store, collection: str, ids: Iterable[str]) -> None:
+def remove_thumbnails(collection: Collection, ids: Iterable[str]) -> None:
     for id in ids:
-        if path := thumbnail_path(store, collection, id):
+        if path := thumbnail_path(collection, id):
             path.unlink(missing_ok=True)
 
 
-def drop_thumbnails(store: Store, collection: str) -> None:
-    if path := thumbnail_path(store, collection, "00"):
+def drop_thumbnails(collection: Collection) -> None:
+    if path := thumbnail_path(collection, "00"):
         shutil.rmtree(path.parent.parent, ignore_errors=True)

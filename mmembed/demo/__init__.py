@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmembed.demo.sheet import Section, write_sheet
+from mmembed.demo.sheet import SheetSection, write_sheet
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import CollectionMismatch, SettingsError
 from mmembed.ingest import ingest_documents, ingest_images
@@ -66,21 +66,21 @@ def _run(store: Store, output: Path) -> Iterator[str]:
     yield from ("", f"contact sheet: {output}")
 
 
-def _searches(store: Store, tiny: Encoder) -> Iterator[Section]:
+def _searches(store: Store, tiny: Encoder) -> Iterator[SheetSection]:
     images, documents = "demo_images", "demo_documents"
     for words in ("sad cat", "rain cloud"):
-        yield Section("text to image", words, None, search(store, images, text=words, encoder=tiny, limit=6))
+        yield SheetSection("text to image", words, None, search(store, images, text=words, encoder=tiny, limit=6))
     found = search(store, images, image=_CAT, limit=6)
-    yield Section("image to image", "pictograms like this one", _CAT, found)
+    yield SheetSection("image to image", "pictograms like this one", _CAT, found)
     found = search(store, images, text="guitar", image=_CAT, minus=["sad"], limit=6)
-    yield Section("text and image", "this cat, plus guitar, minus sad", _CAT, found)
+    yield SheetSection("text and image", "this cat, plus guitar, minus sad", _CAT, found)
     found = search(store, documents, image=_VIOLIN, limit=3)
-    yield Section("image to text", "passages about what this shows", _VIOLIN, found)
+    yield SheetSection("image to text", "passages about what this shows", _VIOLIN, found)
     words = "how long does a cake stay in the oven?"
     found = search(store, documents, text=words, vector_name="text", limit=3)
-    yield Section("text to text", words, None, found)
+    yield SheetSection("text to text", words, None, found)
     words = "who gives way to a ferry"
-    yield Section("hybrid (dense and BM25, fused)", words, None, search(store, documents, text=words, limit=3))
+    yield SheetSection("hybrid (dense and BM25, fused)", words, None, search(store, documents, text=words, limit=3))
 
 
 def _refused(store: Store) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmembed.types import Hit
 
-__all__ = ["Section", "write_sheet"]
+__all__ = ["SheetSection", "write_sheet"]
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #666; }
@@ -31,7 +31,7 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 
 
 @dataclass(frozen=True)
-class Section:
+class SheetSection:
     """One search: what was asked, with which picture, and what came."""
 
     kind: str
@@ -40,7 +40,7 @@ class Section:
     hits: Sequence[Hit]
 
 
-def write_sheet(output: Path, sections: Sequence[Section], refusal: str) -> None:
+def write_sheet(output: Path, sections: Sequence[SheetSection], refusal: str) -> None:
     """Write every search with its hits, and the sentence with which a wrong encoder was refused."""
     body = "\n".join(_section(section) for section in sections)
     output.write_text(
@@ -71,7 +71,7 @@ one, its probability among the 100 best.</p>
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: SheetSection) -> str:
     image = _image(section.image, "the picture that was asked with") if section.image else ""
     images = all("text" not in hit.payload for hit in section.hits)
     hits = "\n".join(_image_hit(hit) if images else _passage(hit) for hit in section.hits)

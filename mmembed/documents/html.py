@@ -9,7 +9,7 @@ import trafilatura
 from lxml import etree
 
 from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, distinct
-from mmembed.documents.plain import decode, read_bytes
+from mmembed.documents.plain import decode_text, read_bytes
 from mmembed.documents.tree import parse, read_images, read_sections
 from mmembed.types import Failure
 
@@ -22,7 +22,7 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
     content = read_bytes(source, uri)
     charset = _CHARSET.search(content[:2048])
     declared = (charset[1] or charset[2]).decode("ascii") if charset else None
-    html = decode(content, uri, declared=declared)
+    html = decode_text(content, uri, declared=declared)
     tree = parse(html)
     if tree is None:
         return Document(uri, None, ())

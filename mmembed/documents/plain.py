@@ -30,7 +30,7 @@ def of_text(text: str, uri: str) -> Document:
 
 def read_text(source: Path | bytes, uri: str, *, declared: str | None = None) -> str:
     """The text of a file of at most 64 MiB, with lines ended by \\n."""
-    return decode(read_bytes(source, uri), uri, declared=declared)
+    return decode_text(read_bytes(source, uri), uri, declared=declared)
 
 
 def read_bytes(source: Path | bytes, uri: str) -> bytes:
@@ -41,7 +41,7 @@ def read_bytes(source: Path | bytes, uri: str) -> bytes:
     return content
 
 
-def decode(content: bytes, uri: str, *, declared: str | None = None) -> str:
+def decode_text(content: bytes, uri: str, *, declared: str | None = None) -> str:
     """Bytes -> text: a byte order mark, else UTF-8, else the `declared` encoding, else a guess.
 
     The guess is Windows-1252, which nearly all Western text that is not UTF-8 is in, unless four

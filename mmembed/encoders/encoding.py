@@ -153,8 +153,12 @@ def encode_loaded(encoder: Encoder, loaded: Sequence[LoadedImage]) -> Embeddings
     return check_embeddings(vectors, n=len(loaded), dim=encoder.spec.dim, encoder=encoder.spec.name)
 
 
-def encode_texts(encoders: Sequence[Encoder], texts: Sequence[str], *, role: Role) -> list[Embeddings]:
+def encode_texts(
+    encoders: Sequence[Encoder], texts: Sequence[str], *, role: Role, task: str | None = None
+) -> list[Embeddings]:
     """n strings -> what each encoder makes of them, in the order of `encoders`; one body reads them once.
+
+    `task` is a matter of the first encoder alone, which then reads them by itself.
 
     >>> dense, words, late = encode_texts([bge_m3, bm25, bge_m3_colbert], ["a", "b"], role="document")  # two passes
     """
@@ -163,11 +167,12 @@ def encode_texts(encoders: Sequence[Encoder], texts: Sequence[str], *, role: Rol
         if number in made:
             continue
         made[number] = []
-        if isinstance(encoder, JointEncoder):
+        own_task = task if number == 0 else None
+        if isinstance(encoder, JointEncoder) and own_task is None:
             others = [n for n, other in enumerate(encoders) if n not in made and encoder.shares_forward(other)]
             together = [encoders[n] for n in others]
             rows = encoder.encode_text_jointly(texts, together, role=role)
             made |= dict(zip([number, *others], rows, strict=True))
         else:
-            made[number] = encoder.encode_text(texts, role=role)
+            made[number] = encoder.encode_text(texts, role=role, task=own_task)
     return [made[number] for number in range(len(encoders))]

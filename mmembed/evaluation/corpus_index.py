@@ -18,7 +18,7 @@ import numpy as np
 from mmembed.classification.collection_classes import image_encoder
 from mmembed.collection import Collection
 from mmembed.collection.payload import item_id
-from mmembed.collection.prepare import prepare_collection, vector_contract
+from mmembed.collection.prepare import prepare_collection
 from mmembed.encoders.encoding import encode_images
 from mmembed.errors import InputError, InvalidTestSet
 from mmembed.evaluation.testset import CorpusDocument
@@ -123,7 +123,7 @@ def index_images(
         stored = {}
     elif may_write(collection):
         store, name = collection.store, collection.name
-        prepare_collection(collection, "images", {"image": (encoder, vector_contract(encoder, "image"))})
+        prepare_collection(collection, "images", {"image": encoder})
         store.set_note(name, NOTE, {"holds": "images"})
         tell = ingest_progress(on_progress, "pictures", len(there))
         failures += ingest_images(store, name, there, encoder=encoder, on_progress=tell).failures
@@ -159,7 +159,7 @@ def _index_rows(
             f"it: name a collection that is not there yet, or measure this one with judged queries of your own"
         )
     vector = _VECTOR[encoder.spec.kind]
-    prepare_collection(collection, "documents", {vector: (encoder, vector_contract(encoder, "text"))})
+    prepare_collection(collection, "documents", {vector: encoder})
     store.set_note(name, NOTE, {"holds": "documents"})
     known = {p.id: p.payload.get("content_hash") for p in store.scroll(name, payload=["content_hash"])}
     failures: list[Failure] = []

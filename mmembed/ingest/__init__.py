@@ -1,15 +1,11 @@
 """The main job: images and documents in. Read `run.py`, the one driver, then `images.py` or `documents.py`."""
 
-from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails, thumbnail_path
 from mmembed.ingest.documents import ingest_documents
 from mmembed.ingest.images import ingest_images
 from mmembed.ingest.report import IngestReport
 
 __all__ = [
     "IngestReport",
-    "drop_thumbnails",
     "ingest_documents",
     "ingest_images",
-    "remove_thumbnails",
-    "thumbnail_path",
 ]

@@ -10,9 +10,9 @@ from pathlib import Path
 from mmembed.collection import Collection
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, read_document, text_document
 from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of, lacks_images
-from mmembed.ingest.entries import Entries, Seen, Source
+from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
 from mmembed.ingest.passages import (
-    Read,
+    ReadDocument,
     drop_other_documents,
     drop_passages_from,
     finish_move,
@@ -21,9 +21,9 @@ from mmembed.ingest.passages import (
     refresh,
     reuse,
 )
-from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import BatchReport, IngestReport, Outcome
-from mmembed.ingest.run import OnProgress, index
+from mmembed.ingest.plan import PlannedItem
+from mmembed.ingest.report import IngestReport, ItemOutcome, OnReport
+from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import DocumentTarget, RunOptions
 from mmembed.streams import batched
 from mmembed.types import Encoder, Failure, Item, Modality, Point, Store
@@ -39,7 +39,7 @@ _WITH_LATE_AN_UPSERT = 64  # a vector for each token: with BGE-M3 a megabyte a p
 def ingest_documents(
     store: Store,
     collection: str,
-    sources: Iterable[Source],
+    sources: Iterable[IngestSource],
     *,
     encoder: Encoder,
     cross_encoder: Encoder | None = None,
@@ -52,7 +52,7 @@ def ingest_documents(
     shards: int | None = None,
     replicas: int | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnReport | None = None,
 ) -> IngestReport:
     """Index text, Markdown, HTML, PDF and DOCX, in files or in memory, cut into passages of at most 256 tokens.
 
@@ -87,7 +87,7 @@ def ingest_documents(
     """
     into = Collection(store, collection)
 
-    def begin(seen: Seen) -> DocumentWork:
+    def begin(seen: ScannedSources) -> DocumentWork:
         target = DocumentTarget(
             into,
             encoder,
@@ -102,7 +102,7 @@ def ingest_documents(
 
     entries = Entries("text", DOCUMENT_SUFFIXES, exclude)
     report = IngestReport(images=IngestReport() if images_into else None)
-    return index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
+    return run_index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
 
 
 class DocumentWork:
@@ -123,27 +123,24 @@ class DocumentWork:
     def required(self) -> Sequence[str]:
         return self.target.vectors
 
-    def settle(self, planned: Planned) -> Planned | BatchReport:
+    def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         if planned.action != "unchanged":
             return planned
         finish_move(self.target, planned)
         if self._wants_images(planned):
             return replace(planned, action="refresh")
         linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("images", ())]
-        return BatchReport(unchanged=1, images=self._index_images(linked))
+        return IngestReport(unchanged=1, images=index_images_of(self.target, linked, self._seen_images))
 
-    def _wants_images(self, planned: Planned) -> bool:
+    def _wants_images(self, planned: PlannedItem) -> bool:
         return lacks_images(self.target, planned) or planned.item.uri in self._bare
 
-    def _index_images(self, items: Sequence[Item]) -> IngestReport:
-        return index_images_of(self.target, items, self._seen_images)
-
-    def read(self, planned: Planned) -> Read:
+    def read(self, planned: PlannedItem) -> ReadDocument:
         if planned.action == "refresh" and not self._wants_images(planned):
-            return Read(planned.without_content(), None, [])
+            return ReadDocument(planned.without_content(), None, [])
         document = self._open(planned.item)
         passages = self.target.cut(document) if planned.action == "read" else []
-        return Read(planned.without_content(), document, passages)
+        return ReadDocument(planned.without_content(), document, passages)
 
     def _open(self, item: Item) -> Document:
         if item.text is not None:
@@ -153,42 +150,39 @@ class DocumentWork:
         wanted, linked = self.target.wants_images, self.options.linked_images
         return read_document(source, uri=item.uri, images=wanted, linked=linked)
 
-    def size(self, ready: Read) -> int:
+    def size(self, ready: ReadDocument) -> int:
         return max(1, len(ready.passages))
 
-    def write(self, batch: Sequence[Read]) -> BatchReport:
+    def write(self, batch: Sequence[ReadDocument]) -> IngestReport:
         """Store images, then passages, the first passage of each document last: it says that all are there."""
         images = IngestReport()
         problems: list[Failure] = []
         for ready in batch:
             if ready.document is not None:
                 problems += ready.document.problems
-                images.add(self._index_images(image_items(ready.planned, ready.document)))
-        fresh: list[Read] = []
-        outcomes: list[Outcome] = []
+                shown = image_items(ready.planned, ready.document)
+                images.add(index_images_of(self.target, shown, self._seen_images))
+        fresh: list[ReadDocument] = []
+        outcomes: list[ItemOutcome] = []
         for ready in batch:
             outcome = self._settled_unread(ready)
+            if outcome is None and ready.planned.action == "reuse":  # its donor has no passages to give after all
+                assert ready.document is not None
+                ready = replace(ready, passages=self.target.cut(ready.document))
             if outcome is None:
-                fresh.append(self._cut_after_all(ready))
+                fresh.append(ready)
             outcomes.append(outcome or "embedded")
         self._encode(_latest(fresh))
-        return BatchReport.of(outcomes, problems, images)
+        return IngestReport.of(outcomes, problems, images)
 
-    def _settled_unread(self, ready: Read) -> Outcome | None:
+    def _settled_unread(self, ready: ReadDocument) -> ItemOutcome | None:
         """What came of a document whose passages need no encoding; None: they do."""
         if ready.planned.action == "refresh":
             refresh(self.target, ready)
             return "unchanged"
         return reuse(self.target, ready) if ready.planned.action == "reuse" else None
 
-    def _cut_after_all(self, ready: Read) -> Read:
-        """One that was to take over the passages of another, which has none to give."""
-        if ready.planned.action != "reuse":
-            return ready
-        assert ready.document is not None
-        return replace(ready, passages=self.target.cut(ready.document))
-
-    def _encode(self, fresh: Sequence[Read]) -> None:
+    def _encode(self, fresh: Sequence[ReadDocument]) -> None:
         target, store = self.target, self.collection.store
         points: list[Point] = []
         target.indexes.cover(ready.planned.item.payload for ready in fresh)
@@ -209,9 +203,9 @@ class DocumentWork:
                 target.collection.store.optimize(target.collection.name)
 
 
-def _latest(fresh: Sequence[Read]) -> list[Read]:
+def _latest(fresh: Sequence[ReadDocument]) -> list[ReadDocument]:
     """Of documents with one id or one uri the later one, in the order given."""
-    kept: list[Read] = []
+    kept: list[ReadDocument] = []
     taken: set[str] = set()
     for ready in reversed(fresh):
         names = {f"id {ready.planned.id}", f"uri {ready.planned.item.uri}"}

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
+from mmembed.collection.payload import is_empty
 from mmembed.documents import Document, EmbeddedImage
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest.images import ImageWork
-from mmembed.ingest.plan import Planned
+from mmembed.ingest.plan import PlannedItem
 from mmembed.ingest.report import IngestReport
 from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget
@@ -18,7 +19,7 @@ from mmembed.types import Item, Payload
 __all__ = ["documents_of_bare_images", "image_items", "index_images_of", "lacks_images", "linked_images"]
 
 
-def image_items(planned: Planned, document: Document) -> list[Item]:
+def image_items(planned: PlannedItem, document: Document) -> list[Item]:
     inside: Payload = {"document": planned.item.uri}
     return [
         Item(
@@ -33,7 +34,7 @@ def image_items(planned: Planned, document: Document) -> list[Item]:
     ]
 
 
-def lacks_images(target: DocumentTarget, planned: Planned) -> bool:
+def lacks_images(target: DocumentTarget, planned: PlannedItem) -> bool:
     """Whether a stored document's pictures are asked for and were left out, or not all there, when it was stored."""
     return target.wants_images and "images" not in (planned.stored or {})
 
@@ -43,8 +44,7 @@ def documents_of_bare_images(target: DocumentTarget) -> set[str]:
     if target.images is None or target.images.late is None:
         return set()
     late = models.HasVectorCondition(has_vector="late")
-    inside = models.IsEmptyCondition(is_empty=models.PayloadField(key="document"))
-    bare = models.Filter(must_not=[late, inside])
+    bare = models.Filter(must_not=[late, is_empty("document")])
     images = target.images.collection
     found = images.store.scroll(images.name, filter=bare, payload=["document"])
     return {str(point.payload["document"]) for point in found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from glob import has_magic
 from itertools import repeat, takewhile
 from pathlib import Path
 from typing import TypeAlias
@@ -13,14 +14,14 @@ from mmembed.sources import scan
 from mmembed.sources.items import checked_item
 from mmembed.types import Failure, Item, Modality
 
-__all__ = ["Entries", "Seen", "Source", "until_first_item"]
+__all__ = ["Entries", "IngestSource", "ScannedSources", "until_first_item"]
 
-Source: TypeAlias = str | Path | Item
+IngestSource: TypeAlias = str | Path | Item
 """A folder, file, pattern or manifest, or an item that may be in memory."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScannedSources:
     """What a run has met so far."""
 
     roots: list[Path] = field(default_factory=list)  # absolute folders and files; see `_root_of`
@@ -35,7 +36,7 @@ class Entries:
     suffixes: frozenset[str]
     exclude: Sequence[str] = ()
 
-    def of(self, sources: Iterable[Source], seen: Seen) -> Iterator[Item | Failure]:
+    def of(self, sources: Iterable[IngestSource], seen: ScannedSources) -> Iterator[Item | Failure]:
         """One after another, lazily; `seen` is filled on the way.
 
         Of several sources in a list those that are not there are told at once, of an iterator each in its turn.
@@ -52,7 +53,7 @@ class Entries:
         return self._all(zip(sources, repeat(None), strict=False), seen)
 
     def _all(
-        self, sources: Iterable[tuple[Source, Iterator[Item | Failure] | None]], seen: Seen
+        self, sources: Iterable[tuple[IngestSource, Iterator[Item | Failure] | None]], seen: ScannedSources
     ) -> Iterator[Item | Failure]:
         for source, found in sources:
             if isinstance(source, Item):
@@ -63,7 +64,7 @@ class Entries:
                     seen.manifests.setdefault(entry.source, set()).add(entry.uri)
                 yield entry
 
-    def _scan(self, source: str | Path, seen: Seen) -> Iterator[Item | Failure]:
+    def _scan(self, source: str | Path, seen: ScannedSources) -> Iterator[Item | Failure]:
         if not isinstance(source, str | os.PathLike):
             raise TypeError(f"a {type(source).__name__} is no source: give a path, or an Item with it as its content")
         seen.roots.append(_root_of(source))
@@ -83,6 +84,6 @@ def until_first_item(items: Iterator[Item | Failure]) -> list[Item | Failure]:
 def _root_of(source: str | Path) -> Path:
     """The absolute folder or file; of a pattern, the folder before its first wildcard."""
     parts = Path(os.path.abspath(Path(source).expanduser())).parts
-    fixed = takewhile(lambda part: not set(part) & set("*?["), parts)
+    fixed = takewhile(lambda part: not has_magic(part), parts)
     path = Path(*parts)
     return path if path.exists() else Path(*fixed)

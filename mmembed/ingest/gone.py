@@ -9,7 +9,7 @@ from pathlib import Path
 from mmembed.collection import Collection
 from mmembed.collection.payload import of_uris, path_of
 from mmembed.collection.removal import remove_ids, remove_where
-from mmembed.ingest.entries import Seen
+from mmembed.ingest.entries import ScannedSources
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
@@ -38,7 +38,7 @@ def has_left(path: str | None, roots: Sequence[Path]) -> bool:
     return Path(path).parent.is_dir() or _under(path, [str(root) for root in roots])
 
 
-def remove_gone(collection: Collection, seen: Seen) -> int:
+def remove_gone(collection: Collection, seen: ScannedSources) -> int:
     """Remove what is of files that are gone: under the roots, or no longer in a manifest; gives how many there were.
 
     A manifest with a line that could not be read has dropped nothing: the line may name any file. What came from
@@ -51,7 +51,7 @@ def remove_gone(collection: Collection, seen: Seen) -> int:
     return sum(len(remove_where(collection, of_uris(some)).uris) for some in batched(uris, _BATCH))
 
 
-def _gone(collection: Collection, seen: Seen) -> Iterator[Point]:
+def _gone(collection: Collection, seen: ScannedSources) -> Iterator[Point]:
     torn = {name for name, uris in seen.manifests.items() if any(uri.startswith(f"{name}: line ") for uri in uris)}
     prefixes = [str(root) for root in seen.roots]
     keys = ["uri", "document", "source", "mtime_ns"]

@@ -16,10 +16,10 @@ from mmembed.collection.thumbnails import thumbnail_path, write_thumbnail
 from mmembed.encoders.encoding import FACTS, LoadedImage, decoders, encode_loaded, images_ahead, load_for
 from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
-from mmembed.ingest.entries import Entries, Seen, Source
-from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import BatchReport, IngestReport, Outcome
-from mmembed.ingest.run import OnProgress, index
+from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
+from mmembed.ingest.plan import PlannedItem
+from mmembed.ingest.report import IngestReport, ItemOutcome, OnReport
+from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import ImageTarget, RunOptions
 from mmembed.types import Encoder, Failure, Modality, Payload, Point, Store, Vector
 
@@ -29,7 +29,7 @@ __all__ = ["ImageWork", "ingest_images"]
 def ingest_images(
     store: Store,
     collection: str,
-    sources: Iterable[Source],
+    sources: Iterable[IngestSource],
     *,
     encoder: Encoder,
     caption_encoder: Encoder | None = None,
@@ -41,7 +41,7 @@ def ingest_images(
     shards: int | None = None,
     replicas: int | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnReport | None = None,
 ) -> IngestReport:
     """Index images, in folders, files, globs and manifests or in memory, into `collection`.
 
@@ -77,7 +77,7 @@ def ingest_images(
     """
     into = Collection(store, collection)
 
-    def begin(seen: Seen) -> ImageWork:
+    def begin(seen: ScannedSources) -> ImageWork:
         target = ImageTarget(
             into,
             encoder,
@@ -89,14 +89,14 @@ def ingest_images(
         return ImageWork(target)
 
     entries = Entries("image", IMAGE_SUFFIXES, exclude)
-    return index(into, sources, begin, entries=entries, report=IngestReport(), sync=sync, on_progress=on_progress)
+    return run_index(into, sources, begin, entries=entries, report=IngestReport(), sync=sync, on_progress=on_progress)
 
 
 @dataclass(frozen=True, eq=False)
 class ReadImage:
     """One image after its turn in the pool."""
 
-    planned: Planned
+    planned: PlannedItem
     loaded: LoadedImage | None = None  # None where nothing had to be decoded
 
 
@@ -104,7 +104,7 @@ _Key: TypeAlias = tuple[str, str]  # the id of a point, and the hash of the cont
 
 
 @dataclass(frozen=True, eq=False)
-class _Made:
+class _ImageVectors:
     """What the contents of an image become, whichever point they are for."""
 
     vectors: Mapping[str, Vector]
@@ -127,16 +127,18 @@ class ImageWork:
     def required(self) -> Sequence[str]:
         return self.target.vectors if self.target.late is not None else ()  # there is no image without `image`
 
-    def settle(self, planned: Planned) -> Planned | BatchReport:
+    def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         if planned.action != "unchanged":
             return planned
-        _finish_move(self.collection, planned)
-        return _UNCHANGED
+        if old := (planned.stored or {}).get("moved_from"):  # it was cut short after its new place was stored
+            remove_ids(self.collection, [old])
+            self.collection.store.set_payload(self.collection.name, [planned.id], {"moved_from": None})
+        return IngestReport(unchanged=1)
 
-    def read(self, planned: Planned) -> ReadImage:
+    def read(self, planned: PlannedItem) -> ReadImage:
         return self._load(planned) if planned.action == "read" else ReadImage(planned)
 
-    def _load(self, planned: Planned) -> ReadImage:
+    def _load(self, planned: PlannedItem) -> ReadImage:
         loaded = load_for(
             self.target.encoder,
             planned.item,
@@ -149,7 +151,7 @@ class ImageWork:
     def size(self, ready: ReadImage) -> int:  # noqa: ARG002  # images are alike
         return 1
 
-    def write(self, batch: Sequence[ReadImage]) -> BatchReport:
+    def write(self, batch: Sequence[ReadImage]) -> IngestReport:
         """Encode what was read, take over what is reused, and write the points; only then forget what moved."""
         store, name = self.collection.store, self.collection.name
         donated = _donated(self.target, batch)
@@ -165,10 +167,10 @@ class ImageWork:
         if moved:
             remove_ids(self.collection, list(moved.values()))
             store.set_payload(name, list(moved), {"moved_from": None})
-        return BatchReport.of([_outcome(ready) for ready in batch], failures)
+        return IngestReport.of([_outcome(ready) for ready in batch], failures)
 
     def _with_lost_read(
-        self, batch: Sequence[ReadImage], donated: Mapping[_Key, _Made]
+        self, batch: Sequence[ReadImage], donated: Mapping[_Key, _ImageVectors]
     ) -> tuple[list[ReadImage], list[Failure]]:
         """A donor that went away since the plan was made is no donor: the image is read after all."""
         here = {_key(ready) for ready in batch if ready.loaded is not None}
@@ -188,9 +190,6 @@ class ImageWork:
         self.collection.store.optimize(self.collection.name)
 
 
-_UNCHANGED = BatchReport(unchanged=1)
-
-
 def _key(ready: ReadImage) -> _Key:
     """Whose vectors these are: its own where it was read, else those of the donor that the plan names."""
     planned = ready.planned
@@ -198,14 +197,14 @@ def _key(ready: ReadImage) -> _Key:
     return (planned.id if read or planned.donor is None else planned.donor, planned.content_hash)
 
 
-def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Made]:
+def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _ImageVectors]:
     """What stored points have of vectors for images that were not read."""
     wanted = sorted({_key(ready)[0] for ready in batch if ready.loaded is None})
     if not wanted:
         return {}
     stored = target.collection.store.retrieve(target.collection.name, wanted, vectors=target.vectors)
     return {
-        (point.id, str(point.payload.get("content_hash"))): _Made(
+        (point.id, str(point.payload.get("content_hash"))): _ImageVectors(
             {name: point.vectors[name] for name in target.vectors}, _of_contents(point.payload)
         )
         for point in stored
@@ -213,7 +212,7 @@ def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Mad
     }
 
 
-def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Made]:
+def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _ImageVectors]:
     """The images that were read -> their `image` vectors, and `late` where there is an encoder for it."""
     loaded = {_key(ready): ready.loaded for ready in batch if ready.loaded is not None}
     if not loaded:
@@ -226,10 +225,10 @@ def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Mad
         pages = target.late.encode_image([i.whole for i in images if isinstance(i.whole, Image.Image)])
         for vectors, page in zip(made, pages, strict=True):
             vectors["late"] = page
-    return {key: _Made(vectors, loaded[key].facts) for key, vectors in zip(loaded, made, strict=True)}
+    return {key: _ImageVectors(vectors, loaded[key].facts) for key, vectors in zip(loaded, made, strict=True)}
 
 
-def _points(target: ImageTarget, batch: Iterable[ReadImage], made: Mapping[_Key, _Made]) -> list[Point]:
+def _points(target: ImageTarget, batch: Iterable[ReadImage], made: Mapping[_Key, _ImageVectors]) -> list[Point]:
     points = []
     for ready in batch:
         planned, its = ready.planned, made[_key(ready)]
@@ -247,25 +246,18 @@ def _of_contents(payload: Payload) -> Payload:
 
 
 def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:
-    path = thumbnail_path(collection.store, collection.name, ready.planned.id)
+    path = thumbnail_path(collection, ready.planned.id)
     if path is None:
         return
     if ready.loaded is not None and ready.loaded.thumbnail is not None:
         write_thumbnail(path, ready.loaded.thumbnail)
     elif ready.planned.donor is not None:
-        donated = thumbnail_path(collection.store, collection.name, ready.planned.donor)
+        donated = thumbnail_path(collection, ready.planned.donor)
         if donated is not None and donated.exists() and donated != path:
             write_thumbnail(path, donated.read_bytes())
 
 
-def _finish_move(collection: Collection, planned: Planned) -> None:
-    """Forget the old place of a move that was cut short after its new place was stored."""
-    if old := (planned.stored or {}).get("moved_from"):
-        remove_ids(collection, [old])
-        collection.store.set_payload(collection.name, [planned.id], {"moved_from": None})
-
-
-def _outcome(ready: ReadImage) -> Outcome:
+def _outcome(ready: ReadImage) -> ItemOutcome:
     if ready.loaded is not None:
         return "embedded"
     if ready.planned.moved:

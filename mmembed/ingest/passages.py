@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from qdrant_client import models
 
-from mmembed.collection.payload import OURS, id_of, of_uris
+from mmembed.collection.payload import OURS, has_value, id_of, of_uris
 from mmembed.collection.removal import remove_where
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, Passage
 from mmembed.ingest.embedded_images import linked_images
-from mmembed.ingest.plan import Planned
-from mmembed.ingest.report import Outcome
+from mmembed.ingest.plan import PlannedItem
+from mmembed.ingest.report import ItemOutcome
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
 __all__ = [
-    "Read",
+    "ReadDocument",
     "drop_other_documents",
     "drop_passages_from",
     "finish_move",
@@ -33,15 +33,15 @@ _PASSAGES_AN_UPSERT = 256
 
 
 @dataclass
-class Read:
+class ReadDocument:
     """One document after its turn in the pool."""
 
-    planned: Planned
+    planned: PlannedItem
     document: Document | None  # None where only the payload is new
     passages: list[Passage]
 
 
-def points_of(target: DocumentTarget, ready: Read) -> list[Point]:
+def points_of(target: DocumentTarget, ready: ReadDocument) -> list[Point]:
     """A document's points, still without vectors; `embedded_text` is taken off again before they are stored."""
     planned, document = ready.planned, ready.document
     assert document is not None
@@ -63,17 +63,17 @@ def points_of(target: DocumentTarget, ready: Read) -> list[Point]:
     return points
 
 
-def drop_passages_from(target: DocumentTarget, planned: Planned, number: int) -> None:
+def drop_passages_from(target: DocumentTarget, planned: PlannedItem, number: int) -> None:
     """Remove what an earlier, longer version of the document left behind."""
     if planned.stored is None:
         return
     beyond = models.FieldCondition(key="passage", range=models.Range(gte=number))
     target.collection.store.delete_where(
-        target.collection.name, models.Filter(must=[_uri_is(planned.item.uri), beyond])
+        target.collection.name, models.Filter(must=[has_value("uri", planned.item.uri), beyond])
     )
 
 
-def drop_other_documents(target: DocumentTarget, ready: Sequence[Read]) -> None:
+def drop_other_documents(target: DocumentTarget, ready: Sequence[ReadDocument]) -> None:
     """Remove what is stored of these uris under other ids, and under these ids of other uris, to be written anew."""
     store, name = target.collection.store, target.collection.name
     uris = {each.planned.id: each.planned.item.uri for each in ready}
@@ -86,26 +86,22 @@ def drop_other_documents(target: DocumentTarget, ready: Sequence[Read]) -> None:
         store.delete_where(name, of_uris(new))
 
 
-def refresh(target: DocumentTarget, ready: Read) -> None:
+def refresh(target: DocumentTarget, ready: ReadDocument) -> None:
     """The same text under a new date, with a new payload or with pictures: no passage is encoded again."""
     planned = ready.planned
     payload = {**planned.item.payload, **planned.payload()}
     for key in ("passage", "page", "text", "headings", "title"):
         payload.pop(key, None)
     payload |= {key: None for key in planned.stored or {} if key not in payload and key not in OURS["text"]}
-    ids = [
-        point.id
-        for point in target.collection.store.scroll(
-            target.collection.name, filter=models.Filter(must=[_uri_is(planned.item.uri)]), payload=False
-        )
-    ]
+    store, name = target.collection.store, target.collection.name
+    passages = store.scroll(name, filter=of_uris([planned.item.uri]), payload=False)
     head = id_of(planned.item, 0)
-    target.collection.store.set_payload(target.collection.name, [id for id in ids if id != head], payload)
+    store.set_payload(name, [point.id for point in passages if point.id != head], payload)
     linked = linked_images(target, ready.document) if ready.document is not None else {}
-    target.collection.store.set_payload(target.collection.name, [head], {**payload, **linked})
+    store.set_payload(name, [head], {**payload, **linked})
 
 
-def reuse(target: DocumentTarget, ready: Read) -> Outcome | None:
+def reuse(target: DocumentTarget, ready: ReadDocument) -> ItemOutcome | None:
     """Take over the passages of a document with the same contents; None where they must be encoded after all."""
     planned, store, name = ready.planned, target.collection.store, target.collection.name
     heads = store.retrieve(name, [planned.donor] if planned.donor else [])
@@ -127,7 +123,7 @@ def reuse(target: DocumentTarget, ready: Read) -> Outcome | None:
     return "moved"
 
 
-def _taken_over(target: DocumentTarget, ready: Read, donated: Point) -> Point:
+def _taken_over(target: DocumentTarget, ready: ReadDocument, donated: Point) -> Point:
     """A passage of the donor as one of this document."""
     planned, document, its = ready.planned, ready.document, donated.payload
     assert document is not None
@@ -141,37 +137,33 @@ def _taken_over(target: DocumentTarget, ready: Read, donated: Point) -> Point:
     return Point(id_of(planned.item, number), donated.vectors, payload)
 
 
-def _is_donor(target: DocumentTarget, planned: Planned, head: Point) -> bool:
+def _is_donor(target: DocumentTarget, planned: PlannedItem, head: Point) -> bool:
     """Whether the stored document is what the plan takes it for: it may be about to be read in this very run."""
     same = head.payload["content_hash"] == planned.content_hash
     return same and set(target.vectors) <= set(head.payload.get("vectors", []))
 
 
-def finish_move(target: DocumentTarget, planned: Planned) -> None:
+def finish_move(target: DocumentTarget, planned: PlannedItem) -> None:
     """Forget the old place of a move that was cut short after its new place was stored."""
     if old := (planned.stored or {}).get("moved_from"):
         forget_old_place(target, planned, str(old))
 
 
-def forget_old_place(target: DocumentTarget, planned: Planned, old_uri: str) -> None:
+def forget_old_place(target: DocumentTarget, planned: PlannedItem, old_uri: str) -> None:
     remove_where(target.collection, of_uris([old_uri]))
     target.collection.store.set_payload(target.collection.name, [id_of(planned.item, 0)], {"moved_from": None})
 
 
-def forget_donor(target: DocumentTarget, planned: Planned) -> None:
+def forget_donor(target: DocumentTarget, planned: PlannedItem) -> None:
     """Forget the old place of a document that moved and was encoded anew, because it lacked a vector there."""
     donors = [planned.donor] if planned.moved and planned.donor else []
     for head in target.collection.store.retrieve(target.collection.name, donors):
         forget_old_place(target, planned, str(head.payload["uri"]))
 
 
-def _title(planned: Planned, document: Document) -> str:
+def _title(planned: PlannedItem, document: Document) -> str:
     """What the manifest calls it, else what it calls itself, else its file's name or the end of its uri."""
     name = planned.item.path.name if planned.item.path else planned.item.uri.rstrip("/").rpartition("/")[2]
     stem, suffix = os.path.splitext(name)
     said = planned.item.payload.get("title")
     return str(said) if said else document.title or (stem if suffix.lower() in DOCUMENT_SUFFIXES else name)
-
-
-def _uri_is(uri: str) -> models.FieldCondition:
-    return models.FieldCondition(key="uri", match=models.MatchValue(value=uri))

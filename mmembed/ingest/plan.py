@@ -11,14 +11,14 @@ from typing import Literal
 from qdrant_client import models
 
 from mmembed.collection import Collection
-from mmembed.collection.payload import OURS, RESERVED, first_passages, id_of, tags_in
+from mmembed.collection.payload import OURS, RESERVED, first_passages, has_any, id_of, tags_in
 from mmembed.errors import InputError
 from mmembed.ingest.gone import file_of, has_left
 from mmembed.sources.files import FileState, file_state
 from mmembed.sources.items import bytes_held, item_hash
 from mmembed.types import Failure, Item, Modality, Payload
 
-__all__ = ["FROM_READING", "Action", "Planned", "plan"]
+__all__ = ["FROM_READING", "Action", "PlannedItem", "plan"]
 
 _BATCH = 256
 _BATCH_BYTES = 64 * 2**20  # of content in memory
@@ -32,7 +32,7 @@ Action = Literal["unchanged", "refresh", "reuse", "read"]
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedItem:
     """One file and what is to be done about it.
 
     unchanged: nothing. refresh: same contents, new caption or payload. reuse: the contents of the
@@ -49,7 +49,7 @@ class Planned:
     donor: str | None = None  # id of the point with the same contents
     moved: bool = False  # the donor's own file is gone
 
-    def without_content(self) -> Planned:
+    def without_content(self) -> PlannedItem:
         """The same once it was read: what it held in memory is let go."""
         held = self.item.content is not None or self.item.text is not None
         return replace(self, item=replace(self.item, content=None, text=None)) if held else self
@@ -82,7 +82,7 @@ def plan(
     modality: Modality,
     vectors: Sequence[str] = (),
     roots: Sequence[Path] = (),
-) -> Iterator[Planned | Failure]:
+) -> Iterator[PlannedItem | Failure]:
     """Items in, the same items out in the same order, each with what is to be done.
 
     A stored file that lacks one of `vectors` is read again, and gives no other file its own. `roots` are
@@ -92,7 +92,7 @@ def plan(
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
     for batch in _batches(items):
         looked = _looked_at(collection, batch, modality, vectors)
-        fresh = [p.content_hash for p in looked if isinstance(p, Planned) and p.action == "read"]
+        fresh = [p.content_hash for p in looked if isinstance(p, PlannedItem) and p.action == "read"]
         donors = _donors(collection, fresh, modality, vectors)
         for entry in looked:
             if isinstance(entry, Failure) or entry.action != "read":
@@ -124,7 +124,7 @@ def _batches(items: Iterable[Item | Failure]) -> Iterator[list[Item | Failure]]:
 
 def _looked_at(
     collection: Collection, batch: Sequence[Item | Failure], modality: Modality, vectors: Sequence[str]
-) -> list[Planned | Failure]:
+) -> list[PlannedItem | Failure]:
     """Each item beside its own point."""
     number = 0 if modality == "text" else None  # a document is known by its first passage
     ids = [id_of(item, number) if isinstance(item, Item) else "" for item in batch]
@@ -150,7 +150,7 @@ def _lacking(
     return set(stored) - {point.id for point in collection.store.scroll(collection.name, filter=whole, payload=False)}
 
 
-def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str]) -> Planned | Failure:
+def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str]) -> PlannedItem | Failure:
     """Compare one file with its point, reading no more of it than is needed."""
     old = stored.get(id)
     whole = old is not None and id not in lacking
@@ -158,14 +158,14 @@ def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str])
     try:
         state = file_state(item.path) if item.path is not None else None
         if old is not None and state is not None and whole and same_words and _same_state(state, old):
-            return Planned(item, id, "unchanged", old["content_hash"], state, old)
+            return PlannedItem(item, id, "unchanged", old["content_hash"], state, old)
         digest = item_hash(item)
     except (InputError, OSError) as exc:
         return Failure(item.uri, _reason(exc))
     renamed = old is not None and item.modality == "text" and old.get("uri") != item.uri  # passages go by their uri
     if old is None or not whole or renamed or old.get("content_hash") != digest:
-        return Planned(item, id, "read", digest, state, old)
-    return Planned(item, id, "unchanged" if same_words and state is None else "refresh", digest, state, old)
+        return PlannedItem(item, id, "read", digest, state, old)
+    return PlannedItem(item, id, "unchanged" if same_words and state is None else "refresh", digest, state, old)
 
 
 def _same_state(state: FileState, old: Payload) -> bool:
@@ -202,8 +202,8 @@ def _donors(
     if not hashes:
         return {}
     found: dict[str, list[_Donor]] = {}
-    wanted = models.FieldCondition(key="content_hash", match=models.MatchAny(any=sorted(set(hashes))))
-    filter = models.Filter(must=[wanted, first_passages()] if modality == "text" else [wanted])
+    same_contents = has_any("content_hash", sorted(set(hashes)))
+    filter = models.Filter(must=[same_contents, first_passages()] if modality == "text" else [same_contents])
     keys = ["uri", "content_hash", "document", "vectors", "mtime_ns"]
     same = {p.id: p.payload for p in collection.store.scroll(collection.name, filter=filter, payload=keys)}
     lacking = _lacking(collection, same, modality, vectors)
@@ -212,7 +212,7 @@ def _donors(
     return found
 
 
-def _with_donor(planned: Planned, same: Sequence[_Donor], recent: str | None, roots: Sequence[Path]) -> Planned:
+def _with_donor(planned: PlannedItem, same: Sequence[_Donor], recent: str | None, roots: Sequence[Path]) -> PlannedItem:
     others = sorted((donor for donor in same if donor.id != planned.id), key=lambda donor: not donor.whole)
     is_file = planned.item.path is not None or "document" in planned.item.payload  # what is in memory never moved
     gone = [donor for donor in others if is_file and has_left(donor.path, roots)]

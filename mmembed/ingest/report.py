@@ -1,42 +1,16 @@
-"""What an index run found: what came of one batch, and all of them added up."""
+"""What came of an index run, or of one batch of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from mmembed.types import Failure
 
-__all__ = ["BatchReport", "IngestReport", "Outcome"]
+__all__ = ["IngestReport", "ItemOutcome", "OnReport"]
 
-Outcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """What came of some of the things of an index run; counts as in IngestReport."""
-
-    embedded: int = 0
-    unchanged: int = 0
-    moved: int = 0
-    copied: int = 0
-    failures: Sequence[Failure] = ()
-    images: IngestReport | None = None  # of the images inside documents
-
-    @classmethod
-    def of(
-        cls, outcomes: Sequence[Outcome], failures: Sequence[Failure] = (), images: IngestReport | None = None
-    ) -> BatchReport:
-        """Outcomes, one a thing, counted."""
-        return cls(
-            embedded=outcomes.count("embedded"),
-            unchanged=outcomes.count("unchanged"),
-            moved=outcomes.count("moved"),
-            copied=outcomes.count("copied"),
-            failures=failures,
-            images=images,
-        )
+ItemOutcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
 
 
 @dataclass
@@ -52,7 +26,21 @@ class IngestReport:
     seconds: float = 0.0
     images: IngestReport | None = None  # of the pictures inside documents
 
-    def add(self, batch: BatchReport | IngestReport) -> None:
+    @classmethod
+    def of(
+        cls, outcomes: Sequence[ItemOutcome], failures: list[Failure], images: IngestReport | None = None
+    ) -> IngestReport:
+        """Outcomes, one a thing, counted."""
+        return cls(
+            embedded=outcomes.count("embedded"),
+            unchanged=outcomes.count("unchanged"),
+            moved=outcomes.count("moved"),
+            copied=outcomes.count("copied"),
+            failures=failures,
+            images=images,
+        )
+
+    def add(self, batch: IngestReport) -> None:
         """Count what came of a batch."""
         self.embedded += batch.embedded
         self.unchanged += batch.unchanged
@@ -65,7 +53,7 @@ class IngestReport:
     @property
     def done(self) -> int:
         """Files dealt with so far, failures included."""
-        return self.embedded + self.unchanged + self.moved + self.copied + len(self.failures)
+        return self.stored + len(self.failures)
 
     @property
     def stored(self) -> int:
@@ -88,3 +76,7 @@ class IngestReport:
         if self.images is not None:
             counts["images"] = self.images.as_json()
         return counts
+
+
+OnReport: TypeAlias = Callable[[IngestReport], None]
+"""Called with the growing report of an index run, after each batch."""

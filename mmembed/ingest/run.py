@@ -10,64 +10,46 @@ from typing import Protocol, TypeVar
 
 from mmembed.collection import Collection
 from mmembed.errors import InputError
-from mmembed.ingest.entries import Entries, Seen, Source, until_first_item
+from mmembed.ingest.entries import Entries, IngestSource, ScannedSources, until_first_item
 from mmembed.ingest.gone import remove_gone
-from mmembed.ingest.plan import Planned, plan
-from mmembed.ingest.report import BatchReport, IngestReport
+from mmembed.ingest.plan import PlannedItem, plan
+from mmembed.ingest.report import IngestReport, OnReport
 from mmembed.ingest.targets import RunOptions
 from mmembed.streams import load_in_order
 from mmembed.types import Failure, Item, Modality
 
-__all__ = ["OnProgress", "Work", "drive", "index"]
-
-OnProgress = Callable[[IngestReport], None]
-
-R = TypeVar("R")
+__all__ = ["Work", "drive", "run_index"]
 
 
-class Work(Protocol[R]):
+_R = TypeVar("_R")
+
+
+class Work(Protocol[_R]):
     """What an index run does with each of its things: `ImageWork` and `DocumentWork`. Only `read` runs in threads."""
 
-    @property
-    def collection(self) -> Collection: ...
-
-    @property
-    def modality(self) -> Modality: ...
+    collection: Collection
+    modality: Modality
+    options: RunOptions
+    workers: int  # threads that read
+    ahead: int  # how many things are read ahead of the one that is written
+    batch_size: int  # a batch is written once the sizes of what is in it come to this
 
     @property
     def required(self) -> Sequence[str]:
         """Vectors without which what is stored is read again."""
         ...
 
-    @property
-    def options(self) -> RunOptions: ...
-
-    @property
-    def workers(self) -> int:
-        """Threads that read."""
-        ...
-
-    @property
-    def ahead(self) -> int:
-        """How many things are read ahead of the one that is written."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """A batch is written once the sizes of what is in it come to this."""
-        ...
-
-    def settle(self, planned: Planned) -> Planned | BatchReport:
+    def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         """What is to be done, or what came of it where it was done at once: the unchanged."""
         ...
 
-    def read(self, planned: Planned) -> R:
+    def read(self, planned: PlannedItem) -> _R:
         """Open and decode one thing. Raises InputError where it cannot be read."""
         ...
 
-    def size(self, ready: R) -> int: ...
+    def size(self, ready: _R) -> int: ...
 
-    def write(self, batch: Sequence[R]) -> BatchReport:
+    def write(self, batch: Sequence[_R]) -> IngestReport:
         """Encode and store. On return all of it is stored."""
         ...
 
@@ -76,15 +58,15 @@ class Work(Protocol[R]):
         ...
 
 
-def index(
+def run_index(
     collection: Collection,
-    sources: Iterable[Source],
-    begin: Callable[[Seen], Work[R]],
+    sources: Iterable[IngestSource],
+    begin: Callable[[ScannedSources], Work[_R]],
     *,
     entries: Entries,
     report: IngestReport,
     sync: bool,
-    on_progress: OnProgress | None,
+    on_progress: OnReport | None,
 ) -> IngestReport:
     """A whole run over `sources`; `begin` makes or checks the collection once there is something to put into it.
 
@@ -97,7 +79,7 @@ def index(
         if on_progress is not None:
             on_progress(report)
 
-    seen = Seen()
+    seen = ScannedSources()
     found = entries.of(sources, seen)
     first = until_first_item(found)
     if not any(isinstance(entry, Item) for entry in first) and not collection.exists:
@@ -114,23 +96,23 @@ def index(
 
 
 def drive(
-    work: Work[R], entries: Iterable[Item | Failure], report: IngestReport, *, on_progress: OnProgress | None = None
+    work: Work[_R], entries: Iterable[Item | Failure], report: IngestReport, *, on_progress: OnReport | None = None
 ) -> None:
     """Plan, read, batch and write, adding to `report`; tells of its progress after each batch and at the end."""
 
-    def to_do() -> Iterator[Planned]:
+    def to_do() -> Iterator[PlannedItem]:
         roots = work.options.roots
         for planned in plan(work.collection, entries, modality=work.modality, vectors=work.required, roots=roots):
             if isinstance(planned, Failure):
                 report.failures.append(planned)
                 continue
             settled = work.settle(planned)
-            if isinstance(settled, Planned):
+            if isinstance(settled, PlannedItem):
                 yield settled
             else:
                 report.add(settled)
 
-    pending: list[R] = []
+    pending: list[_R] = []
     size = 0
     with closing(load_in_order(to_do(), work.read, workers=work.workers, ahead=work.ahead)) as reading:
         for planned, ready in reading:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmembed.collection import Collection
-from mmembed.collection.prepare import PayloadIndexes, prepare_collection, vector_contract
+from mmembed.collection.prepare import PayloadIndexes, prepare_collection
 from mmembed.documents import Document, Passage, cut_passages, windows
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.pool import SHARED
@@ -66,13 +66,12 @@ class ImageTarget:
         self._default_caption_encoder = default_caption_encoder
         self._bm25: Encoder | None = None
         self.indexes = PayloadIndexes(collection)
-        makers = {"image": (encoder, vector_contract(encoder, "image"))}
+        makers = {"image": encoder}
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
             self._bm25 = load_encoder("bm25")
-            makers["caption"] = (caption_encoder, vector_contract(caption_encoder, "text"))
-            makers["caption_bm25"] = (self._bm25, vector_contract(self._bm25, "text"))
+            makers |= {"caption": caption_encoder, "caption_bm25": self._bm25}
         if self.late is not None:
-            makers["late"] = (self.late, vector_contract(self.late, "image"))
+            makers["late"] = self.late
         prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
 
     @property
@@ -97,15 +96,10 @@ class ImageTarget:
     def _caption_encoders(self) -> tuple[Encoder, Encoder]:
         if self._bm25 is None or self._caption_encoder is None:
             dense = self._caption_encoder or self.collection.remembered("caption", self._encoders)
-            dense = dense or self._default_caption_encoder
-            dense = dense or self._encoders["minilm"]
+            dense = dense or self._default_caption_encoder or self._encoders["minilm"]
             bm25 = load_encoder("bm25")
-            encoders = {
-                "image": (self.encoder, vector_contract(self.encoder, "image")),
-                "caption": (dense, vector_contract(dense, "text")),
-                "caption_bm25": (bm25, vector_contract(bm25, "text")),
-            }
-            prepare_collection(self.collection, "images", encoders)
+            makers = {"image": self.encoder, "caption": dense, "caption_bm25": bm25}
+            prepare_collection(self.collection, "images", makers)
             self._caption_encoder, self._bm25 = dense, bm25
         return self._caption_encoder, self._bm25
 
@@ -138,19 +132,16 @@ class DocumentTarget:
             **self._optional("sparse", sparse_encoder, "sparse"),
             **self._optional("late", late_encoder, "multi"),
         }
-        image_encoder = Collection(collection.store, images_into or "images").remembered("image", self._encoders)
-        self.cross = cross_encoder or image_encoder or load_encoder("tiny")
-        self._image_encoder = image_encoder or self.cross
+        remembered = Collection(collection.store, images_into or "images").remembered("image", self._encoders)
+        self.cross = cross_encoder or remembered or load_encoder("tiny")
+        self._image_encoder = remembered or self.cross
         self._images_into = None if images_into is None else Collection(collection.store, images_into)
         if self._images_into is not None:
             _require(self._image_encoder, "image", "dense", "image")
             if self._images_into.exists:
                 self.image_target()
         self.indexes = PayloadIndexes(collection)
-        makers = {
-            "cross": (self.cross, vector_contract(self.cross, "text", kind="multi")),
-            **{name: (each, vector_contract(each, "text")) for name, each in self.by_passage.items()},
-        }
+        makers = {"cross": self.cross, **self.by_passage}
         prepare_collection(collection, "documents", makers, shards=options.shards, replicas=options.replicas)
 
     def _optional(self, vector: str, given: Encoder | None, kind: Kind) -> dict[str, Encoder]:

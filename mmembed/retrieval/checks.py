@@ -12,9 +12,9 @@ from PIL import Image
 from qdrant_client import models
 
 from mmembed.errors import InvalidQuery
-from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, WEIGHTS, Search, Strategy
+from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, PART_WEIGHTS, Search, Strategy
 
-__all__ = ["check_search"]
+__all__ = ["check_page", "check_search"]
 
 
 def check_search(search: Search) -> None:
@@ -24,8 +24,7 @@ def check_search(search: Search) -> None:
     _check_weights(search)
     _check_parts(search)
     _check_examples(search)
-    if search.limit < 1 or search.offset < 0:
-        raise InvalidQuery(f"limit must be at least 1 and offset at least 0, not {search.limit} and {search.offset}")
+    check_page(search)
     if not 1 <= search.candidates <= MAX_CANDIDATES:
         raise InvalidQuery(f"candidates must be between 1 and {MAX_CANDIDATES}, not {search.candidates}")
     if search.score_threshold is not None and not math.isfinite(search.score_threshold):
@@ -35,6 +34,11 @@ def check_search(search: Search) -> None:
     _check_rerank(search)
     _check_diversity(search)
     _check_groups(search)
+
+
+def check_page(search: Search) -> None:
+    if search.limit < 1 or search.offset < 0:
+        raise InvalidQuery(f"limit must be at least 1 and offset at least 0, not {search.limit} and {search.offset}")
 
 
 def _check_lists(search: Search) -> None:
@@ -63,9 +67,9 @@ def _check_ways(search: Search) -> None:
 
 def _check_weights(search: Search) -> None:
     weights = search.weights or {}
-    unknown = set(weights) - set(WEIGHTS)
+    unknown = set(weights) - set(PART_WEIGHTS)
     if unknown:
-        raise InvalidQuery(f"weights are of {', '.join(WEIGHTS)}, not of {', '.join(sorted(unknown))}")
+        raise InvalidQuery(f"weights are of {', '.join(PART_WEIGHTS)}, not of {', '.join(sorted(unknown))}")
     for name, weight in weights.items():
         if not isinstance(weight, int | float | np.number) or not math.isfinite(weight):
             raise InvalidQuery(f"the weight of {name} is {weight!r}: give a number")

@@ -10,30 +10,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmembed.collection import Collection
 from mmembed.errors import InvalidQuery
-from mmembed.retrieval.hits import Found, Scope, followed
+from mmembed.retrieval.hits import HitSource, TopHits, followed
 from mmembed.types import Contract, DenseArray, Hit, Leg
 from mmembed.vectors import l2_normalize
 
 __all__ = ["diverse", "marginal_relevance"]
 
 
-def diverse(scope: Scope, contract: Contract | None, found: Found, candidates: int, diversity: float) -> Found:
+def diverse(source: HitSource, contract: Contract | None, top: TopHits, candidates: int, diversity: float) -> TopHits:
     """The first `candidates` hits in the order of marginal relevance, then the others as they were.
 
     The first dense vector of the search says how near a hit is to the query and to other hits; hits without it come
     after those with one. Scores and probabilities stay what they were. Raises InvalidQuery without a dense vector.
     """
-    dense = [leg for leg in scope.query.legs if isinstance(leg.query, np.ndarray) and leg.query.ndim == 1]
+    dense = [leg for leg in source.query.legs if isinstance(leg.query, np.ndarray) and leg.query.ndim == 1]
     if not dense:
-        asked = ", ".join(repr(leg.vector_name) for leg in scope.query.legs)
-        raise InvalidQuery(f"diversity compares hits by a dense vector, and this search is by {asked}: leave it out")
-    first = _ordered(scope, contract, dense[0], found(candidates), diversity)
-    return followed(first, found, scope.key)
+        names = ", ".join(repr(leg.vector_name) for leg in source.query.legs)
+        raise InvalidQuery(f"diversity compares hits by a dense vector, and this search is by {names}: leave it out")
+    first = _ordered(source.collection, contract, dense[0], top(candidates), diversity)
+    return followed(first, top, source.key)
 
 
-def _ordered(scope: Scope, contract: Contract | None, leg: Leg, hits: Sequence[Hit], diversity: float) -> list[Hit]:
-    name, collection = leg.vector_name, scope.collection
+def _ordered(
+    collection: Collection, contract: Contract | None, leg: Leg, hits: Sequence[Hit], diversity: float
+) -> list[Hit]:
+    name = leg.vector_name
     points = collection.store.retrieve(
         collection.name, [hit.id for hit in hits], vectors=[name] if name else True, payload=False
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -13,77 +14,95 @@ from mmembed.retrieval.query import MAX_CANDIDATES, Search
 from mmembed.types import Contract, Encoder, Hit, Leg, StoreQuery
 from mmembed.vectors import sigmoid, softmax
 
-__all__ = ["COMPETITORS", "Found", "Scale", "Scope", "fetch", "followed", "late_ordered", "scale_of", "settled"]
-__all__ += ["probable", "with_probabilities"]
+__all__ = ["COMPETITORS", "HitSource", "Scale", "TopHits", "fetch", "followed", "late_ordered", "probable", "scale_of"]
+__all__ += ["settled"]
 
 _DEPTH = 100  # candidates of each ranking that is fused
-COMPETITORS = 100  # hits that a softmax is taken over, however few are asked for
+COMPETITORS = 100  # hits that a softmax is taken over, however few are shown
 
-Found: TypeAlias = Callable[[int], list[Hit]]
+TopHits: TypeAlias = Callable[[int], list[Hit]]
 """The n best hits of a search, fewer where there are no more. Of more, the first n are the same: hence pages."""
 
 
 @dataclass(frozen=True)
-class Scope:
-    """A collection, what is asked of it, and what counts as one hit."""
+class Scale:
+    """What turns the cosines of an encoder into probabilities."""
+
+    logit_scale: float
+    logit_bias: float | None  # None: a softmax over hits that compete with each other
+
+
+@dataclass(frozen=True)
+class HitSource:
+    """Where hits come from: a collection, the query to its store, and what counts as one hit."""
 
     collection: Collection
     query: StoreQuery  # its limit and depth are those of each step
     best_only: bool  # of a document its best passage
+    scale: Scale | None = None  # None: hits have no probability
 
     def key(self, hit: Hit) -> str:
         """What there is one hit of: a document, or a point."""
         return str(hit.payload["uri"]) if self.best_only else hit.id
 
-    def ask(self, query: StoreQuery) -> list[Hit]:
-        return self.collection.store.query(self.collection.name, query)
 
-
-def fetch(scope: Scope, wanted: int) -> list[Hit]:
-    """The `wanted` best hits of the rankings, fewer where there are no more.
+def fetch(source: HitSource, n: int) -> list[Hit]:
+    """The `n` best hits of the rankings, fewer where there are no more; with probabilities where there is a scale.
 
     Pages of one search neither overlap nor leave gaps. A fused score changes with the number of candidates that it
     is fused from: that number grows in the same steps for everybody, and what deeper steps find comes after.
+
+    A softmax is over the 100 best hits: over those shown alone it would make a single hit certain, however poor.
     """
-    fused = len(scope.query.rankings) > 1
-    limit, depth = (wanted * 4 if scope.best_only else wanted + 1), _DEPTH
-    found: dict[str, Hit] = {}
+    collection, query, scale = source.collection, source.query, source.scale
+    lowest, enough = query.score_threshold, n
+    if scale is not None:  # those below the threshold compete
+        query = replace(query, score_threshold=None)
+        enough = n if scale.logit_bias is not None else max(n, COMPETITORS)
+    fused = len(query.rankings) > 1
+    limit, depth = (enough * 4 if source.best_only else enough + 1), _DEPTH
+    best: dict[str, Hit] = {}
     while True:
-        asked = min(limit, depth) if fused else limit
-        hits = scope.ask(replace(scope.query, limit=asked, depth=depth, rerank=None))
-        last = len(hits) < asked or asked >= max(MAX_CANDIDATES, 4 * wanted)
+        step = min(limit, depth) if fused else limit
+        hits = collection.store.query(collection.name, replace(query, limit=step, depth=depth, rerank=None))
+        last = len(hits) < step or step >= max(MAX_CANDIDATES, 4 * enough)
         for hit in settled(hits, last=last):
-            found.setdefault(scope.key(hit), hit)
-        if last or len(found) >= wanted:
-            return list(found.values())[:wanted]
-        if asked == depth:
+            best.setdefault(source.key(hit), hit)
+        if last or len(best) >= enough:
+            break
+        if step == depth:
             depth *= 4
         limit = max(4 * limit, depth)
+    hits = list(best.values())[:enough]
+    if scale is None:
+        return hits
+    return [hit for hit in probable(hits, scale)[:n] if lowest is None or hit.score >= lowest]
 
 
-def late_ordered(scope: Scope, candidates: int) -> Found:
+def late_ordered(source: HitSource, candidates: int) -> TopHits:
     """The best `candidates` of each ranking in the order of the late stage, then those of `fetch`.
 
     A point without that vector comes where the rankings have it, after those with one.
     """
-    every = candidates * len(scope.query.legs)  # whatever the page: pages neither overlap nor leave gaps
-    ordered = scope.ask(replace(scope.query, limit=every, depth=candidates))
-    return followed(settled(ordered, last=True), lambda wanted: fetch(scope, wanted), scope.key)
+    every = candidates * len(source.query.legs)  # whatever the page: pages neither overlap nor leave gaps
+    query = replace(source.query, limit=every, depth=candidates)
+    ordered = source.collection.store.query(source.collection.name, query)
+    return followed(settled(ordered, last=True), partial(fetch, source), source.key)
 
 
-def followed(first: Sequence[Hit], others: Found, key: Callable[[Hit], str]) -> Found:
-    """The hits of `first`, then those of `others` that are not among them; `others` is asked only if need be."""
+def followed(first: Sequence[Hit], others: TopHits, key: Callable[[Hit], str]) -> TopHits:
+    """The hits of `first`, then those of `others` that are not among them; `others` is called only if need be."""
 
-    def found(wanted: int) -> list[Hit]:
-        kept: dict[str, Hit] = {}
+    def top(n: int) -> list[Hit]:
+        best: dict[str, Hit] = {}
         for hit in first:
-            kept.setdefault(key(hit), hit)
-        if len(kept) < wanted:
-            for hit in others(wanted):
-                kept.setdefault(key(hit), hit)
-        return list(kept.values())[:wanted]
+            best.setdefault(key(hit), hit)
+        if len(best) < n:
+            for hit in others(n):
+                best.setdefault(key(hit), hit)
+        return list(best.values())[:n]
 
-    return found
+    return top
 
 
 def settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:
@@ -95,47 +114,24 @@ def settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:
     return ordered if last else [hit for hit in ordered if hit.score > ordered[-1].score]
 
 
-# --- probabilities --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What turns the cosines of an encoder into probabilities."""
-
-    logit_scale: float
-    logit_bias: float | None
-
-
 def scale_of(
-    scope: Scope, contract: Contract | None, search: Search, encoder: Encoder | None, encoders: Mapping[str, Encoder]
+    collection: Collection,
+    contract: Contract | None,
+    query: StoreQuery,
+    search: Search,
+    encoder: Encoder | None,
+    encoders: Mapping[str, Encoder],
 ) -> Scale | None:
     """The scale, where one text is compared with pictures or one picture with texts: what it was trained for."""
-    ranking = scope.query.rankings[0]
-    if contract is None or len(scope.query.rankings) > 1 or not isinstance(ranking, Leg):
+    ranking = query.rankings[0]
+    if contract is None or len(query.rankings) > 1 or not isinstance(ranking, Leg):
         return None
-    vector = contract.vectors[ranking.vector_name]
-    crosses = (vector.modality == "image") == (search.text is not None)
+    crosses = (contract.vectors[ranking.vector_name].modality == "image") == (search.text is not None)
     one_sided = (search.text is None) != (search.image is None) and not search.minus
     if not crosses or not one_sided:
         return None
-    encoder = encoder or scope.collection.encoder(ranking.vector_name, encoders)
+    encoder = encoder or collection.encoder(ranking.vector_name, encoders)
     return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
-
-
-def with_probabilities(scope: Scope, scale: Scale) -> Found:
-    """The hits of `fetch`: with a bias (SigLIP) each has a sigmoid, without one (CLIP) they share a softmax.
-
-    A softmax over the hits shown alone would make a single hit certain, however poor.
-    """
-    lowest = scope.query.score_threshold
-    every = replace(scope, query=replace(scope.query, score_threshold=None))
-
-    def found(wanted: int) -> list[Hit]:
-        among = wanted if scale.logit_bias is not None else max(wanted, COMPETITORS)
-        hits = probable(fetch(every, among), scale)[:wanted]
-        return [hit for hit in hits if lowest is None or hit.score >= lowest]
-
-    return found
 
 
 def probable(hits: Sequence[Hit], scale: Scale) -> list[Hit]:

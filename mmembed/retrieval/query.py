@@ -16,7 +16,7 @@ from mmembed.types import Reranker
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-__all__ = ["GROUP_SIZE", "MAX_CANDIDATES", "WEIGHTS", "Example", "ImageQuery", "PointId", "Search", "Strategy"]
+__all__ = ["GROUP_SIZE", "MAX_CANDIDATES", "PART_WEIGHTS", "Example", "ImageQuery", "PointId", "Search", "Strategy"]
 
 ImageQuery: TypeAlias = Path | bytes | Image.Image
 """A picture: a file, the bytes of one, or one already decoded."""
@@ -24,7 +24,7 @@ ImageQuery: TypeAlias = Path | bytes | Image.Image
 Strategy: TypeAlias = Literal["average_vector", "best_score", "sum_scores"]
 """How examples are weighed: Qdrant's recommendation."""
 
-WEIGHTS = {"text": 1.0, "image": 1.0, "minus": 0.5}
+PART_WEIGHTS = {"text": 1.0, "image": 1.0, "minus": 0.5}
 GROUP_SIZE = 3
 MAX_CANDIDATES = 4096  # how deep a search looks for enough different documents or groups
 
@@ -42,9 +42,42 @@ Example: TypeAlias = str | ImageQuery | PointId
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """One search. `mmembed.search` takes each of these fields as a keyword, and says there what they mean.
+    """One search; `mmembed.search` takes each of these fields as a keyword.
+
+    Ask with `text`, `image`, both of them, `vector`, the `id` of a stored point, or examples. Of a document
+    only the best passage is a hit, unless `all_passages`.
+
+    Between a text and pictures each hit has a probability where the encoder has a scale: with SigLIP
+    its own, with CLIP a softmax over the 100 best hits (or all that were asked for, if more). In the order of `late`
+    or of a reranker none has.
 
     >>> search_several(store, ["images", "documents"], Search(text="a cat at night", limit=5))
+
+    Args:
+        weights: of the parts of a mixed query: {"text": 1, "image": 1, "minus": 0.5} by default.
+        minus: what the hits should not show, one by one: a str is a text; a Path, bytes or Image is a picture.
+        positive, negative: examples that are liked and disliked: texts, images, and stored points (`PointId(id)`),
+            which are no hits themselves. They are a way to ask of their own: a text beside them goes into `positive`.
+            Documents are compared by `cross` if an image is among them, else by `text`.
+        strategy: what examples are for, as in Qdrant: `average_vector` searches by 2 * mean(positive) -
+            mean(negative); `best_score` by the nearest example, below zero where that is a negative one; `sum_scores`
+            by the sum of the scores, those of negative ones subtracted. The latter two take negative ones alone.
+        vector_name: search by this vector alone, instead of by the one the query calls for.
+        task: named task or instruction, for encoders that take one.
+        score_threshold: lowest score of a hit. A fused score means nothing, so this searches by one vector.
+        exact: compare with every vector instead of walking the search graph.
+        late: let the vector `late` of the collection, where it has one, order the candidates of a text: their
+            scores are then sums of cosines, those of the hits beyond the candidates what they are without it.
+        rerank: `load_reranker(name)`: it reads the text beside the best `candidates` hits, whose scores are then its
+            own. Pictures are read from their files again; one that cannot be comes after those that can.
+        candidates: how many of each ranking `late` compares, and how many hits `rerank` reads or `diversity` orders.
+        diversity: 0 to 1: how much it counts that a hit is unlike those before it (MMR, Qdrant's `Mmr`). The best
+            `candidates` hits are put in that order by the first dense vector that was searched by, their scores stay
+            what they were, and the others follow. Not with `rerank`, nor without a dense vector.
+        group_by: payload key of texts or integers. `limit` and `offset` then count its values, and the hits come group
+            by group, that of the best hit first; each says its group. A hit with a list of values is in several.
+            Where several rankings are fused, or hits reordered, groups are of the best 4,096.
+        group_size: hits of each group at most; of a document one in each group, unless `all_passages`.
     """
 
     text: str | None = None
@@ -106,4 +139,4 @@ class Search:
 
     def weight(self, part: str) -> float:
         """Of a part of a mixed query, `text`, `image` or `minus`."""
-        return (self.weights or {}).get(part, WEIGHTS[part])
+        return (self.weights or {}).get(part, PART_WEIGHTS[part])

@@ -9,12 +9,12 @@ from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.contract import check_fingerprint
-from mmembed.collection.payload import qdrant_id
+from mmembed.collection.payload import has_any, has_value, qdrant_id
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
 from mmembed.retrieval.encode import average, encode_examples, encode_query, given_vector
-from mmembed.retrieval.query import PointId, Search
+from mmembed.retrieval.query import Search
 from mmembed.types import Contract, Encoder, Examples, Leg, Ranking, StoreQuery, Vector
 
 __all__ = ["is_by_document", "store_query"]
@@ -42,18 +42,23 @@ def store_query(
         )
     rankings: list[Ranking]
     late: Leg | None = None
+    made_by = _encoder_of(collection, name, contract, encoder, encoders) if search.texts or search.images else None
     if search.vector is not None:
         known = contract.vectors[name] if contract is not None else None
         rankings = [Leg(name, given_vector(search.vector, name, known))]
     elif search.id is not None:
         rankings = [Leg(name, _stored(collection, [search.id], name)[search.id])]
     elif search.examples:
-        rankings = [Leg(name, _of_examples(collection, name, contract, search, encoder, encoders))]
+        rankings = [Leg(name, _of_examples(collection, name, contract, search, made_by))]
     else:
-        made_by = _encoder_of(collection, name, contract, encoder, encoders)
+        assert made_by is not None  # there are words or images
         alone = search.vector_name is not None or search.score_threshold is not None
         if contract is not None and not alone and search.is_one_text:
-            rankings, late = _of_one_text(collection, contract, search, made_by, encoders)
+            names, last = _vectors_for_words(collection, contract, search, name)
+            makers = [made_by, *(collection.encoder(each, encoders) for each in [*names[1:], *last])]
+            rows = encode_texts(makers, search.texts, role="query", task=search.task)
+            legs = [Leg(each, row[0]) for each, row in zip([*names, *last], rows, strict=True)]
+            rankings, late = _rankings(contract, legs[: len(names)]), legs[-1] if last else None
         else:
             rankings = [Leg(name, _as_stored(encode_query(made_by, search), name, contract))]
     return StoreQuery(
@@ -70,34 +75,18 @@ def is_by_document(contract: Contract | None, search: Search) -> bool:
     return contract is not None and contract.kind == "documents" and not search.all_passages
 
 
-def _of_one_text(
-    collection: Collection, contract: Contract, search: Search, made_by: Encoder, encoders: Mapping[str, Encoder]
-) -> tuple[list[Ranking], Leg | None]:
-    """Every vector of the collection that words can be compared with, the text encoded once where they share it."""
-    names = [_default_vector(contract, search)]
+def _vectors_for_words(
+    collection: Collection, contract: Contract, search: Search, first: str
+) -> tuple[list[str], list[str]]:
+    """Every vector of the collection that words can be compared with, from `first` on; and that of the late stage."""
+    names = [first]
     if contract.kind == "documents":
         names += [name for name in ("bm25", "sparse") if name in contract.vectors]
         if "sparse" in names and not _mostly_has(collection, contract, "sparse"):
             names.remove("sparse")
     elif _mostly_has(collection, contract, "caption"):
         names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
-    last = ["late"] if search.late and _mostly_has(collection, contract, "late") else []
-    every = [*names, *last]
-    further = [collection.encoder(name, encoders) for name in every[1:]]
-    legs = _encode(search, [made_by, *further], every)
-    return _rankings(contract, legs[: len(names)]), legs[-1] if last else None
-
-
-def _encode(search: Search, encoders: Sequence[Encoder], names: Sequence[str]) -> list[Leg]:
-    """One leg for each encoder; a task is a matter of the first alone."""
-    assert search.text is not None
-    first, *further = encoders
-    text = [search.text]
-    if search.task is None:
-        rows = encode_texts(encoders, text, role="query")
-    else:
-        rows = [first.encode_text(text, role="query", task=search.task), *encode_texts(further, text, role="query")]
-    return [Leg(name, row[0]) for name, row in zip(names, rows, strict=True)]
+    return names, ["late"] if search.late and _mostly_has(collection, contract, "late") else []
 
 
 def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
@@ -112,21 +101,12 @@ def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
 
 
 def _of_examples(
-    collection: Collection,
-    name: str,
-    contract: Contract | None,
-    search: Search,
-    encoder: Encoder | None,
-    encoders: Mapping[str, Encoder],
+    collection: Collection, name: str, contract: Contract | None, search: Search, encoder: Encoder | None
 ) -> Vector | Examples:
-    """One vector for their average, else all of them. An encoder is looked for only where there is one to ask."""
+    """One vector for their average, else all of them; an encoder where some are not stored points."""
     ids = search.point_ids
     stored = _stored(collection, ids, name) if ids else {}
-    every = search.examples
-    made_by = None
-    if any(not isinstance(each, PointId) for each in every):
-        made_by = _encoder_of(collection, name, contract, encoder, encoders)
-    encoded = encode_examples(made_by, every, stored, search.task)
+    encoded = encode_examples(encoder, search.examples, stored, search.task)
     vectors = [_as_stored(vector, name, contract) for vector in encoded]
     positive, negative = vectors[: len(search.positive)], vectors[len(search.positive) :]
     if search.strategy == "average_vector":
@@ -167,8 +147,7 @@ def _without_points(collection: Collection, search: Search, *, whole_documents: 
     itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id) for id in ids])
     if whole_documents:
         uris = sorted({str(point.payload["uri"]) for point in collection.store.retrieve(collection.name, ids)})
-        one = models.MatchValue(value=uris[0]) if len(uris) == 1 else models.MatchAny(any=uris)
-        itself = models.FieldCondition(key="uri", match=one)
+        itself = has_value("uri", uris[0]) if len(uris) == 1 else has_any("uri", uris)
     return models.Filter(must=[search.filter] if search.filter is not None else None, must_not=[itself])
 
 

@@ -16,7 +16,7 @@ from mmembed.types import Contract, Hit, Reranker
 
 __all__ = ["check_reranker", "reranked"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _IMAGES = 8  # held in memory at a time
 
 
@@ -65,7 +65,7 @@ def _score_images(reranker: Reranker, text: str, hits: Sequence[Hit]) -> list[fl
         for number, score in zip(loaded, _scores(reranker, text, list(loaded.values())), strict=True):
             scores[number] = score
     if problems:
-        _log.warning(
+        logger.warning(
             "%d of %d pictures could not be read again and come after those that %s scored: %s",
             len(problems),
             len(hits),

@@ -12,7 +12,7 @@ from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.errors import CollectionMismatch, CollectionNotFound, EncoderError, InvalidQuery, MmembedError, StoreError
 from mmembed.retrieval.api import search_collection
-from mmembed.retrieval.checks import check_search
+from mmembed.retrieval.checks import check_page, check_search
 from mmembed.retrieval.hits import followed
 from mmembed.retrieval.query import Search
 from mmembed.retrieval.rankings import is_by_document
@@ -65,8 +65,7 @@ def search_several(
     """
     names = list(dict.fromkeys(collections))
     weights = _checked_weights(names, collection_weights or {})
-    if search.limit < 1 or search.offset < 0:  # checked once more by each search, after the two were added up
-        raise InvalidQuery(f"limit must be at least 1 and offset at least 0, not {search.limit} and {search.offset}")
+    check_page(search)  # checked once more by each search, after the two were added up
     if search.group_by is not None:
         raise InvalidQuery("groups are of one collection: search each by itself, or leave group_by out")
     encoders = SHARED if encoders is None else encoders

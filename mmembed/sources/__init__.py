@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from glob import has_magic
 from pathlib import Path
 
 from mmembed.errors import UnreadableSource
 from mmembed.sources.files import FileState, content_hash, file_state
-from mmembed.sources.folders import Wanted, is_remote, match, not_local, printable, walk
+from mmembed.sources.folders import FileKinds, is_remote, match, not_local, printable, walk
 from mmembed.sources.manifests import MANIFEST_SUFFIXES, read_manifest
 from mmembed.types import Failure, Item, Modality
 
@@ -35,32 +36,32 @@ def scan(
         UnreadableSource: a root is not there (at once); a pattern matches nothing, or a
             manifest is empty or has no `uri` (when its turn comes).
     """
-    wanted = Wanted(modality, suffixes, tuple(exclude))
+    kinds = FileKinds(modality, suffixes, tuple(exclude))
     named = [os.fspath(root) for root in roots]
     for root in named:
         if not root.strip():
             raise UnreadableSource("an empty path was given: name a folder, a file, a pattern or a manifest")
-        if not (is_remote(root) or os.path.lexists(_absolute(root)) or _is_pattern(root)):
+        if not (is_remote(root) or os.path.lexists(_absolute(root)) or has_magic(root)):
             raise UnreadableSource(f"{printable(root)}: no such file or folder")
-    return (found for root in named for found in _scan_root(root, wanted))
+    return (found for root in named for found in _scan_root(root, kinds))
 
 
-def _scan_root(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
+def _scan_root(root: str, kinds: FileKinds) -> Iterator[Item | Failure]:
     path = _absolute(root)
     if is_remote(root):
         yield not_local(root)
     elif os.path.isdir(path):
-        yield from walk(path, wanted)
+        yield from walk(path, kinds)
     elif os.path.splitext(path)[1].lower() in MANIFEST_SUFFIXES and os.path.exists(path):
-        yield from read_manifest(path, wanted)
+        yield from read_manifest(path, kinds)
     elif os.path.lexists(path):
-        if not wanted.excludes(path):
-            yield wanted.named(path)
-    elif _is_pattern(path):
-        found = match(path, wanted)
+        if not kinds.excludes(path):
+            yield kinds.named(path)
+    elif has_magic(path):
+        found = match(path, kinds)
         first = next(found, None)
         if first is None:
-            raise UnreadableSource(f"{printable(root)}: matches no file of the kinds {wanted.kinds}")
+            raise UnreadableSource(f"{printable(root)}: matches no file of the kinds {kinds.spelled_out}")
         yield first
         yield from found
     else:
@@ -69,7 +70,3 @@ def _scan_root(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
 
 def _absolute(root: str) -> str:
     return os.path.abspath(os.path.expanduser(root))
-
-
-def _is_pattern(root: str) -> bool:
-    return any(character in root for character in "*?[")

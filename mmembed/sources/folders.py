@@ -7,18 +7,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path
 
 from mmembed.types import Failure, Item, Modality
 
 
-def walk(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
+def walk(root: str, kinds: FileKinds) -> Iterator[Item | Failure]:
     """Every wanted file below `root`, an absolute path."""
     if failure := bad_name(root):
         yield failure
         return
     entered = [os.path.realpath(root)]
-    pending = [_entries(root, wanted)]
+    pending = [_entries(root, kinds)]
     while pending:  # a stack and not recursion: trees may be deeper than Python's
         entry = next(pending[-1], None)
         if entry is None:
@@ -29,62 +30,64 @@ def walk(root: str, wanted: Wanted) -> Iterator[Item | Failure]:
             if failure := bad_name(entry.path):
                 yield failure
             elif not entry.is_symlink() or _leads_out(entry.path, entered):
-                pending.append(_entries(entry.path, wanted))
-        elif wanted.has_kind(entry.name):
-            yield wanted.item(entry.path)
+                pending.append(_entries(entry.path, kinds))
+        elif kinds.has_kind(entry.name):
+            yield kinds.item(entry.path)
 
 
-def match(pattern: str, wanted: Wanted) -> Iterator[Item | Failure]:
+def match(pattern: str, kinds: FileKinds) -> Iterator[Item | Failure]:
     """Every wanted file that an absolute pattern matches; `**` is any number of folders.
 
     Folders that match are searched to the bottom, unless `**` goes through them anyway.
     """
     parts = [part for part in pattern.split("/") if part]
-    for found in _match("/", parts, wanted):
+    for found in _match("/", parts, kinds):
         if isinstance(found, Failure):
             yield found
         elif not os.path.isdir(found):
-            if wanted.has_kind(found):
-                yield wanted.item(found)
+            if kinds.has_kind(found):
+                yield kinds.item(found)
         elif "**" not in parts:
-            yield from walk(found, wanted)
+            yield from walk(found, kinds)
 
 
-def _match(folder: str, parts: list[str], wanted: Wanted) -> Iterator[str | Failure]:
+def _match(folder: str, parts: list[str], kinds: FileKinds) -> Iterator[str | Failure]:
     head, *rest = parts
     path = os.path.join(folder, head)
     if head == "**":
         while rest[:1] == ["**"]:
             rest = rest[1:]
-        for below in _folders(folder, wanted):
-            yield from _match(below, rest or ["*"], wanted)
-    elif not any(character in head for character in "*?["):  # listing it could be forbidden where entering is not
+        for below in _folders(folder, kinds):
+            yield from _match(below, rest or ["*"], kinds)
+    elif not has_magic(head):  # listing it could be forbidden where entering is not
         if os.path.isdir(path) and rest:
-            yield from _match(path, rest, wanted)
-        elif os.path.lexists(path) and not rest and not wanted.excludes(path):
+            yield from _match(path, rest, kinds)
+        elif os.path.lexists(path) and not rest and not kinds.excludes(path):
             yield path
     else:
-        for entry in _entries(folder, wanted):
+        for entry in _entries(folder, kinds):
             if isinstance(entry, Failure):
                 yield entry
             elif fnmatchcase(entry.name, head):
                 if not rest:
                     yield entry.path
                 elif os.path.isdir(entry.path):
-                    yield from _match(entry.path, rest, wanted)
+                    yield from _match(entry.path, rest, kinds)
 
 
-def _folders(root: str, wanted: Wanted) -> Iterator[str]:
+def _folders(root: str, kinds: FileKinds) -> Iterator[str]:
     """`root` and all folders below it; links are not followed. One that cannot be read is still named."""
     pending = [root]
     while pending:
         folder = pending.pop()
         yield folder
-        below = [e.path for e in _entries(folder, wanted) if not isinstance(e, Failure) and _is_real_folder(e)]
+        below = [
+            e.path for e in _entries(folder, kinds) if not isinstance(e, Failure) and e.is_dir(follow_symlinks=False)
+        ]
         pending.extend(reversed(below))
 
 
-def _entries(folder: str, wanted: Wanted) -> Iterator[os.DirEntry[str] | Failure]:
+def _entries(folder: str, kinds: FileKinds) -> Iterator[os.DirEntry[str] | Failure]:
     """What is in one folder, by name, without what is hidden or excluded."""
     try:
         with os.scandir(folder) as listing:
@@ -92,11 +95,7 @@ def _entries(folder: str, wanted: Wanted) -> Iterator[os.DirEntry[str] | Failure
     except OSError as exc:
         yield Failure(folder, f"{folder}: the folder cannot be read ({exc.strerror})")
         return
-    yield from (e for e in entries if not e.name.startswith(".") and not wanted.excludes(e.path))
-
-
-def _is_real_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
+    yield from (e for e in entries if not e.name.startswith(".") and not kinds.excludes(e.path))
 
 
 def _leads_out(link: str, entered: list[str]) -> bool:
@@ -118,7 +117,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FileKinds:
     """The kinds of files that were asked for, and as what."""
 
     modality: Modality
@@ -126,7 +125,7 @@ class Wanted:
     exclude: tuple[str, ...] = ()
 
     @property
-    def kinds(self) -> str:
+    def spelled_out(self) -> str:
         return ", ".join(sorted(self.suffixes))
 
     def has_kind(self, path: str) -> bool:
@@ -147,7 +146,7 @@ class Wanted:
         """A file that somebody named: one of another kind fails instead of being passed over."""
         if self.has_kind(path):
             return self.item(path)
-        return Failure(printable(path), f"{printable(path)}: not one of the kinds {self.kinds}")
+        return Failure(printable(path), f"{printable(path)}: not one of the kinds {self.spelled_out}")
 
 
 def bad_name(path: str) -> Failure | None:

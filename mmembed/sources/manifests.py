@@ -11,7 +11,7 @@ from typing import IO, Any, NoReturn
 from urllib.parse import unquote
 
 from mmembed.errors import UnreadableSource
-from mmembed.sources.folders import Wanted, bad_name, is_remote, not_local, printable
+from mmembed.sources.folders import FileKinds, bad_name, is_remote, not_local, printable
 from mmembed.types import Failure, Item, Payload
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl"})
@@ -19,7 +19,7 @@ MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl"})
 _Row = tuple[int, Payload | ValueError]  # line number, and the columns or what is wrong with them
 
 
-def read_manifest(path: str, wanted: Wanted) -> Iterator[Item | Failure]:
+def read_manifest(path: str, kinds: FileKinds) -> Iterator[Item | Failure]:
     """Every line's item. Raises UnreadableSource where there is no line, or no column `uri`.
 
     JSON numbers keep their types, CSV values are strings; null and an empty CSV cell are no value.
@@ -34,7 +34,7 @@ def read_manifest(path: str, wanted: Wanted) -> Iterator[Item | Failure]:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             for number, row in rows(path, stream):
                 empty = False
-                yield _item(row, f"{path}: line {number}", path, wanted)
+                yield _item(row, f"{path}: line {number}", path, kinds)
     except OSError as exc:
         raise UnreadableSource(f"{path}: cannot be read ({exc.strerror})") from exc
     if empty:
@@ -103,7 +103,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _item(row: Payload | ValueError, where: str, manifest: str, wanted: Wanted) -> Item | Failure:
+def _item(row: Payload | ValueError, where: str, manifest: str, kinds: FileKinds) -> Item | Failure:
     if isinstance(row, ValueError):
         return Failure(where, f"{where}: {row}", manifest)
     columns: dict[str, Any] = dict(row)
@@ -119,7 +119,7 @@ def _item(row: Payload | ValueError, where: str, manifest: str, wanted: Wanted) 
         return not_local(uri)
     local = unquote(uri[len("file://") :]) if uri.lower().startswith("file://") else uri
     path = os.path.abspath(os.path.join(os.path.dirname(manifest), os.path.expanduser(local)))
-    item = wanted.named(path)
+    item = kinds.named(path)
     if isinstance(item, Failure):
         return Failure(item.uri, f"{where}: {item.error}", manifest)
     return replace(item, caption=caption or None, payload=payload, source=manifest)

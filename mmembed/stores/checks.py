@@ -6,8 +6,9 @@ Qdrant Edge stores NaN without a word, and a server drops a point of the wrong s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -31,15 +32,17 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_POINTS",
     "approximate",
-    "batches",
     "check_facet",
     "check_new",
     "check_payload",
     "check_payloads",
     "check_points",
     "check_query",
+    "check_there",
     "fusion_weights",
     "hits_due",
+    "plain_vectors",
+    "point_batches",
     "weighted",
 ]
 
@@ -219,7 +222,28 @@ def _check_vector(vector: Vector, kind: Kind, dim: int | None, what: str) -> Non
         raise StoreError(f"{what} holds NaN or infinity: it would never be found")
 
 
-def batches(points: Sequence[Point]) -> Iterator[list[Point]]:
+def check_there(collection: str, ids: Sequence[str], there: Set[str]) -> None:
+    """Raise StoreError where a point is missing."""
+    missing = [each for each in ids if each not in there]
+    if missing:
+        raise StoreError(
+            f"collection {collection!r} has no point {missing[0]} ({len(missing)} of {len(ids)} are missing)"
+        )
+
+
+def plain_vectors(stored: Any) -> dict[str, Vector]:
+    """What a record of Qdrant or Edge carries -> arrays by name; the unnamed vector of a foreign collection is ""."""
+    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
+    return {name: _plain_vector(vector) for name, vector in named.items()}
+
+
+def _plain_vector(vector: Any) -> Vector:
+    if hasattr(vector, "indices"):  # sparse, of a class of either library
+        return SparseVector(np.array(vector.indices, dtype=np.uint32), np.array(vector.values, dtype=np.float32))
+    return np.array(vector, dtype=np.float32)
+
+
+def point_batches(points: Sequence[Point]) -> Iterator[list[Point]]:
     """At most 256 points and 8 MB of JSON at a time, and never none: one point may be larger alone."""
     batch: list[Point] = []
     room = MAX_BATCH_BYTES

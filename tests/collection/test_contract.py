@@ -19,7 +19,7 @@ from mmembed.collection.contract import (
     with_vector,
 )
 from mmembed.errors import CollectionMismatch, InvalidQuery, StoreError
-from mmembed.stores.checks import batches, check_payload, check_points, check_query, weighted
+from mmembed.stores.checks import check_payload, check_points, check_query, point_batches, weighted
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.types import Contract, Leg, Point, SparseVector, StoreQuery, Vector, VectorContract
 
@@ -183,11 +183,11 @@ def test_points_become_canonical() -> None:
 def test_batches_are_bounded_by_points_and_bytes() -> None:
     """256 points or 8 MB of JSON, whichever comes first, in order, nothing lost."""
     small = [Point(str(i), {}, {}) for i in range(600)]
-    assert [len(b) for b in batches(small)] == [256, 256, 88]
+    assert [len(b) for b in point_batches(small)] == [256, 256, 88]
     wide = [Point(str(i), {"image": np.zeros(2**17, dtype=np.float32)}) for i in range(7)]  # 2.6 MB of JSON each
-    assert [[p.id for p in b] for b in batches(wide)] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
-    assert [len(b) for b in batches([Point("0", {"image": np.zeros(2**20, dtype=np.float32)})])] == [1]
-    assert list(batches([])) == []
+    assert [[p.id for p in b] for b in point_batches(wide)] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert [len(b) for b in point_batches([Point("0", {"image": np.zeros(2**20, dtype=np.float32)})])] == [1]
+    assert list(point_batches([])) == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmembed.collection import Collection
 from mmembed.collection.payload import item_id
+from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.encoders.registry import load_encoder
 from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import (
@@ -28,7 +30,7 @@ from mmembed.errors import (
     UnreadableSource,
     UnsupportedModality,
 )
-from mmembed.ingest import IngestReport, ingest_documents, ingest_images, thumbnail_path
+from mmembed.ingest import IngestReport, ingest_documents, ingest_images
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
 
@@ -128,7 +130,7 @@ def test_a_moved_image_keeps_its_vector(store: Store, folder: Path) -> None:
     red = np.asarray(encoder.encode_image([Image.new("RGB", (9, 9), "red")]))[0]
     np.testing.assert_allclose(point.vectors["image"], red, atol=1e-6)
     assert (point.payload["width"], point.payload["format"]) == (40, "PNG")
-    if path := thumbnail_path(store, "images", point.id):
+    if path := thumbnail_path(Collection(store, "images"), point.id):
         assert path.exists()
 
 
@@ -178,7 +180,7 @@ def test_sync_removes_what_is_gone_and_nothing_else(store: Store, folder: Path, 
     gone = uris(store)["blue.png"]
     assert counts(ingest_images(store, "images", [folder], encoder=fake, sync=True)) == (0, 5, 0, 0, 1, 0)
     assert set(uris(store)) == {"red.png", "green.png", "yellow.png", "cyan.png", "magenta.png", "black.png"}
-    if path := thumbnail_path(store, "images", gone):
+    if path := thumbnail_path(Collection(store, "images"), gone):
         assert not path.exists()
     with pytest.raises(UnreadableSource):
         ingest_images(store, "images", [tmp_path / "not there"], encoder=fake, sync=True)
@@ -215,7 +217,7 @@ def test_thumbnails_lie_beside_the_store(folder: Path, tmp_path: Path, fake: Enc
     Image.new("RGB", (1000, 500), "red").save(folder / "wide.png")
     store = open_store(f"edge:{tmp_path / 's.mm'}")
     ingest_images(store, "images", [folder], encoder=fake)
-    path = thumbnail_path(store, "images", uris(store)["wide.png"])
+    path = thumbnail_path(Collection(store, "images"), uris(store)["wide.png"])
     store.close()
     assert path is not None
     with Image.open(path) as thumbnail:

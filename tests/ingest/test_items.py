@@ -19,8 +19,9 @@ from PIL import Image
 
 import mmembed
 from mmembed import Item, ingest_documents, ingest_images, load_encoder, open_store, search
+from mmembed.collection import Collection
 from mmembed.collection.payload import item_id
-from mmembed.ingest import thumbnail_path
+from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.types import Encoder, Store
 
 OWN = str(uuid.uuid5(uuid.NAMESPACE_URL, "https://shop.example/17"))
@@ -63,7 +64,7 @@ def test_an_item_comes_back_by_its_own_image(edge: Store, fake: Encoder, tmp_pat
         assert hit.score == pytest.approx(1, abs=1e-5)
         assert (hit.payload["uri"], hit.payload["price"]) == (item.uri, item.payload["price"])
         assert (hit.payload["width"], hit.payload["height"]) == (48, 32)
-        thumbnail = thumbnail_path(edge, "images", hit.id)
+        thumbnail = thumbnail_path(Collection(edge, "images"), hit.id)
         assert thumbnail is not None
         with Image.open(thumbnail) as shown:
             assert shown.size == (48, 32)
@@ -148,7 +149,7 @@ def test_what_is_equal_is_encoded_once(edge: Store, fake: Encoder) -> None:
     report = ingest_images(edge, "images", [Item("a", "image", content=array(1))], encoder=encoder)
     report = ingest_images(edge, "images", [Item("b", "image", content=files.photo(seed=1))], encoder=encoder)
     assert (report.copied, report.moved, encoder.images, edge.count("images")) == (1, 0, 1, 2)
-    assert all(thumbnail_path(edge, "images", p.id).is_file() for p in edge.scroll("images"))  # type: ignore[union-attr]
+    assert all(thumbnail_path(Collection(edge, "images"), p.id).is_file() for p in edge.scroll("images"))  # type: ignore[union-attr]
 
 
 def test_a_file_does_not_move_into_memory(edge: Store, fake: Encoder, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from mmembed.service.server import Server
 OURS = str(Path(mmembed.__file__).parent)
 TEXT = "a red kite"  # of the query; other texts are not recorded
 
-TO_QDRANT = 8
-TO_MODEL = {"search_collection": 11, "embeddings": 6}
+TO_QDRANT = 6
+TO_MODEL = {"search_collection": 9, "embeddings": 6}
 
 ENCODER = '''
 """An encoder that says when it is called, in the thread that calls it."""

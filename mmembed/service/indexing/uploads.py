@@ -21,10 +21,10 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from mmembed.errors import InvalidRequest, StoreError, StoreFull
+from mmembed.stores.edge.store import FREE_MARGIN_BYTES
 
-__all__ = ["FREE_MARGIN_BYTES", "clean_name", "forget_uploads", "keep_upload", "sweep_partial", "uploads_folder"]
+__all__ = ["clean_name", "forget_uploads", "keep_upload", "sweep_partial", "uploads_folder"]
 
-FREE_MARGIN_BYTES = 128 * 2**20  # disk that is left free beyond what is sent
 _LONGEST_COLLECTION = 200  # bytes, percent-encoded
 _LONGEST_STEM = 120  # bytes of UTF-8
 _LONGEST_SUFFIX = 12

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from starlette.responses import Response
 
+from mmembed.collection import Collection
 from mmembed.collection.payload import FACET_TYPES, RESERVED, TagKeys
+from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.errors import CollectionNotFound, EncoderUnavailable, MmembedError, PointNotFound, StoreUnavailable
-from mmembed.ingest import thumbnail_path
 from mmembed.service.metrics import CONTENT_TYPE
 from mmembed.service.middleware.auth import needs
 from mmembed.service.schemas.collections import (
@@ -210,7 +211,7 @@ def _encoder(name: str, encoder: Encoder | None, failure: MmembedError | None) -
 
 def _thumbnail(store: Store, collection: str, id: str) -> bytes:
     store.contract(collection)  # raises CollectionNotFound
-    path = thumbnail_path(store, collection, id)
+    path = thumbnail_path(Collection(store, collection), id)
     try:
         return _read(path)
     except FileNotFoundError as exc:

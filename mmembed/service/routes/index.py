@@ -14,7 +14,7 @@ from pydantic.config import JsonDict
 from qdrant_client import models
 
 from mmembed.collection import Collection
-from mmembed.collection.removal import Removed, remove_collection, remove_ids, remove_where
+from mmembed.collection.removal import RemovedPoints, remove_collection, remove_ids, remove_where
 from mmembed.errors import InvalidRequest, PointNotFound
 from mmembed.service.indexing.ingestion import Contents, contents_of, index_sent
 from mmembed.service.indexing.uploads import forget_uploads, uploads_folder
@@ -211,7 +211,7 @@ async def remove_whole_collection(collection: str, service: ServiceOf) -> Collec
     return CollectionRemoved()
 
 
-def _forgetting(remove: Callable[[Collection, T], Removed], service: Service, name: str, what: T) -> int:
+def _forgetting(remove: Callable[[Collection, T], RemovedPoints], service: Service, name: str, what: T) -> int:
     """Remove points, and the uploads of which nothing is left; gives the number of points."""
     removed = remove(Collection(service.store, name), what)
     forget_uploads(uploads_folder(service.folder, name), removed.uris)

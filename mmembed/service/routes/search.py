@@ -238,7 +238,7 @@ def _text(value: object) -> str | None:
 
 
 def _thumbnail(service: Service, hit: Hit) -> str | None:
-    path = thumbnail_path(service.store, hit.collection, hit.id)
+    path = thumbnail_path(Collection(service.store, hit.collection), hit.id)
     if path is None or not os.path.exists(path):
         return None
     return f"/v1/points/{quote(hit.collection, safe='')}/{hit.id}/thumbnail"

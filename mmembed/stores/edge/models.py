@@ -20,7 +20,7 @@ from mmembed.stores.filters import clauses
 from mmembed.types import Examples, Leg, Ranking, SparseVector, StoreQuery, Vector
 
 __all__ = ["edge_config", "edge_filter", "edge_index_type", "edge_query", "edge_vector", "edge_vectors"]
-__all__ += ["new_vector_operation", "plain_vectors"]
+__all__ += ["new_vector_operation", "optional_filter"]
 
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}
 _MAX_SIM = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
@@ -89,24 +89,12 @@ def edge_vectors(vectors: Mapping[str, Vector]) -> dict[str, Any]:
     return {name: edge_vector(vector) for name, vector in vectors.items()}
 
 
-def plain_vectors(stored: Any) -> dict[str, Vector]:
-    """What a record carries -> arrays by name; the unnamed vector of a foreign shard is ""."""
-    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
-    return {name: _plain_vector(vector) for name, vector in named.items()}
-
-
-def _plain_vector(vector: Any) -> Vector:
-    if isinstance(vector, edge.SparseVector):
-        return SparseVector(np.array(vector.indices, dtype=np.uint32), np.array(vector.values, dtype=np.float32))
-    return np.array(vector, dtype=np.float32)
-
-
 # --- queries ------------------------------------------------------------------------------------
 
 
 def edge_query(query: StoreQuery, filter: Json | None, *, exact: bool) -> edge.QueryRequest:
     """One leg is a plain search; several are prefetched, each under the filter, and fused or reranked by Qdrant."""
-    condition = edge_filter(filter) if filter is not None else None
+    condition = optional_filter(filter)
     params = edge.SearchParams(exact=True) if exact else None
     if not query.fused and query.rerank is None:
         return edge.QueryRequest(
@@ -154,22 +142,23 @@ def _fusion(rankings: Sequence[Ranking], k: int) -> edge.Fusion:
 # --- filters ------------------------------------------------------------------------------------
 
 
+def optional_filter(filter: Json | None) -> edge.Filter | None:
+    return None if filter is None else edge_filter(filter)
+
+
 def edge_filter(filter: Json) -> edge.Filter:
     """A dumped `qdrant_client.models.Filter` -> the filter of Edge. Raises InvalidQuery naming what Edge cannot do."""
     unknown = filter.keys() - {"must", "should", "must_not", "min_should"}
     if unknown:
         raise _untranslatable(sorted(unknown)[0])
-    parts: dict[str, list[edge.ConditionType] | None] = {
-        clause: [_condition(c) for c in clauses(filter, clause)] if clause in filter else None
+    parts: dict[str, Any] = {
+        clause: [_condition(c) for c in clauses(filter, clause)]
         for clause in ("must", "should", "must_not")
+        if clause in filter
     }
-    least = filter.get("min_should")
-    return edge.Filter(
-        must=parts["must"],
-        should=parts["should"],
-        must_not=parts["must_not"],
-        min_should=edge.MinShould([_condition(c) for c in least["conditions"]], least["min_count"]) if least else None,
-    )
+    if least := filter.get("min_should"):
+        parts["min_should"] = edge.MinShould([_condition(c) for c in least["conditions"]], least["min_count"])
+    return edge.Filter(**parts)
 
 
 def _condition(condition: Json) -> edge.ConditionType:
@@ -200,17 +189,8 @@ def _field(condition: Json) -> edge.FieldCondition:
     if unknown:
         raise _untranslatable(sorted(unknown)[0])
     made = {name: make(condition[name]) if name in condition else None for name, make in _FIELD_PARTS.items()}
-    return edge.FieldCondition(
-        condition["key"],
-        match=made["match"],
-        range=made["range"],
-        geo_bounding_box=made["geo_bounding_box"],
-        geo_radius=made["geo_radius"],
-        geo_polygon=made["geo_polygon"],
-        values_count=made["values_count"],
-        is_empty=condition.get("is_empty"),
-        is_null=condition.get("is_null"),
-    )
+    flags = {name: condition.get(name) for name in ("is_empty", "is_null")}
+    return edge.FieldCondition(condition["key"], **made, **flags)
 
 
 def _match(match: Json) -> edge.MatchType:
@@ -222,11 +202,10 @@ def _match(match: Json) -> edge.MatchType:
 
 
 def _range(bounds: Json) -> edge.RangeType:
-    limits = {name: bounds.get(name) for name in ("gte", "gt", "lte", "lt")}
-    if any(isinstance(bound, date) for bound in bounds.values()):
-        text = {name: bound.isoformat() if bound is not None else None for name, bound in limits.items()}
-        return edge.RangeDateTime(gte=text["gte"], gt=text["gt"], lte=text["lte"], lt=text["lt"])
-    return edge.RangeFloat(gte=limits["gte"], gt=limits["gt"], lte=limits["lte"], lt=limits["lt"])
+    limits = {name: bound for name, bound in bounds.items() if bound is not None}
+    if any(isinstance(bound, date) for bound in limits.values()):
+        return edge.RangeDateTime(**{name: bound.isoformat() for name, bound in limits.items()})
+    return edge.RangeFloat(**limits)
 
 
 def _geo(point: Json) -> edge.GeoPoint:

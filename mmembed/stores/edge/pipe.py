@@ -24,13 +24,13 @@ from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 from mmembed.errors import CollectionNotFound, InvalidQuery, StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["Hello", "Reply", "ShardPipe", "open_pipe_to", "receive", "send"]
+__all__ = ["Hello", "ShardPipe", "ShardReply", "open_pipe_to", "receive", "send"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!Q")
 _EXIT_SECONDS = 60  # for flushing the shards
-_Requests: TypeAlias = "queue.SimpleQueue[tuple[Any, Future[Reply]] | None]"  # None: no more
+_Requests: TypeAlias = "queue.SimpleQueue[tuple[Any, Future[ShardReply]] | None]"  # None: no more
 _ERRORS = {error.__name__: error for error in (InvalidQuery, StoreError, StoreFull, StoreUnavailable)}
 
 
@@ -43,7 +43,7 @@ class Hello(NamedTuple):
     free_margin_bytes: int
 
 
-class Reply(NamedTuple):
+class ShardReply(NamedTuple):
     """`error` is the name of an exception of mmembed.errors, and `value` its sentence; otherwise the result."""
 
     error: str | None
@@ -132,7 +132,7 @@ class ShardPipe:
         self._finalizer()
 
     def _ask(self, request: object) -> Any:
-        answer: Future[Reply] = Future()
+        answer: Future[ShardReply] = Future()
         with self._lock:
             if self._gone:
                 raise StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
@@ -159,7 +159,7 @@ class ShardPipe:
                 f"is gone, because the process {self.pid} that owned it {how} (everything acknowledged is kept)"
             )
             self._stderr.seek(0)
-            log.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, self._stderr.read().decode()[-2000:])
+            logger.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, self._stderr.read().decode()[-2000:])
         return StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
 
     def _forget(self) -> None:
@@ -189,7 +189,7 @@ def _shut(child: subprocess.Popen[bytes], from_: io.FileIO, requests: _Requests,
     try:
         child.wait(_EXIT_SECONDS)
     except subprocess.TimeoutExpired:
-        log.warning("process %d is still writing its shards to disk and ends when it has", child.pid)
+        logger.warning("process %d is still writing its shards to disk and ends when it has", child.pid)
         child.returncode = 0  # left to end by itself
     from_.close()
     stderr.close()

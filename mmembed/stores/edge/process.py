@@ -18,7 +18,7 @@ import portalocker
 
 from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull, StoreUnavailable
 from mmembed.stores.edge.files import write_json
-from mmembed.stores.edge.pipe import Hello, Reply, receive, send
+from mmembed.stores.edge.pipe import Hello, ShardReply, receive, send
 from mmembed.stores.edge.shards import ShardFolder
 
 __all__ = ["main"]
@@ -33,15 +33,15 @@ def main(folder: Path) -> None:
     try:
         lock.acquire()
     except portalocker.LockException:
-        send(replies, Reply(StoreUnavailable.__name__, _held_by(folder, hello.wait_seconds)))
+        send(replies, ShardReply(StoreUnavailable.__name__, _held_by(folder, hello.wait_seconds)))
         return
     try:
         write_json(folder / "owner.json", {"pid": hello.pid, "command": hello.command})
         shards = ShardFolder(folder, hello.free_margin_bytes)
     except OSError as exc:
-        send(replies, Reply(StoreError.__name__, f"the folder {folder} cannot be written ({exc}): choose another"))
+        send(replies, ShardReply(StoreError.__name__, f"the folder {folder} cannot be written ({exc}): choose another"))
         return
-    send(replies, Reply(None, os.getpid()))
+    send(replies, ShardReply(None, os.getpid()))
     try:
         _serve(shards, requests, replies)
     finally:
@@ -55,11 +55,13 @@ def _serve(shards: ShardFolder, requests: io.FileIO, replies: io.FileIO) -> None
         except EOFError:
             return
         try:
-            reply = Reply(None, getattr(shards, method)(*arguments))
+            reply = ShardReply(None, getattr(shards, method)(*arguments))
         except CollectionNotFound:
-            reply = Reply(CollectionNotFound.__name__, (arguments[0], shards.collections(), f"edge:{shards.folder}"))
+            reply = ShardReply(
+                CollectionNotFound.__name__, (arguments[0], shards.collections(), f"edge:{shards.folder}")
+            )
         except MmembedError as exc:
-            reply = Reply(type(exc).__name__, str(exc))
+            reply = ShardReply(type(exc).__name__, str(exc))
         except Exception as exc:  # qdrant_edge raises bare Exception: this is where it is translated
             reply = _translated(exc)
         try:
@@ -68,15 +70,17 @@ def _serve(shards: ShardFolder, requests: io.FileIO, replies: io.FileIO) -> None
             return
 
 
-def _translated(exc: Exception) -> Reply:
+def _translated(exc: Exception) -> ShardReply:
     text = str(exc)
     if "No space left" in text:
-        return Reply(StoreFull.__name__, f"the disk is full ({text}): everything before it is stored; make room")
+        return ShardReply(StoreFull.__name__, f"the disk is full ({text}): everything before it is stored; make room")
     if "Not existing vector name" in text:
-        return Reply(InvalidQuery.__name__, f"the collection has no vector {text.rpartition(': ')[2]!r}: name another")
+        return ShardReply(
+            InvalidQuery.__name__, f"the collection has no vector {text.rpartition(': ')[2]!r}: name another"
+        )
     if "Vector dimension error" in text or isinstance(exc, OSError):
-        return Reply(StoreError.__name__, text)
-    return Reply(StoreError.__name__, f"Qdrant Edge refused ({type(exc).__name__}: {text})")
+        return ShardReply(StoreError.__name__, text)
+    return ShardReply(StoreError.__name__, f"Qdrant Edge refused ({type(exc).__name__}: {text})")
 
 
 def _take_over_pipes() -> tuple[io.FileIO, io.FileIO]:

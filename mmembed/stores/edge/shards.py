@@ -23,7 +23,7 @@ import qdrant_edge as edge
 from mmembed.collection.contract import METADATA_KEY, Json
 from mmembed.collection.payload import qdrant_id
 from mmembed.errors import CollectionNotFound, StoreError, StoreFull
-from mmembed.stores.checks import approximate, hits_due
+from mmembed.stores.checks import approximate, check_there, hits_due, plain_vectors
 from mmembed.stores.edge import models
 from mmembed.stores.edge.files import directory_name, read_json, sync_directory, write_json
 from mmembed.stores.filters import is_compound, unindexed_fields
@@ -37,7 +37,7 @@ _FLUSH_BYTES = 64 * 2**20  # written since the last flush: bounds the log that i
 
 
 @dataclass
-class _Open:
+class _OpenShard:
     """One shard in use."""
 
     shard: edge.EdgeShard
@@ -53,7 +53,7 @@ class ShardFolder:
         self.root = folder / "collections"
         self.root.mkdir(exist_ok=True)
         self._free_margin_bytes = free_margin_bytes
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenShard] = {}
         for leftover in (*self.root.glob(".new-*"), *self.root.glob(".dropped-*")):
             shutil.rmtree(leftover)
 
@@ -123,28 +123,27 @@ class ShardFolder:
 
     def upsert(self, name: str, points: list[Point]) -> None:
         built = [edge.Point(p.id, models.edge_vectors(p.vectors), p.payload) for p in points]
-        self._write(name, edge.UpdateOperation.upsert_points(built), _bytes(points))
+        self._write(name, _bytes(points), edge.UpdateOperation.upsert_points(built))
 
     def update_vectors(self, name: str, points: list[Point]) -> None:
         self._require_points(name, [p.id for p in points])
         built = [edge.PointVectors(p.id, models.edge_vectors(p.vectors)) for p in points]
-        self._write(name, edge.UpdateOperation.update_vectors(built), _bytes(points))
+        self._write(name, _bytes(points), edge.UpdateOperation.update_vectors(built))
 
     def set_payload(self, name: str, ids: list[str], payload: Payload) -> None:
         self._require_points(name, ids)
-        self._write(name, edge.UpdateOperation.set_payload(list(ids), payload), len(ids) * len(str(payload)))
+        self._write(name, len(ids) * len(str(payload)), edge.UpdateOperation.set_payload(list(ids), payload))
 
     def set_payloads(self, name: str, points: list[Point]) -> None:
         """Edge knows no update of many points by payloads of their own: one operation each, in one request."""
         self._require_points(name, [p.id for p in points])
-        operations = [edge.UpdateOperation.set_payload([p.id], p.payload) for p in points]
-        self._write_all(name, operations, _bytes(points))
+        self._write(name, _bytes(points), *(edge.UpdateOperation.set_payload([p.id], p.payload) for p in points))
 
     def delete(self, name: str, ids: list[str]) -> None:
-        self._write(name, edge.UpdateOperation.delete_points([qdrant_id(each) for each in ids]), 0)
+        self._write(name, 0, edge.UpdateOperation.delete_points([qdrant_id(each) for each in ids]))
 
     def delete_where(self, name: str, filter: Json) -> None:
-        self._write(name, edge.UpdateOperation.delete_points_by_filter(models.edge_filter(filter)), 0)
+        self._write(name, 0, edge.UpdateOperation.delete_points_by_filter(models.edge_filter(filter)))
 
     def query(self, name: str, query: StoreQuery, filter: Json | None) -> list[tuple[str, float, Payload]]:
         """(id, score, payload), best first. Exact where the graph is no help, see filters.py."""
@@ -170,7 +169,7 @@ class ShardFolder:
         request = edge.ScrollRequest(
             offset=qdrant_id(after) if after is not None else None,
             limit=size,
-            filter=models.edge_filter(filter) if filter is not None else None,
+            filter=models.optional_filter(filter),
             with_payload=payload,
             with_vector=vectors,
         )
@@ -178,13 +177,11 @@ class ShardFolder:
         return [_plain_point(r) for r in records], str(following) if following is not None else None
 
     def count(self, name: str, filter: Json | None) -> int:
-        condition = models.edge_filter(filter) if filter is not None else None
-        return self._shard(name).shard.count(edge.CountRequest(exact=True, filter=condition))
+        return self._shard(name).shard.count(edge.CountRequest(exact=True, filter=models.optional_filter(filter)))
 
     def facet(self, name: str, key: str, filter: Json | None, limit: int) -> list[tuple[FacetValue, int]]:
         """(value, count), most frequent first, ties in the order of values."""
-        condition = models.edge_filter(filter) if filter is not None else None
-        request = edge.FacetRequest(key, limit=limit, exact=True, filter=condition)
+        request = edge.FacetRequest(key, limit=limit, exact=True, filter=models.optional_filter(filter))
         return [(hit.value, hit.count) for hit in self._shard(name).shard.facet(request).hits]
 
     def drop(self, name: str) -> None:
@@ -217,11 +214,11 @@ class ShardFolder:
             raise CollectionNotFound(name, self.collections(), f"edge:{self.folder}")
         return home
 
-    def _shard(self, name: str) -> _Open:
+    def _shard(self, name: str) -> _OpenShard:
         home = self._home(name)
         if name not in self._open:
             shard = edge.EdgeShard.load(str(home / "shard"))
-            self._open[name] = _Open(shard, self._graph_indexes(name, shard))
+            self._open[name] = _OpenShard(shard, self._graph_indexes(name, shard))
         return self._open[name]
 
     def _graph_indexes(self, name: str, shard: edge.EdgeShard) -> dict[str, str]:
@@ -229,10 +226,7 @@ class ShardFolder:
         late = read_json(file)["late"] if file.exists() else []
         return {field: index_type for field, index_type in _index_types(shard).items() if field not in late}
 
-    def _write(self, name: str, operation: edge.UpdateOperation, size_bytes: int) -> None:
-        self._write_all(name, [operation], size_bytes)
-
-    def _write_all(self, name: str, operations: Sequence[edge.UpdateOperation], size_bytes: int) -> None:
+    def _write(self, name: str, size_bytes: int, *operations: edge.UpdateOperation) -> None:
         opened = self._shard(name)
         if size_bytes:  # deleting is how room is made
             self._require_room(3 * size_bytes)  # the log, the segment, and their growth by pages
@@ -246,11 +240,7 @@ class ShardFolder:
     def _require_points(self, name: str, ids: Sequence[str]) -> None:
         """Before anything is changed: Edge would change some of the points and refuse the rest."""
         there = {str(r.id) for r in self._shard(name).shard.retrieve(list(ids), False, False)}
-        missing = [each for each in ids if each not in there]
-        if missing:
-            raise StoreError(
-                f"collection {name!r} has no point {missing[0]} ({len(missing)} of {len(ids)} are missing)"
-            )
+        check_there(name, ids, there)
 
     def _require_room(self, size_bytes: int) -> None:
         """Edge maps its files into memory: a full disk would kill this process with SIGBUS."""
@@ -273,7 +263,7 @@ def _create_index(shard: edge.EdgeShard, field: str, index_type: str) -> None:
 
 
 def _plain_point(record: edge.Record) -> Point:
-    return Point(id=str(record.id), vectors=models.plain_vectors(record.vector), payload=record.payload or {})
+    return Point(id=str(record.id), vectors=plain_vectors(record.vector), payload=record.payload or {})
 
 
 def _bytes(points: Sequence[Point]) -> int:

@@ -15,13 +15,13 @@ from mmembed.collection.contract import contract_from_json, contract_to_json, wi
 from mmembed.collection.payload import canonical_ids
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
 from mmembed.stores.checks import (
-    batches,
     check_facet,
     check_new,
     check_payload,
     check_payloads,
     check_points,
     check_query,
+    point_batches,
 )
 from mmembed.stores.edge.pipe import Hello, ShardPipe, open_pipe_to
 from mmembed.stores.filters import dump_filter
@@ -121,7 +121,7 @@ class EdgeStore:
         return found
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
-        for batch in batches(check_points(collection, self._ours(collection), points)):
+        for batch in point_batches(check_points(collection, self._ours(collection), points)):
             self._pipe.call("upsert", collection, batch)
 
     def query(self, collection: str, query: StoreQuery) -> list[Hit]:
@@ -166,7 +166,7 @@ class EdgeStore:
         return pages(*page(None))
 
     def update_vectors(self, collection: str, points: Sequence[Point]) -> None:
-        for batch in batches(check_points(collection, self._ours(collection), points)):
+        for batch in point_batches(check_points(collection, self._ours(collection), points)):
             self._pipe.call("update_vectors", collection, batch)
 
     def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
@@ -176,7 +176,7 @@ class EdgeStore:
 
     def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
         self._ours(collection)
-        for batch in batches(check_payloads(payloads)):
+        for batch in point_batches(check_payloads(payloads)):
             self._pipe.call("set_payloads", collection, batch)
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int:

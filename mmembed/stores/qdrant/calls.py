@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import grpc  # type: ignore[import-untyped]  # ships no stubs
 import httpx
@@ -14,9 +14,9 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["READ_TRIES", "WRITE_TRIES", "attempt"]
+__all__ = ["READ_TRIES", "WRITE_TRIES", "retrying", "translated"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 READ_TRIES = 2  # someone is waiting
 WRITE_TRIES = 5  # over about eight seconds, more where the server says when to come back
@@ -38,26 +38,32 @@ _HTTP_STATUS = {
 # Local mode and the client's own checks raise these.
 _FOREIGN = (ApiException, QdrantException, grpc.RpcError, httpx.HTTPError, OSError, ValueError, KeyError, RuntimeError)
 
-T = TypeVar("T")
 
+def retrying(tries: int) -> tenacity.Retrying:
+    """Calls a function until it succeeds, at most `tries` times, with growing pauses or those the server asks for.
 
-def attempt(function: Callable[[], T], *, url: str, collection: str, names: Callable[[], list[str]], tries: int) -> T:
-    """Call until it succeeds, at most `tries` times, with growing pauses or those the server asks for.
-
-    Only what may pass by itself is tried again: no connection, timeouts, 429 and 5xx. `names` lists the
-    collections there are, for the advice in CollectionNotFound.
-
-    Raises StoreUnavailable where the last try fails too, and another StoreError for a refusal.
+    Only what may pass by itself is tried again: no connection, timeouts, 429 and 5xx.
     """
-    retrying = tenacity.Retrying(
+    return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(tries),
         wait=_pause,
         retry=tenacity.retry_if_exception(_is_transient),
-        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+        before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
         reraise=True,
     )
+
+
+@contextmanager
+def translated(
+    url: str, collection: str = "", *, names: Callable[[], list[str]] = list, tries: int = 1
+) -> Generator[None, None, None]:
+    """Around the last of `tries` calls: what it raises becomes an error of ours.
+
+    StoreUnavailable where it may pass by itself, else another StoreError. `names` lists the collections there are,
+    for the advice in CollectionNotFound.
+    """
     try:
-        return retrying(function)
+        yield
     except MmembedError:
         raise
     except _FOREIGN as exc:

@@ -16,12 +16,12 @@ from qdrant_client import QdrantClient, models
 
 from mmembed.collection.contract import METADATA_KEY, contract_from_json, contract_to_json, with_note, with_vector
 from mmembed.errors import CollectionNotOurs, StoreError, StoreUnavailable
-from mmembed.stores.checks import check_new
-from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, attempt
+from mmembed.stores.checks import check_new, check_there
+from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, retrying, translated
 from mmembed.stores.qdrant.models import NO_GRAPH, dense_params, new_vector, sparse_params
 from mmembed.types import Contract, IndexType, VectorContract
 
-__all__ = ["CONTRACTS", "Collections", "Known"]
+__all__ = ["CONTRACTS", "CollectionState", "ServerCollections"]
 
 CONTRACTS = "mmembed_contracts"
 """Where contracts are kept on a server that is too old for metadata: one point a collection, without vectors."""
@@ -30,11 +30,11 @@ _REMEMBER_SECONDS = 5.0  # what a collection looks like, which another client ma
 _METADATA_SINCE = (1, 16)
 _ADDED_VECTORS_SINCE = (1, 18)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Known:
+class CollectionState:
     """What a collection looked like a moment ago."""
 
     contract: Contract | None
@@ -42,7 +42,7 @@ class Known:
     read_at: float  # time.monotonic()
 
 
-class Collections:
+class ServerCollections:
     """What a `Store` does with whole collections, over one QdrantClient, and the one way to call it."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Collections:
         # Local mode is not safe for threads, not even for readers.
         self._lock: contextlib.AbstractContextManager[object] = threading.RLock() if local else contextlib.nullcontext()
         self._changing = threading.Lock()  # around reading a contract and writing it changed
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CollectionState] = {}
         self._local_indexes: dict[str, dict[str, str]] = {}  # local mode has none, and forgets that they were asked for
         self._closed = False
 
@@ -66,12 +66,12 @@ class Collections:
         with self._lock:
             self._client.close()
 
-    def ask(self, collection: str, call: Callable[[], T], *, tries: int = READ_TRIES) -> T:
+    def ask(self, collection: str, call: Callable[[], _T], *, tries: int = READ_TRIES) -> _T:
         """Run a call of the client. Raises only errors of ours."""
         if self._closed:
             raise StoreUnavailable(f"the store {self.url} was closed: open it again")
-        with self._lock:
-            return attempt(call, url=self.url, collection=collection, names=self.collections, tries=tries)
+        with self._lock, translated(self.url, collection, names=self.collections, tries=tries):
+            return retrying(tries)(call)
 
     def write(self, collection: str, call: Callable[[], object]) -> None:
         """The same with more patience: writing twice is writing once, so all our writes may be repeated."""
@@ -85,14 +85,14 @@ class Collections:
         """Names of all, in no order."""
         return [found.name for found in self.ask("", self._client.get_collections).collections]
 
-    def look(self, collection: str) -> Known:
+    def look(self, collection: str) -> CollectionState:
         """Ask the server. Raises CollectionNotFound."""
         info = self.ask(collection, partial(self._client.get_collection, collection))
         stored = (info.config.metadata or {}).get(METADATA_KEY)
         contract = contract_from_json(stored, collection) if stored else self._kept_contract(collection, info)
         indexes = {field: str(index.data_type.value) for field, index in info.payload_schema.items()}
         indexes |= self._local_indexes.get(collection, {})
-        known = Known(contract, indexes, time.monotonic())
+        known = CollectionState(contract, indexes, time.monotonic())
         self._known[collection] = known
         return known
 
@@ -100,7 +100,7 @@ class Collections:
         """See `Store.contract`: as it is now."""
         return self.look(collection).contract
 
-    def remembered(self, collection: str) -> Known:
+    def remembered(self, collection: str) -> CollectionState:
         """As it was at most five seconds ago: not every search asks the server twice."""
         known = self._known.get(collection)
         return known if known and time.monotonic() - known.read_at < _REMEMBER_SECONDS else self.look(collection)
@@ -112,20 +112,11 @@ class Collections:
             raise CollectionNotOurs(collection)
         return contract
 
-    def ours_now(self, collection: str) -> Contract:
-        """The same as it is at this moment: what is about to be written back changed."""
-        self.look(collection)
-        return self.ours(collection)
-
     def require_points(self, collection: str, ids: Sequence[str]) -> None:
         """Raise StoreError where a point is missing, before anything is changed."""
         read = partial(self._client.retrieve, collection, list(ids), with_payload=False)
         there = {str(record.id) for record in self.ask(collection, read)}
-        missing = [each for each in ids if each not in there]
-        if missing:
-            raise StoreError(
-                f"collection {collection!r} has no point {missing[0]} ({len(missing)} of {len(ids)} are missing)"
-            )
+        check_there(collection, ids, there)
 
     def create(
         self,
@@ -166,30 +157,29 @@ class Collections:
     def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
         """See `Store.add_vector`. Needs a server of version 1.18 or later."""
         with self._changing:
-            self._add_vector(collection, name, vector)
-
-    def _add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
-        contract = self.ours_now(collection)
-        extended = with_vector(collection, contract, name, vector)
-        if extended == contract:
-            return
-        check_new(collection, extended)
-        if self.version < _ADDED_VECTORS_SINCE:
-            raise StoreError(
-                f"vector {name!r} was to be added to collection {collection!r}, and Qdrant at {self.url} is version "
-                f"{'.'.join(map(str, self.version))}, which cannot: upgrade it to 1.18 or later"
-            )
-        client = self._client
-        self.write(collection, partial(client.create_vector_name, collection, name, new_vector(vector)))
-        if vector.kind == "multi":
-            diff = {name: models.VectorParamsDiff(hnsw_config=NO_GRAPH)}
-            self.write(collection, partial(client.update_collection, collection, vectors_config=diff))
-        self._replace_contract(collection, extended)
+            self.look(collection)
+            contract = self.ours(collection)
+            extended = with_vector(collection, contract, name, vector)
+            if extended == contract:
+                return
+            check_new(collection, extended)
+            if self.version < _ADDED_VECTORS_SINCE:
+                raise StoreError(
+                    f"vector {name!r} was to be added to collection {collection!r}, and Qdrant at {self.url} is "
+                    f"version {'.'.join(map(str, self.version))}, which cannot: upgrade it to 1.18 or later"
+                )
+            client = self._client
+            self.write(collection, partial(client.create_vector_name, collection, name, new_vector(vector)))
+            if vector.kind == "multi":
+                diff = {name: models.VectorParamsDiff(hnsw_config=NO_GRAPH)}
+                self.write(collection, partial(client.update_collection, collection, vectors_config=diff))
+            self._replace_contract(collection, extended)
 
     def set_note(self, collection: str, key: str, value: Any) -> None:
         """See `Store.set_note`. Of two clients that write notes at the same moment the second one's stay."""
         with self._changing:
-            contract = self.ours_now(collection)
+            self.look(collection)
+            contract = self.ours(collection)
             noted = with_note(collection, contract, key, value)
             if noted != contract:
                 self._replace_contract(collection, noted)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from qdrant_client import models
 
 from mmembed.collection.contract import uses_idf
-from mmembed.stores.checks import fusion_weights
+from mmembed.stores.checks import fusion_weights, plain_vectors
 from mmembed.types import Examples, Leg, Point, Ranking, SparseVector, StoreQuery, Vector, VectorContract
 
 __all__ = ["dense_params", "new_vector", "plain_point", "query_arguments", "sparse_params", "wire_vectors"]
@@ -78,17 +77,8 @@ def _wire_vector(vector: Vector) -> Any:
 
 
 def plain_point(record: models.Record) -> Point:
-    """A stored point; the unnamed vector of a foreign collection is called ""."""
-    stored: Any = record.vector
-    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
-    vectors = {name: _plain_vector(vector) for name, vector in named.items()}
-    return Point(id=str(record.id), vectors=vectors, payload=record.payload or {})
-
-
-def _plain_vector(vector: Any) -> Vector:
-    if isinstance(vector, models.SparseVector):
-        return SparseVector(np.array(vector.indices, dtype=np.uint32), np.array(vector.values, dtype=np.float32))
-    return np.array(vector, dtype=np.float32)
+    """A stored point."""
+    return Point(id=str(record.id), vectors=plain_vectors(record.vector), payload=record.payload or {})
 
 
 # --- queries ------------------------------------------------------------------------------------

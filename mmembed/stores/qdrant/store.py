@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,18 +15,18 @@ from mmembed.collection.payload import canonical_ids, qdrant_id
 from mmembed.errors import InvalidQuery
 from mmembed.stores.checks import (
     approximate,
-    batches,
     check_facet,
     check_payload,
     check_payloads,
     check_points,
     check_query,
     hits_due,
+    point_batches,
     weighted,
 )
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
-from mmembed.stores.qdrant.calls import attempt
-from mmembed.stores.qdrant.collections import Collections
+from mmembed.stores.qdrant.calls import translated
+from mmembed.stores.qdrant.collections import ServerCollections
 from mmembed.stores.qdrant.models import plain_point, query_arguments, wire_vectors
 from mmembed.types import FacetValue, Hit, Payload, Point, StoreQuery
 
@@ -34,6 +34,9 @@ __all__ = ["QdrantStore", "open_memory", "open_server"]
 
 _OPEN_SECONDS = 5  # for the first answer
 _WEIGHTS_SINCE = (1, 17)
+# How the graph is walked, see filters.py. Servers before 1.16 do not know ACORN, and ignore it.
+_EXACT = models.SearchParams(exact=True)
+_ACORN = models.SearchParams(acorn=models.AcornSearchParams(enable=True))
 
 
 def open_server(
@@ -60,7 +63,8 @@ def open_server(
         finally:
             probe.close()
 
-    version = attempt(ask_version, url=url, collection="", names=list, tries=1)
+    with translated(url):
+        version = ask_version()
     parts = urlsplit(url)
     place = quote(f"{parts.hostname}:{parts.port or 6333}{parts.path.rstrip('/')}", safe="")
     folder = platformdirs.user_data_path("mmembed") / "servers" / place
@@ -77,16 +81,16 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("-")[0].split(".")[:2])
 
 
-class QdrantStore(Collections):
+class QdrantStore(ServerCollections):
     """`Store` over one QdrantClient. Every write waits until it is applied; what fails is tried again, then raised."""
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
-        for batch in batches(check_points(collection, self.ours(collection), points)):
+        for batch in point_batches(check_points(collection, self.ours(collection), points)):
             rows = [models.PointStruct(id=p.id, vector=wire_vectors(p.vectors), payload=p.payload) for p in batch]
             self.write(collection, partial(self._client.upsert, collection, rows, wait=True))
 
     def update_vectors(self, collection: str, points: Sequence[Point]) -> None:
-        for batch in batches(check_points(collection, self.ours(collection), points)):
+        for batch in point_batches(check_points(collection, self.ours(collection), points)):
             self.require_points(collection, [p.id for p in batch])
             rows = [models.PointVectors(id=p.id, vector=wire_vectors(p.vectors)) for p in batch]
             self.write(collection, partial(self._client.update_vectors, collection, rows, wait=True))
@@ -102,7 +106,7 @@ class QdrantStore(Collections):
 
     def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
         self.ours(collection)
-        for batch in batches(check_payloads(payloads)):
+        for batch in point_batches(check_payloads(payloads)):
             self.require_points(collection, [p.id for p in batch])
             rows = [
                 models.SetPayloadOperation(set_payload=models.SetPayload(payload=p.payload, points=[p.id]))
@@ -131,22 +135,20 @@ class QdrantStore(Collections):
             raise InvalidQuery(f"weights were asked of Qdrant at {self.url}, which is older than 1.17: leave them out")
         condition = dump_filter(query.filter)
         exact = query.exact or bool(unindexed_fields(condition, known.indexes))
-        points = self._nearest(collection, query, exact=exact, acorn=is_compound(condition))
+        params = _EXACT if exact else _ACORN if is_compound(condition) else None
+        points = self.ask(collection, self._search(collection, query, params)).points
         if query.filter is not None and not exact and approximate(query) and len(points) < hits_due(query):
-            points = self._nearest(collection, query, exact=True, acorn=False)
+            points = self.ask(collection, self._search(collection, query, _EXACT)).points
         name = query.vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
 
-    def _nearest(self, collection: str, query: StoreQuery, *, exact: bool, acorn: bool) -> list[models.ScoredPoint]:
-        """Once. See filters.py for why it is exact, or with ACORN (servers since 1.16; older ones ignore it)."""
-        params = None
-        if exact:
-            params = models.SearchParams(exact=True)
-        elif acorn:
-            params = models.SearchParams(acorn=models.AcornSearchParams(enable=True))
+    def _search(
+        self, collection: str, query: StoreQuery, params: models.SearchParams | None
+    ) -> Callable[[], models.QueryResponse]:
+        """The call of the client, not yet made."""
         arguments = query_arguments(query, None if self.local else params)
         page = partial(self._client.query_points, collection, limit=query.limit, offset=query.offset)
-        return self.ask(collection, partial(page, with_payload=True, **arguments)).points
+        return partial(page, with_payload=True, **arguments)
 
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True

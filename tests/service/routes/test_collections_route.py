@@ -18,7 +18,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from service_app import running
 
-from mmembed.ingest import thumbnail_path
+from mmembed.collection import Collection
+from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.service.server import Server
 
 RIGHTS = ["CC0", "CC0", "CC0", "own", "own", "CC-BY"]
@@ -173,7 +174,7 @@ def test_a_dropped_collection_shows_no_thumbnails(service: Server) -> None:
     """With the collection go its thumbnails, on the disk and over HTTP."""
     files = [("file", ("a.png", encoded(photo(seed=77))))]
     id = httpx.post(f"{service.url}/v1/index/short", files=files, timeout=60).json()["ids"][0]
-    path = thumbnail_path(service.app.state.service.store, "short", id)
+    path = thumbnail_path(Collection(service.app.state.service.store, "short"), id)
     assert path is not None
     assert path.exists()
     assert httpx.delete(f"{service.url}/v1/collections/short").status_code == 200

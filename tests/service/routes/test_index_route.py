@@ -19,9 +19,9 @@ from service_app import running
 
 from mmembed.collection import Collection
 from mmembed.collection.prepare import PayloadIndexes
+from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.demo import DOCUMENTS
 from mmembed.errors import StoreFull
-from mmembed.ingest import thumbnail_path
 from mmembed.retrieval.api import search
 from mmembed.service.indexing import writes
 from mmembed.service.indexing.uploads import clean_name, forget_uploads, keep_upload, uploads_folder
@@ -372,7 +372,7 @@ def test_deletes(service: Server) -> None:
     report = indexed(service, "deletes", [(f"{n}.png", image(400 + n)) for n in range(6)], items)
     ids, url = report["ids"], f"{service.url}/v1/points/deletes"
     store = service.app.state.service.store
-    thumbnail = thumbnail_path(store, "deletes", ids[0])
+    thumbnail = thumbnail_path(Collection(store, "deletes"), ids[0])
     assert thumbnail is not None
     assert thumbnail.exists()
     assert httpx.delete(f"{url}/{ids[0]}").json() == {"removed": 1}

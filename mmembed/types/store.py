@@ -1,189 +1,20 @@
-"""The nouns of mmembed: two protocols (Encoder, Store) and the frozen dataclasses between them.
-
-Dense arrays are `(n, dim)` float32 with rows of norm 1 from the encoder's mouth to the
-store's door. Batches only. Nothing is guessed: an image is an image because the caller says so.
-"""
+"""Collections: what they remember and hold, what they are asked, and the store that they are in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+from mmembed.types.encoders import Distance, Kind, Modality, Vector
+from mmembed.types.items import Payload
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from qdrant_client.models import Filter
 
-Role: TypeAlias = Literal["query", "document"]
-Modality: TypeAlias = Literal["image", "text"]
-Kind: TypeAlias = Literal["dense", "sparse", "multi"]
-Distance: TypeAlias = Literal["cosine", "dot"]
 IndexType: TypeAlias = Literal["keyword", "integer", "float", "bool", "datetime"]
 FacetValue: TypeAlias = str | int | bool
-
-Payload: TypeAlias = dict[str, Any]
-DenseArray: TypeAlias = npt.NDArray[np.float32]
-"""`(n, dim)` float32, rows of norm 1. A single dense vector is `(dim,)`, a multivector `(tokens, dim)`."""
-
-Pixels: TypeAlias = npt.NDArray[np.float32]
-"""One picture as its model wants it, `(3, height, width)`, normalised; every one alike where there is an image_size."""
-
-
-class SparseVector(NamedTuple):
-    """Non-zero coordinates of one sparse vector: unique indices, values in the same order."""
-
-    indices: npt.NDArray[np.uint32]  # (nnz,)
-    values: npt.NDArray[np.float32]  # (nnz,)
-
-
-Vector: TypeAlias = DenseArray | SparseVector
-"""One stored vector: `(dim,)` dense, `(windows, dim)` multi, or sparse."""
-
-Embeddings: TypeAlias = DenseArray | list[SparseVector] | list[DenseArray]
-"""What a batch of n inputs becomes: `(n, dim)` dense, n sparse vectors, or n multivectors `(tokens_i, dim)`."""
-
-
-# --- encoders -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How an encoder is run, as opposed to which: never part of its name or fingerprint."""
-
-    device: str | None = None  # "cpu", "cuda", "cuda:1", "mps"; None: the best there is
-    dtype: str | None = None  # "float32", "bfloat16", "float16"; None: float32 on a CPU
-    batch_size: int | None = None  # inputs a forward pass; None: the encoder's own choice
-    trust_remote_code: bool = False  # run Python from a model's repository
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """The model card as data."""
-
-    name: str  # what a collection stores: "open_clip:ViT-B-32/laion2b_s34b_b79k"
-    kind: Kind
-    dim: int | None  # None for sparse
-    modalities: frozenset[Modality]
-    fingerprint: str  # equal if and only if vectors are comparable
-    distance: Distance = "cosine"
-    matryoshka_dims: tuple[int, ...] = ()
-    context_length: int | None = None  # tokens, special ones included; None: no limit
-    image_size: int | None = None  # pixels a side; None: pictures keep their aspect ratio
-    revision: str | None = None
-    licence: str | None = None
-    remote: bool = False  # computed on somebody else's machine, in a precision that nobody tells
-    whole_call: frozenset[Role] = frozenset()  # roles in which all texts of a call are one document: late chunking
-
-
-class Encoder(Protocol):
-    """Texts and pictures to vectors. `mmembed.load_encoder(name)` gives one."""
-
-    spec: EncoderSpec
-    dtype: str  # of the weights at work, "float32" where there are none
-    batch_size: int
-    logit_scale: float | None  # the multiplier itself, not its logarithm; None: no probabilities
-    logit_bias: float | None  # not None: independent sigmoids (SigLIP) instead of a softmax (CLIP)
-
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
-        """n strings -> n embeddings, in order; longer texts are truncated to `context_length` tokens."""
-        ...
-
-    def encode_image(self, images: Sequence[Image]) -> Embeddings:
-        """n upright RGB pictures -> n embeddings, in order. Raises UnsupportedModality without an image tower."""
-        ...
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of one text as this encoder reads it, special ones included, nothing truncated."""
-        ...
-
-
-@runtime_checkable
-class PixelEncoder(Protocol):
-    """An image encoder whose preprocessing can run in the decoding threads, beside the forward pass.
-
-    `encode_image(images)` equals `encode_pixels([preprocess_image(i) for i in images])`.
-    """
-
-    def preprocess_image(self, image: Image) -> Pixels:
-        """One upright RGB picture -> `(3, height, width)`; called from several threads at once."""
-        ...
-
-    def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
-        """n preprocessed pictures -> `(n, dim)`."""
-        ...
-
-
-@runtime_checkable
-class JointEncoder(Protocol):
-    """One of several encoders that share one forward pass: BGE-M3's dense, sparse and ColBERT vectors."""
-
-    def shares_forward(self, other: Encoder) -> bool:
-        """Whether `other` reads the same hidden states: same weights on the same device."""
-        ...
-
-    def encode_text_jointly(
-        self, texts: Sequence[str], others: Sequence[Encoder], *, role: Role, task: str | None = None
-    ) -> list[Embeddings]:
-        """n strings -> this encoder's embeddings, then those of each of `others`, from one forward pass."""
-        ...
-
-
-class Reranker(Protocol):
-    """Reads a query and a candidate together: slower and better than comparing vectors; see `load_reranker`."""
-
-    name: str  # "cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2"
-    modalities: frozenset[Modality]  # of the candidates it can read
-
-    def score(self, query: str, candidates: Sequence[str | Image]) -> npt.NDArray[np.float32]:
-        """A query and n texts or upright RGB pictures -> `(n,)`, higher is better, within this query only."""
-        ...
-
-
-# --- what goes in -------------------------------------------------------------------------------
-
-
-ImageContent: TypeAlias = "Path | bytes | Image | npt.NDArray[np.uint8]"
-"""An image: a file, its bytes, one that is decoded, or `(height, width)` or `(height, width, 1 | 3 | 4)` uint8,
-which is grey, RGB or RGBA."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One thing to index: an image or a document, in a file or in memory.
-
-    Its content is one of `path`, `content` and `text`. What is in memory must stay as it is until it was indexed:
-    a frame that is drawn into the array of the one before needs an array of its own.
-
-    >>> Item("shop/17", "image", content=np.zeros((30, 40, 3), np.uint8), caption="a cap", payload={"price": 12.5})
-    >>> Item("note-1", "text", text="Foxes hunt at dusk.", id="0c3bd1a2-8a4e-4f6e-9d0b-1f5f3c1f7d11")
-    >>> Item("mail/9/offer.pdf", "text", content=attachment)
-    """
-
-    uri: str  # an absolute path, or whatever else names it; a document in bytes is of the kind that it ends in
-    modality: Modality
-    path: Path | None = None  # the file that holds it
-    content: bytes | Image | npt.NDArray[np.uint8] | None = None  # a file's bytes; or an image, see ImageContent
-    caption: str | None = None  # of an image
-    payload: Payload = field(default_factory=dict)
-    source: str | None = None  # the manifest that named it
-    text: str | None = None  # a document, as plain text
-    id: str | None = None  # the UUID of its point, of a document of its first passage; None: made of modality and uri
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One input that could not be indexed, and why, in one sentence."""
-
-    uri: str
-    error: str
-    source: str | None = None  # the manifest that named it
-
-
-# --- collections --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
