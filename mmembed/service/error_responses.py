@@ -36,6 +36,7 @@ __all__ = [
     "sentence_of",
     "shape_of",
     "status_of",
+    "unless_known",
     "validation_sentence",
     "without_places",
 ]
@@ -113,7 +114,7 @@ def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
     return as_fields(error)
 
 
-def as_fields(error: e.MmembedError) -> str:
+def as_fields(error: e.MmembedError | str) -> str:
     """Its sentence with parameters as fields of JSON: `dtype='float32'` -> "dtype": "float32"."""
     return e.respell(str(error), lambda name, value: f'"{name}"' + (f": {value}" if value else "").replace("'", '"'))
 
@@ -213,6 +214,15 @@ def json_bytes(content: Any) -> bytes:
 
 def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json_bytes(content), status_code=status, headers=headers, media_type="application/json")
+
+
+def unless_known(request: Request, content: bytes, *, media_type: str, etag: str, cache_control: str) -> Response:
+    """The content with its ETag, or 304 for a client that has it."""
+    headers = {"ETag": etag, "Cache-Control": cache_control}
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if etag in known or known == {"*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def _plain(value: Any) -> Any:

@@ -21,13 +21,13 @@ from mmembed.types import Store
 
 __all__ = ["QUIET_SECONDS", "Writes"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2  # writes, into whatever collections: each decodes pictures in threads of its own
 QUIET_SECONDS = 5.0  # without a write, before the search graph is built
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Writes:
@@ -46,10 +46,10 @@ class Writes:
         self,
         collections: Iterable[str],
         finish: AsyncExitStack,
-        call: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+        call: Callable[_P, _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
         """Run `call` in a thread while nobody else writes to `collections`; then close what `finish` holds."""
         names = sorted(set(collections))
         async with finish:
@@ -58,7 +58,7 @@ class Writes:
             await finish.enter_async_context(self._at_once)
             held = finish.pop_all()
 
-        async def work() -> T:
+        async def work() -> _T:
             current_call.set(None)  # the client may go: what has begun is finished
             async with held:
                 self._hold(names)
@@ -93,6 +93,6 @@ class Writes:
             try:
                 self._store.optimize(collection)
             except CollectionNotFound:
-                log.debug("collection %r was removed before its search graph was built", collection)
+                logger.debug("collection %r was removed before its search graph was built", collection)
             except MmembedError as exc:
-                log.warning("the search graph of collection %r was not built: %s", collection, exc)
+                logger.warning("the search graph of collection %r was not built: %s", collection, exc)

@@ -59,14 +59,14 @@ async def classify(asked: ClassifyRequest, request: fastapi.Request, service: Se
     started = time.perf_counter()
     sources = _sources(asked, files_of(request).image)
     _check_size(service, asked, len(sources))
-    classes = await service.run(_classes, service, asked)
+    classes = await service.threads.run(_classes, service, asked)
     if asked.id is None:
         vectors = await _encoded(service, classes.encoder, sources)
     else:
-        vectors = [await service.run(_stored, service.store, cast(str, asked.collection), asked.id)]
+        vectors = [await service.threads.run(_stored, service.store, cast(str, asked.collection), asked.id)]
     if asked.images is None and isinstance(error := vectors[0], MmembedError):
         raise error.with_traceback(None)  # it may be raised to several, each of whom would lengthen it
-    results = await service.run(_results, classes, vectors, asked, service.hidden)
+    results = await service.threads.run(_results, classes, vectors, asked, service.hidden)
     found = results[0] if asked.images is None else {"results": results}
     calibrated = classes.calibration is not None
     seconds = round(time.perf_counter() - started, 6)

@@ -25,7 +25,7 @@ from mmembed.errors import InvalidRequest, SettingsError
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
 from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
-from mmembed.service.schemas.common import STRICT, ListOf
+from mmembed.service.schemas.common import ListOf, Strict
 from mmembed.service.schemas.embeddings import Part, PlacedInput, placed_part
 from mmembed.service.schemas.openapi import cohere_errors
 from mmembed.service.state import Service, ServiceOf
@@ -51,17 +51,15 @@ InputType: TypeAlias = Literal["search_document", "search_query", "classificatio
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
-class MixedInput(BaseModel):
+class MixedInput(Strict):
     """Texts and pictures that become one vector: of several parts, their sum brought back to norm 1."""
 
-    model_config = STRICT
     content: ListOf[Part] = Field(min_length=1)
 
 
-class EmbedRequest(BaseModel):
+class EmbedRequest(Strict):
     """What Cohere's clients send to /v2/embed: one of `texts`, `images` and `inputs`."""
 
-    model_config = STRICT
     model: str = Field(min_length=1, description="An encoder that is served.", examples=["tiny"])
     input_type: InputType = Field(examples=["search_document"])
     texts: ListOf[str] | None = Field(None, examples=[["two parrots on a branch", "a red kite"]])
@@ -162,7 +160,7 @@ async def _check_lengths(
     if math.isinf(most[name]) or (name == "context_length" and request.truncate != "NONE"):
         return
     texts = [one for one in sent if not one.is_image]
-    counts = await service.run(lambda: [encoder.count_tokens(one.content) for one in texts])
+    counts = await service.threads.run(lambda: [encoder.count_tokens(one.content) for one in texts])
     for one, count in zip(texts, counts, strict=True):
         if count > most[name]:
             raise InvalidRequest(f"{one.place} has {count} tokens, more than the {name} of {most[name]}: shorten it")

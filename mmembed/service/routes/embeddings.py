@@ -29,7 +29,7 @@ async def dense_encoder(service: Service, model: str) -> Encoder:
     """
     encoder = service.served.loaded().get(model)  # the usual case, without a thread
     if encoder is None:
-        encoder = await service.run(service.served.encoder, model)
+        encoder = await service.threads.run(service.served.encoder, model)
     if encoder.spec.kind != "dense":
         raise InvalidRequest(
             f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors, and this API has dense ones alone: ask "

@@ -20,7 +20,7 @@ from mmembed.errors import InvalidRequest, UnknownEncoder
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
 from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
-from mmembed.service.schemas.common import STRICT, ListOf
+from mmembed.service.schemas.common import ListOf, Strict
 from mmembed.service.schemas.embeddings import ImagePart, PlacedInput, TextPart, placed_part
 from mmembed.service.schemas.openapi import openai_errors
 from mmembed.service.state import ServiceOf
@@ -73,10 +73,9 @@ def _first_bad(failed: ValidationError) -> int | None:
 Input: TypeAlias = str | ListOf[str | TextPart | ImagePart] | ListOf[int] | ListOf[ListOf[int]]
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(Strict):
     """What OpenAI's clients send, with `role` and `task`."""
 
-    model_config = STRICT
     input: Annotated[Input, WrapValidator(_in_one_sentence)] = Field(
         description="A text or a list of texts; pictures as data URIs, or as parts with a data URI or an address.",
         examples=[["two parrots on a branch", "a red kite"]],
@@ -169,7 +168,7 @@ def _sent(given: Input, encoder: str) -> list[PlacedInput]:
 @router.get("/v1/models")
 async def models(service: ServiceOf) -> ModelList:
     """The encoders that /v1/embeddings can answer with: those served, but for sparse ones and multivectors."""
-    names = await service.run(service.served.names)
+    names = await service.threads.run(service.served.names)
     loaded = service.served.loaded()
     dense = [name for name in names if name not in loaded or loaded[name].spec.kind == "dense"]
     return ModelList(data=[Model(id=name) for name in dense])
@@ -179,6 +178,6 @@ async def models(service: ServiceOf) -> ModelList:
 async def model_of(model: str, service: ServiceOf) -> Model:
     """A served encoder by any of its names; 404 for what is not served."""
     try:
-        return Model(id=await service.run(service.served.resolve, model))
+        return Model(id=await service.threads.run(service.served.resolve, model))
     except UnknownEncoder as exc:
         raise HTTPException(404, str(exc)) from exc

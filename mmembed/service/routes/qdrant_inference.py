@@ -99,7 +99,7 @@ async def infer(body: InferenceRequest, service: ServiceOf) -> Response:
     """Embeds what Qdrant forwards of a client's documents, pictures and inference objects."""
     role = ROLES[body.inference]
     parsed = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
-    _good(body.inputs, await service.run(_served, service, [one.model for one in parsed]))
+    _good(body.inputs, await service.threads.run(_served, service, [one.model for one in parsed]))
     pieces = [(one, part) for one in parsed for part in one.parts]
     if len(pieces) > service.settings.max_inputs:
         raise RequestTooLarge(

@@ -6,23 +6,22 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
-from types import MappingProxyType
 
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
+
+from mmembed.service.error_responses import unless_known
 
 __all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
-_TYPES = MappingProxyType(
-    {
-        "html": "text/html; charset=utf-8",
-        "css": "text/css; charset=utf-8",
-        "js": "text/javascript; charset=utf-8",
-        "svg": "image/svg+xml",
-    }
-)
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
 _STATIC = (
     "api.js",
     "app.js",
@@ -58,21 +57,17 @@ def _packaged(name: str) -> _Page:
 
 def _answer(request: Request, name: str) -> Response:
     page = _packaged(name)
-    headers = {"Cache-Control": _CACHE, "ETag": page.etag}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if page.etag in known:
-        return Response(status_code=304, headers=headers)
-    return Response(page.content, media_type=page.media_type, headers=headers)
+    return unless_known(request, page.content, media_type=page.media_type, etag=page.etag, cache_control=_CACHE)
 
 
 @router.get("/")
-async def page(request: Request) -> Response:
+async def get_page(request: Request) -> Response:
     """The web page itself; it needs no key, what it asks for does."""
     return _answer(request, "index.html")
 
 
 @router.get("/static/{name}")
-async def static(request: Request, name: str) -> Response:
+async def get_static(request: Request, name: str) -> Response:
     """A script, style or picture of the page: one of a fixed list, so that no path is ever made of a request."""
     if name not in _STATIC:
         raise HTTPException(404, f"the web page has no file {name!r:.80}: `/` is the page")

@@ -7,6 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    BaseModel,
     ConfigDict,
     Discriminator,
     FailFast,
@@ -18,10 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from qdrant_client import models
 
-__all__ = ["STRICT", "ImageInput", "ListOf", "QdrantFilter", "told_by"]
+__all__ = ["ImageInput", "ListOf", "QdrantFilter", "Strict", "told_by"]
 
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _FirstFault(FailFast):
@@ -31,17 +31,18 @@ class _FirstFault(FailFast):
         return hash(self.fail_fast)
 
 
-ListOf = Annotated[list[T], _FirstFault()]
+ListOf = Annotated[list[_T], _FirstFault()]
 """A list of which the first bad element is told: all of them would be gigabytes where millions are sent."""
 
 
-STRICT = ConfigDict(extra="forbid", strict=True)
-
-
 _MAX_FILTER_ERRORS = 2000  # that are looked at; each takes microseconds to write down
-
-
 _MAX_FILTER_PARTS = 50_000  # keys and values; a list of ids is the largest that makes sense
+
+
+class Strict(BaseModel):
+    """A misspelt field is refused, and a number is not written as a string."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def told_by(kind: type | UnionType) -> Discriminator:
