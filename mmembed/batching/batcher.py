@@ -19,7 +19,7 @@ from itertools import islice
 from typing import cast
 
 from mmembed.batching.cache import BatchKey, CacheKey, Content, Result, VectorCache
-from mmembed.batching.forward import count_tokens, decode, encode
+from mmembed.batching.forward import encode, prepare_file, tokens_read
 from mmembed.batching.options import STOPPING, BatchingOptions, Observer
 from mmembed.batching.queue import Entry, Queue, results_of
 from mmembed.batching.submission import Submission, deliver
@@ -170,7 +170,7 @@ class Batcher:
             self._decoders.submit(self._decode, queue, queue.next_undecoded())
 
     def _decode(self, queue: Queue, entry: Entry) -> None:
-        prepared = decode(self.encoder, cast(bytes, entry.content), max_pixels=self._options.max_pixels)
+        prepared = prepare_file(self.encoder, cast(bytes, entry.content), max_pixels=self._options.max_pixels)
         finished: list[Submission] = []
         with self._changed:
             del queue.decoding[entry.key]
@@ -239,7 +239,7 @@ class Batcher:
             front = list(islice(queue.ready.values(), most))
         for entry in front:  # without the lock: long texts take their time
             if entry.tokens is None:
-                counted = count_tokens(self.encoder, cast(str, entry.content))
+                counted = tokens_read(self.encoder, cast(str, entry.content))
                 entry.tokens, entry.fault = (0, counted) if isinstance(counted, MmembedError) else (counted, None)
         taken: list[Entry] = []
         left = math.inf if queue.batch.alone else self._options.max_batch_tokens

@@ -169,10 +169,8 @@ def _searchable(service: Service, contract: Contract | None) -> Literal[True] | 
 
 
 def _facets(collection: Collection, key: str | None, limit: int) -> dict[str, list[Facet]]:
-    store, name = collection.store, collection.name
-    facets = {
-        key: store.facet(name, key, limit=limit) for key in ([key] if key is not None else _facet_keys(collection))
-    }
+    keys = [key] if key is not None else _facet_keys(collection)
+    facets = {key: collection.store.facet(collection.name, key, limit=limit) for key in keys}
     return {key: [Facet(value=value, count=count) for value, count in rows] for key, rows in facets.items()}
 
 

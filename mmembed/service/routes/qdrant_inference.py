@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.routing import APIRoute
 
 from mmembed.batching.cache import Result
-from mmembed.batching.engine import Request
+from mmembed.batching.engine import EncodeRequest
 from mmembed.errors import InputError, InvalidEmbedding, InvalidRequest, MmembedError, Overloaded, RequestTooLarge
 from mmembed.service.error_responses import json_response, status_of
 from mmembed.service.images import fetch_images
@@ -50,8 +50,8 @@ class QdrantRoute(APIRoute):
 
 router = APIRouter(tags=["Qdrant inference"], route_class=QdrantRoute, responses=our_errors())
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _FETCHED_AT_ONCE = 16  # pictures whose files one request holds in memory for each of its rounds
 _ROUNDS = 2  # one is fetched while another is embedded
@@ -74,7 +74,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/qdrant/infer", summary="What this address is for")
-async def about() -> dict[str, str]:
+async def get_infer() -> dict[str, str]:
     """One sentence for the operator who opens the address in a browser."""
     return {
         "about": "mmembed answers Qdrant's inference requests here, which come by POST: set QDRANT__INFERENCE__ADDRESS "
@@ -95,7 +95,7 @@ async def _secret(request: fastapi.Request, body: InferenceRequest) -> str | Non
     responses=_RESPONSES,
     dependencies=[Depends(needs("infer", secret=_secret))],
 )
-async def infer(body: InferenceRequest, service: ServiceOf) -> Response:
+async def post_infer(body: InferenceRequest, service: ServiceOf) -> Response:
     """Embeds what Qdrant forwards of a client's documents, pictures and inference objects."""
     role = ROLES[body.inference]
     parsed = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
@@ -118,7 +118,7 @@ async def infer(body: InferenceRequest, service: ServiceOf) -> Response:
     return json_response(answer)
 
 
-def _tried(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | MmembedError:
+def _tried(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | MmembedError:
     """What `call` returns, or the error that it raises."""
     try:
         return call(*args, **kwargs)
@@ -126,7 +126,7 @@ def _tried(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Mmemb
         return exc
 
 
-def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[T | MmembedError]) -> list[T]:
+def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[_T | MmembedError]) -> list[_T]:
     """The outcomes if every one is good.
 
     Raises InvalidRequest about the first input that is at fault, else the first error, which is one of the service.
@@ -174,7 +174,7 @@ async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart
                 if isinstance(content, MmembedError):
                     outcomes[place] = content
                 else:
-                    requests[place] = Request(one.model, content, one.role, one.task, one.dim)
+                    requests[place] = EncodeRequest(one.model, content, one.role, one.task, one.dim)
             outcomes.update(zip(requests, await service.engine.embed([*requests.values()]), strict=True))
 
     try:
