@@ -241,17 +241,17 @@ class Batcher:
             if entry.tokens is None:
                 counted = tokens_read(self.encoder, cast(str, entry.content))
                 entry.tokens, entry.fault = (0, counted) if isinstance(counted, MmembedError) else (counted, None)
-        taken: list[Entry] = []
+        entries: list[Entry] = []
         left = math.inf if queue.batch.alone else self._options.max_batch_tokens
         with self._changed:
             for entry in islice(queue.ready.values(), most):
                 left -= entry.tokens or 0
-                if entry.tokens is None or (taken and left < 0):
+                if entry.tokens is None or (entries and left < 0):
                     break
-                taken.append(entry)
-            for entry in taken:
+                entries.append(entry)
+            for entry in entries:
                 del queue.ready[entry.key]
-            self._begun += len(taken)
+            self._begun += len(entries)
             if self._queues.get(queue.batch) is queue:
                 self._queues[queue.batch] = self._queues.pop(queue.batch)  # the others first, next time
             self._decode_ahead(queue)
@@ -259,7 +259,7 @@ class Batcher:
             self._report(queue.batch.modality)
             if self._queues:
                 self._changed.notify()  # another worker, where there are several
-        return taken
+        return entries
 
     def _finish(
         self, batch: BatchKey, entries: Sequence[Entry], results: Sequence[Result | MmembedError], seconds: float

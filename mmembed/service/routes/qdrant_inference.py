@@ -34,7 +34,7 @@ from mmembed.service.schemas.qdrant_inference import (
     read_input,
 )
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import SparseVector, Vector
+from mmembed.types import SparseVector
 from mmembed.vectors import l2_normalize
 
 __all__ = ["QdrantRoute", "router"]
@@ -84,7 +84,7 @@ async def get_infer() -> dict[str, str]:
 
 async def _secret(request: fastapi.Request, body: InferenceRequest) -> str | None:
     """The key: Qdrant hands on that of its client in the body."""
-    return secret_of(request) or body.token
+    return secret_of(request.headers) or body.token
 
 
 @router.post(
@@ -112,7 +112,9 @@ async def post_infer(body: InferenceRequest, service: ServiceOf) -> Response:
     for one, result in zip(parsed, results, strict=True):
         tokens[one.model] += result.tokens
     answer = {
-        "embeddings": [_written(result.vector) for result in results],
+        "embeddings": [  # as Qdrant reads them: a list, a list of lists, or indices with values
+            result.vector._asdict() if isinstance(result.vector, SparseVector) else result.vector for result in results
+        ],
         "usage": {"models": {model: {"tokens": count} for model, count in tokens.items()}},
     }
     return json_response(answer)
@@ -221,8 +223,3 @@ def _combined(parsed: ParsedInput, outcomes: Sequence[Result | MmembedError]) ->
     if not isinstance(vector, SparseVector) and vector.ndim == 2 and vector.size >= _MAX_FLOATS:
         return InputError(f"its multivector has {vector.size:,} numbers, and Qdrant stores {_MAX_FLOATS - 1:,}: cut it")
     return Result(vector, tokens)
-
-
-def _written(vector: Vector) -> Any:
-    """As Qdrant reads it: a list, a list of lists, or indices with values."""
-    return vector._asdict() if isinstance(vector, SparseVector) else vector

@@ -22,22 +22,6 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_STATIC = (
-    "api.js",
-    "app.js",
-    "box.js",
-    "dom.js",
-    "filters.js",
-    "icon.svg",
-    "labels.js",
-    "lightbox.js",
-    "place.js",
-    "results.js",
-    "start.js",
-    "style.css",
-    "theme.js",
-    "words.js",
-)
 _CACHE = "no-cache"  # kept, and asked for again with its ETag: an upgrade is seen at once
 
 
@@ -49,14 +33,18 @@ class _Page:
 
 
 @functools.cache
-def _packaged(name: str) -> _Page:
-    """A file of the page, read once."""
-    content = files("mmembed.service").joinpath("web", name).read_bytes()
-    return _Page(content, _TYPES[name.rpartition(".")[2]], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+def _packaged() -> dict[str, _Page]:
+    """The files of the page by name, read once."""
+    pages = {}
+    for file in files("mmembed.service").joinpath("web").iterdir():
+        if media_type := _TYPES.get(file.name.rpartition(".")[2]):
+            content = file.read_bytes()
+            pages[file.name] = _Page(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return pages
 
 
 def _answer(request: Request, name: str) -> Response:
-    page = _packaged(name)
+    page = _packaged()[name]
     return unless_known(request, page.content, media_type=page.media_type, etag=page.etag, cache_control=_CACHE)
 
 
@@ -68,7 +56,7 @@ async def get_page(request: Request) -> Response:
 
 @router.get("/static/{name}")
 async def get_static(request: Request, name: str) -> Response:
-    """A script, style or picture of the page: one of a fixed list, so that no path is ever made of a request."""
-    if name not in _STATIC:
+    """A script, style or picture of the page: one of those that are there, so that no path is ever made of a request."""
+    if name == "index.html" or name not in _packaged():
         raise HTTPException(404, f"the web page has no file {name!r:.80}: `/` is the page")
     return _answer(request, name)

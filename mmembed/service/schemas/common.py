@@ -61,7 +61,7 @@ def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> m
     if sum(1 for _ in _parts(value)) > _MAX_FILTER_PARTS:
         raise PydanticCustomError("filter", "the filter has more than 50,000 parts: make it smaller")
     try:
-        made: models.Filter = validate(value)
+        condition: models.Filter = validate(value)
     except ValidationError as exc:
         wrong = exc.errors(include_input=False) if exc.error_count() <= _MAX_FILTER_ERRORS else []
         deepest: list[str] = max((_inside(value, error["loc"]) for error in wrong), key=len, default=[])
@@ -71,7 +71,7 @@ def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> m
             "this is not a Qdrant filter{at}: see https://qdrant.tech/documentation/concepts/filtering",
             {"at": f" at {place[:200]}" if place else ""},
         ) from None
-    return made
+    return condition
 
 
 def _parts(value: Any) -> Iterator[Any]:
