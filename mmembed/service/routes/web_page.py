@@ -56,7 +56,7 @@ async def get_page(request: Request) -> Response:
 
 @router.get("/static/{name}")
 async def get_static(request: Request, name: str) -> Response:
-    """A script, style or picture of the page: one of those that are there, so that no path is ever made of a request."""
+    """A script, style or picture of the page: one of those there are, so that no path is ever made of a request."""
     if name == "index.html" or name not in _packaged():
         raise HTTPException(404, f"the web page has no file {name!r:.80}: `/` is the page")
     return _answer(request, name)
