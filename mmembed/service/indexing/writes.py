@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from mmembed.batching.submission import current_call
 from mmembed.errors import CollectionNotFound, MmembedError
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 2  # writes, into whatever collections: each decodes pictures in threads of its own
 QUIET_SECONDS = 5.0  # without a write, before the search graph is built
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -43,16 +42,11 @@ class Writes:
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def alone(
-        self,
-        collections: Iterable[str],
-        finish: AsyncExitStack,
-        call: Callable[_P, _T],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
+        self, collections: Iterable[str], call: Callable[[], _T], *, finish: AsyncExitStack | None = None
     ) -> _T:
         """Run `call` in a thread while nobody else writes to `collections`; then close what `finish` holds."""
         names = sorted(set(collections))
-        async with finish:
+        async with finish or AsyncExitStack() as finish:
             for name in names:  # in one order everywhere: nobody waits in a circle
                 await finish.enter_async_context(self._turns[name])
             await finish.enter_async_context(self._at_once)
@@ -63,7 +57,7 @@ class Writes:
             async with held:
                 self._hold(names)
                 try:
-                    return await self._threads.run(call, *args, **kwargs)
+                    return await self._threads.run(call)
                 finally:
                     self._rest(names)
 

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Response
 
 from mmembed.batching.engine import EncodeRequest
 from mmembed.classification.classes import Classes, embed_classes
-from mmembed.classification.collection_classes import classes_of, image_encoder
+from mmembed.classification.collection_classes import classes_of
 from mmembed.classification.labels import Label, Labels, labels_of
 from mmembed.classification.probabilities import Verdict, decide, score
 from mmembed.classification.templates import TEMPLATES
@@ -36,7 +36,7 @@ from mmembed.service.schemas.classify import ClassifyAnswer, ClassifyRequest, Cl
 from mmembed.service.schemas.forms import ImageForm, files_of, form_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import DenseArray, Encoder
+from mmembed.types import DenseArray
 
 __all__ = ["router"]
 
@@ -113,11 +113,15 @@ def _classes(service: Service, query: ClassifyRequest) -> Classes:
     Calibrated where the collection has a calibration for them.
     """
     encoders, labels = service.engine.encoders(), _labels(query)
-    if query.collection is None:
-        return embed_classes(_checked(encoders[query.encoder or "tiny"]), labels, cache=service.classes)
-    collection = Collection(service.store, query.collection)
-    encoder = _checked(image_encoder(collection, encoders, encoders[query.encoder] if query.encoder else None))
-    return classes_of(collection, labels, encoders, encoder=encoder, cache=service.classes)
+    encoder = encoders[query.encoder] if query.encoder else None
+    if query.collection is not None:
+        return classes_of(
+            Collection(service.store, query.collection), labels, encoders, encoder=encoder, cache=service.classes
+        )
+    encoder = encoder or encoders["tiny"]
+    if "image" not in encoder.spec.modalities:
+        raise UnsupportedModality(encoder.spec.name, "pictures", encoder.spec.modalities)
+    return embed_classes(encoder, labels, cache=service.classes)
 
 
 def _labels(query: ClassifyRequest) -> Labels:
@@ -127,19 +131,6 @@ def _labels(query: ClassifyRequest) -> Labels:
     ]
     templates = TEMPLATES[query.templates] if isinstance(query.templates, str) else tuple(query.templates)
     return labels_of(named, templates=templates, background=query.background)
-
-
-def _checked(encoder: Encoder) -> Encoder:
-    """The same; UnsupportedModality or InvalidRequest where pictures and texts get no dense vectors in one space."""
-    spec = encoder.spec
-    for modality, what in (("image", "pictures"), ("text", "texts")):
-        if modality not in spec.modalities:
-            raise UnsupportedModality(spec.name, what, spec.modalities)
-    if spec.kind != "dense":
-        raise InvalidRequest(
-            f"encoder {spec.name!r} makes {spec.kind} vectors, and labels are compared by dense ones: name another"
-        )
-    return encoder
 
 
 def _stored(collection: Collection, id: str) -> DenseArray:

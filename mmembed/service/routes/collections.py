@@ -192,17 +192,8 @@ def _encoders(service: Service) -> list[EncoderFacts]:
 
 
 def _encoder(name: str, spec: EncoderSpec) -> EncoderFacts:
-    return EncoderFacts(
-        name=name,
-        kind=spec.kind,
-        dim=spec.dim,
-        modalities=sorted(spec.modalities),
-        matryoshka_dims=list(spec.matryoshka_dims),
-        context_length=spec.context_length,
-        image_size=spec.image_size,
-        licence=spec.licence,
-        loaded=True,
-    )
+    facts = {field: getattr(spec, field) for field in EncoderFacts.model_fields if hasattr(spec, field)}
+    return EncoderFacts.model_validate({**facts, "name": name, "modalities": sorted(spec.modalities), "loaded": True})
 
 
 def _thumbnail(collection: Collection, id: str) -> bytes:

@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -141,17 +142,8 @@ async def post_index(
         form = await request.form(max_files=limit + 1, max_fields=2, max_part_size=largest)
         finish.push_async_callback(form.close)
         files = uploaded_files(form, limit)
-        return await service.writes.alone(
-            [collection, *([into] if into is not None else [])],
-            finish,
-            index_uploads,
-            service,
-            collection,
-            files,
-            contents=contents,
-            encoder=encoder,
-            images_into=into,
-        )
+        index = partial(index_uploads, service, collection, files, contents=contents, encoder=encoder, images_into=into)
+        return await service.writes.alone([collection, *([into] if into else [])], index, finish=finish)
 
 
 @router.delete(
@@ -204,7 +196,7 @@ async def delete_collection(collection: str, service: ServiceOf) -> CollectionRe
         remove_collection(Collection(service.store, collection))
         shutil.rmtree(uploads, ignore_errors=True)
 
-    await service.writes.alone([collection], AsyncExitStack(), work)
+    await service.writes.alone([collection], work)
     return CollectionRemoved()
 
 
@@ -218,7 +210,7 @@ async def _remove(
         forget_uploads(uploads_folder(service.folder, name), removed.uris)
         return removed.points
 
-    return PointsRemoved(removed=await service.writes.alone([name], AsyncExitStack(), work))
+    return PointsRemoved(removed=await service.writes.alone([name], work))
 
 
 def _uuid(id: str) -> str:

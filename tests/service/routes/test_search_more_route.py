@@ -70,7 +70,7 @@ def load(name, run):
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`drawings`, every second of them odd; `texts` and `notes` in words; `theirs`, which is not of mmembed."""
+    """`drawings`, each with its parity; `texts` and `notes` in words; `theirs`, which is not of mmembed."""
     root = tmp_path_factory.mktemp("more")
     install_plugin(root, "length-reranker", "by-length", BY_LENGTH, group="mmembed.rerankers")
     install_plugin(root, "needy-encoder", "needy", NEEDY)
@@ -78,7 +78,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.copytree(
         PICTOGRAMS, drawings, ignore=lambda _, names: [name for name in names if not "1f42" < name < "1f43"]
     )
-    rows = [{"uri": path.name, "odd": bool(n % 2)} for n, path in enumerate(sorted(drawings.iterdir()))]
+    rows = [{"uri": path.name, "parity": ("even", "odd")[n % 2]} for n, path in enumerate(sorted(drawings.iterdir()))]
     (drawings / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for name, texts in TEXTS.items():
         (root / name).mkdir()
@@ -178,16 +178,16 @@ def test_diversity_is_that_of_python(service: Server, store: Store) -> None:
 
 def test_groups_are_those_of_python(service: Server, store: Store) -> None:
     """`limit` counts groups, each hit names its own, and without groups none is named."""
-    query: dict[str, Any] = {"text": "a bird", "group_by": "odd", "group_size": 2, "limit": 2}
+    query: dict[str, Any] = {"text": "a bird", "group_by": "parity", "group_size": 2, "limit": 2}
     expected = search(store, "drawings", **query)
     hits = answered(service, "/drawings", **query)["hits"]
     assert [(hit["id"], hit["group"]) for hit in hits] == [(hit.id, hit.group) for hit in expected]
-    assert [hit["group"] for hit in hits] == [hit["payload"]["odd"] for hit in hits]
-    assert sorted(hit["group"] for hit in hits) == [False, False, True, True]
+    assert [hit["group"] for hit in hits] == [hit["payload"]["parity"] for hit in hits]
+    assert sorted(hit["group"] for hit in hits) == ["even", "even", "odd", "odd"]
     assert {hit["group"] for hit in answered(service, "/drawings", text="a bird")["hits"]} == {None}
 
 
-@pytest.mark.parametrize("field", [{"group_by": "odd"}, {"group_size": 2}], ids=str)
+@pytest.mark.parametrize("field", [{"group_by": "parity"}, {"group_size": 2}], ids=str)
 def test_groups_are_of_one_collection(service: Server, field: dict[str, Any]) -> None:
     """Over several collections they are refused in a sentence that names the field."""
     assert next(iter(field)) in refusal(service, "", text="a bird", **field)
@@ -204,7 +204,7 @@ def test_a_reranker_reads_the_candidates_of_several(service: Server, store: Stor
         (hit.collection, hit.id) for hit in expected.hits
     ]
     assert len(answer["hits"]) == 5
-    assert (answer["hits"][0]["text"] == "a pinch of salt in water") == (candidates == 100)
+    assert (answer["hits"][0]["text"] == "a pinch of salt in water") == (candidates > 1)
 
 
 # --- fields and sentences ---------------------------------------------------------------------------
