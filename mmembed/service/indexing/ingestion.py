@@ -33,7 +33,7 @@ _SUFFIXES: Mapping[Contents, frozenset[str]] = {"images": IMAGE_SUFFIXES, "docum
 _MODALITY: Mapping[Contents, Modality] = {"images": "image", "documents": "text"}
 _DEFAULTS: Mapping[Contents, str] = {"images": "tiny", "documents": "minilm"}
 _OURS = RESERVED["image"] | RESERVED["text"] | {"caption", "document"}
-_SAID_BY = "upload"  # the `source` of what a client said of a file: it has the last word, as a manifest has
+_SOURCE = "upload"  # the `source` of what a client said of a file: it has the last word, as a manifest has
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _write(
 
 def _item(path: Path, file: UploadedFile, modality: Modality) -> Item:
     payload = {key: value for key, value in (file.payload or {}).items() if key not in _OURS}
-    source = _SAID_BY if file.caption is not None or file.payload is not None else None
+    source = _SOURCE if file.caption is not None or file.payload is not None else None
     return Item(str(path), modality, path, caption=file.caption or None, payload=payload, source=source)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Tag
 
-from mmembed.service.schemas.common import ImageInput, ListOf, Strict, told_by
+from mmembed.service.schemas.common import ImageInput, ListOf, Strict, branch_by
 
 __all__ = ["ClassifyAnswer", "ClassifyRequest", "ClassifySeveralAnswer", "LabelTexts", "Verdicts"]
 
@@ -27,14 +27,14 @@ class LabelTexts(Strict):
     )
 
 
-_Label = Annotated[Annotated[Name, Tag("[one]")] | Annotated[LabelTexts, Tag("[many]")], told_by(dict | LabelTexts)]
+_Label = Annotated[Annotated[Name, Tag("[one]")] | Annotated[LabelTexts, Tag("[many]")], branch_by(dict | LabelTexts)]
 _Templates = Annotated[
     Annotated[Literal["openai", "simple", "plain"], Tag("[one]")]
     | Annotated[ListOf[Name], Field(min_length=1), Tag("[many]")],
-    told_by(list),
+    branch_by(list),
 ]
 _Threshold = Annotated[
-    Annotated[FiniteFloat, Tag("[one]")] | Annotated[dict[str, FiniteFloat], Tag("[many]")], told_by(dict)
+    Annotated[FiniteFloat, Tag("[one]")] | Annotated[dict[str, FiniteFloat], Tag("[many]")], branch_by(dict)
 ]
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from qdrant_client import models
 
-__all__ = ["ImageInput", "ListOf", "QdrantFilter", "Strict", "told_by"]
+__all__ = ["ImageInput", "ListOf", "QdrantFilter", "Strict", "branch_by"]
 
 _T = TypeVar("_T")
 
@@ -45,7 +45,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def told_by(kind: type | UnionType) -> Discriminator:
+def branch_by(kind: type | UnionType) -> Discriminator:
     """Hold a value against the branch "[many]" if it is a `kind`, else "[one]": errors are then about what was meant.
 
     The brackets keep the branch out of the sentence, which names fields.
@@ -53,7 +53,7 @@ def told_by(kind: type | UnionType) -> Discriminator:
     return Discriminator(lambda value: "[many]" if isinstance(value, kind) else "[one]")
 
 
-ImageInput = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], told_by(dict)]
+ImageInput = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], branch_by(dict)]
 
 
 def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> models.Filter:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmembed.errors import InvalidRequest
-from mmembed.service.fetching import shown
+from mmembed.service.fetching import short_url
 from mmembed.service.images import is_address
 from mmembed.types import Role
 
@@ -181,7 +181,7 @@ def _snippet(content: object) -> str:
 def _image_snippet(content: object) -> str:
     source = content.get("url", content) if isinstance(content, Mapping) else content
     if is_address(source):
-        return shown(str(source))
+        return short_url(str(source))
     if not isinstance(source, str):
         return _snippet(source)
     return f"in a data URI {source[:20]!r}..." if source[:5].lower() == "data:" else f"{source[:20]!r}..."
