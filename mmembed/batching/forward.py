@@ -93,8 +93,10 @@ def _rows(encoder: Encoder, embeddings: Embeddings, n: int) -> list[Vector]:
         return [_own(row) for row in rows]
     if len(embeddings) != n:
         raise InvalidEmbedding(f"encoder {spec.name} returned {len(embeddings)} vectors for {n} inputs")
-    one = _sparse if spec.kind == "sparse" else _multi
-    return [one(encoder, row) for row in embeddings]
+    if spec.kind == "sparse":
+        return [_sparse(encoder, row) for row in embeddings]
+    multivectors = cast(Sequence[DenseArray], embeddings)
+    return [_own(check_embeddings(m, n=max(1, len(m)), dim=spec.dim, encoder=spec.name)) for m in multivectors]
 
 
 def _sparse(encoder: Encoder, row: Any) -> SparseVector:
@@ -106,11 +108,6 @@ def _sparse(encoder: Encoder, row: Any) -> SparseVector:
     if not np.isfinite(ordered.values).all():
         raise InvalidEmbedding(f"encoder {encoder.spec.name} returned a sparse vector with NaN or infinity")
     return ordered
-
-
-def _multi(encoder: Encoder, row: Any) -> DenseArray:
-    rows: DenseArray = _own(check_embeddings(row, n=max(1, len(row)), dim=encoder.spec.dim, encoder=encoder.spec.name))
-    return rows
 
 
 def _own(row: Any) -> Any:

@@ -89,8 +89,8 @@ class ServedEncoders:
         canonical = self.resolve(name)
         with self._lock:
             future = self._loading.get(canonical)
-            if future is not None and self._may_retry(canonical, future):
-                future = None
+            if future is not None and future.done() and isinstance(future.exception(), EncoderUnavailable):
+                future = future if time.monotonic() < self._retry_at[canonical] else None
             ours = future is None
             future = self._loading[canonical] = future or Future()
         if ours:
@@ -153,10 +153,6 @@ class ServedEncoders:
         same = sorted(served for served in own if lowered in _spellings(served))
         plain = [served for served in same if "?" not in served]
         return plain if len(plain) == 1 else same
-
-    def _may_retry(self, name: str, future: Future[Encoder]) -> bool:
-        transient = future.done() and isinstance(future.exception(), EncoderUnavailable)
-        return transient and time.monotonic() >= self._retry_at.get(name, 0.0)
 
     def _load(self, name: str, future: Future[Encoder]) -> None:
         started = time.monotonic()

@@ -30,7 +30,7 @@ from mmembed.service.schemas.collections import (
 )
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import Contract, EncoderSpec
+from mmembed.types import Contract
 
 __all__ = ["READY_SECONDS", "router"]
 
@@ -183,17 +183,16 @@ def _facet_keys(collection: Collection) -> list[str]:
 
 def _encoders(service: Service) -> list[EncoderFacts]:
     loaded, failures = service.served.loaded(), service.served.failures()
-    return [
-        EncoderFacts(name=name, error=sentence_of(failures[name], service.hidden) if name in failures else None)
-        if name not in loaded
-        else _encoder(name, loaded[name].spec)
-        for name in service.served.names()
-    ]
 
+    def facts(name: str) -> EncoderFacts:
+        if name not in loaded:
+            failure = failures.get(name)
+            return EncoderFacts(name=name, error=None if failure is None else sentence_of(failure, service.hidden))
+        spec = loaded[name].spec
+        own = {field: getattr(spec, field) for field in EncoderFacts.model_fields if hasattr(spec, field)}
+        return EncoderFacts.model_validate({**own, "name": name, "modalities": sorted(spec.modalities), "loaded": True})
 
-def _encoder(name: str, spec: EncoderSpec) -> EncoderFacts:
-    facts = {field: getattr(spec, field) for field in EncoderFacts.model_fields if hasattr(spec, field)}
-    return EncoderFacts.model_validate({**facts, "name": name, "modalities": sorted(spec.modalities), "loaded": True})
+    return [facts(name) for name in service.served.names()]
 
 
 def _thumbnail(collection: Collection, id: str) -> bytes:

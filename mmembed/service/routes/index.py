@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
-from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.removal import Removed, remove_collection, remove_ids, remove_where
@@ -160,7 +159,10 @@ async def delete_points(collection: str, removal: Removal, service: ServiceOf) -
     if (removal.ids is None) == (removal.filter is None):
         raise InvalidRequest("points are removed by ids or by a filter: give one of the two")
     if removal.filter is not None:
-        return await _remove(service, collection, remove_where, _not_all(removal.filter))
+        condition = removal.filter
+        if not any((condition.must, condition.should, condition.must_not, condition.min_should)):
+            raise InvalidRequest("an empty filter would remove every point: DELETE /v1/collections/NAME does that")
+        return await _remove(service, collection, remove_where, condition)
     return await _remove(service, collection, remove_ids, [_uuid(id) for id in removal.ids or ()])
 
 
@@ -218,9 +220,3 @@ def _uuid(id: str) -> str:
         return str(uuid.UUID(id))
     except ValueError as exc:
         raise InvalidRequest(f"{id[:80]!r} is not the id of a point: give a UUID, as a hit has it") from exc
-
-
-def _not_all(condition: models.Filter) -> models.Filter:
-    if not any((condition.must, condition.should, condition.must_not, condition.min_should)):
-        raise InvalidRequest("an empty filter would remove every point: DELETE /v1/collections/NAME does that")
-    return condition

@@ -99,7 +99,9 @@ async def post_infer(body: InferenceRequest, service: ServiceOf) -> Response:
     """Embeds what Qdrant forwards of a client's documents, pictures and inference objects."""
     role = ROLES[body.inference]
     parsed = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
-    _good(body.inputs, await service.threads.run(_served, service, [one.model for one in parsed]))
+    models = {one.model for one in parsed}
+    served = await service.threads.run(lambda: {model: _tried(service.served.resolve, model) for model in models})
+    _good(body.inputs, [served[one.model] for one in parsed])  # before anything is fetched
     pieces = [(one, part) for one in parsed for part in one.parts]
     if len(pieces) > service.settings.max_inputs:
         raise RequestTooLarge(
@@ -147,12 +149,6 @@ def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[_T | MmembedError
 def _is_fault(error: MmembedError) -> bool:
     """Whether the input is to blame, and not the service or its load; also for having no vector."""
     return isinstance(error, InvalidEmbedding) or (status_of(error) < 500 and not isinstance(error, Overloaded))
-
-
-def _served(service: Service, models: Sequence[str]) -> list[str | MmembedError]:
-    """The name that each model is served by, or UnknownEncoder: before anything is fetched."""
-    names = {model: _tried(service.served.resolve, model) for model in set(models)}
-    return [names[model] for model in models]
 
 
 async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart]]) -> list[Result | MmembedError]:

@@ -28,14 +28,14 @@ from mmembed.service.middleware.auth import needs
 from mmembed.service.schemas.forms import FormFiles, JsonOrForm, files_of, form_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.schemas.search import (
+    ExampleInput,
     FoundHit,
-    LikedOrNot,
-    Minus,
     SearchAnswer,
     SearchFields,
     SearchRequest,
     SeveralAnswer,
     SeveralRequest,
+    TextOrImage,
 )
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import Encoder, Hit, Modality, Store
@@ -87,7 +87,7 @@ async def _with_files(query: SearchFields, uploads: FormFiles, service: Service)
     """The search without its reranker, its images as files, those that are addresses fetched side by side."""
     if query.image is not None and uploads.image is not None:
         raise InvalidRequest("the picture came twice, as a file and in the query: send one of them")
-    parts: tuple[Minus | LikedOrNot, ...] = (*query.minus, *query.positive, *query.negative)
+    parts: tuple[TextOrImage, ...] = (*query.minus, *query.positive, *query.negative)
     sources = [source for source in (query.image, *(part.image for part in parts)) if source is not None]
     most = int(service.settings.max_body_mb * 2**20)
     files = await fetch_images(sources, fetcher=service.fetcher, max_bytes=most, max_bytes_together=most)
@@ -96,10 +96,10 @@ async def _with_files(query: SearchFields, uploads: FormFiles, service: Service)
             raise file
     following = iter(files)
 
-    def content(part: Minus | LikedOrNot) -> Any:
+    def content(part: TextOrImage) -> Any:
         if part.text is not None:
             return part.text
-        return next(following) if part.image is not None else PointId(cast(LikedOrNot, part).id or "")
+        return next(following) if part.image is not None else PointId(cast(ExampleInput, part).id or "")
 
     fields_of_query = {field.name: getattr(query, field.name) for field in fields(Search) if hasattr(query, field.name)}
     images = {

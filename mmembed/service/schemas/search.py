@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,14 +12,14 @@ from mmembed.service.schemas.common import ImageInput, QdrantFilter, Strict
 from mmembed.types import FacetValue
 
 __all__ = [
+    "ExampleInput",
     "FoundHit",
-    "LikedOrNot",
-    "Minus",
     "SearchAnswer",
     "SearchFields",
     "SearchRequest",
     "SeveralAnswer",
     "SeveralRequest",
+    "TextOrImage",
 ]
 
 _MAX_LIMIT = 1000
@@ -32,31 +32,24 @@ Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 
 
-class Minus(Strict):
+class TextOrImage(Strict):
     """Something that the hits should not show: one text or one picture."""
 
     text: Text | None = None
     image: ImageInput | None = Field(None, description="As in the query.")
 
     @model_validator(mode="after")
-    def _one(self) -> Minus:
-        if (self.text is None) == (self.image is None):
-            raise PydanticCustomError("minus", "each part to subtract is one text or one image")
+    def _is_one(self) -> Self:
+        fields = [*type(self).model_fields]
+        if sum(getattr(self, field) is not None for field in fields) != 1:
+            raise PydanticCustomError("part", "this is one {fields}", {"fields": " or one ".join(fields)})
         return self
 
 
-class LikedOrNot(Strict):
-    """An example: one text, one image or one stored point."""
+class ExampleInput(TextOrImage):
+    """One text, one picture or one stored point."""
 
-    text: Text | None = None
-    image: ImageInput | None = Field(None, description="As in the query.")
     id: str | None = Field(None, max_length=64, description="A stored point.")
-
-    @model_validator(mode="after")
-    def _one(self) -> LikedOrNot:
-        if sum(part is not None for part in (self.text, self.image, self.id)) != 1:
-            raise PydanticCustomError("example", "each example is one text, one image or one id")
-        return self
 
 
 class SearchFields(Strict):
@@ -78,11 +71,13 @@ class SearchFields(Strict):
         max_length=1024,
         description="For a collection that mmembed did not make: the served encoder of its vector.",
     )
-    minus: list[Minus] = Field([], max_length=_MAX_PARTS, fail_fast=True, description="What the hits should not show.")
-    positive: list[LikedOrNot] = Field(
+    minus: list[TextOrImage] = Field(
+        [], max_length=_MAX_PARTS, fail_fast=True, description="What the hits should not show."
+    )
+    positive: list[ExampleInput] = Field(
         [], max_length=_MAX_PARTS, fail_fast=True, description="Examples of what is liked, in place of a query."
     )
-    negative: list[LikedOrNot] = Field(
+    negative: list[ExampleInput] = Field(
         [], max_length=_MAX_PARTS, fail_fast=True, description="Examples of what is not."
     )
     strategy: Strategy = Field("average_vector", description="How Qdrant weighs examples.")

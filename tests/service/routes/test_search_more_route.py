@@ -156,7 +156,7 @@ def test_examples_are_those_of_python(service: Server, store: Store, kinds: str,
 def test_an_example_is_one_thing(service: Server, side: str, example: dict[str, str]) -> None:
     """None or two of text, image and id are refused, on either side, alone and in several collections."""
     for path in ("/drawings", ""):
-        assert "one text, one image or one id" in refusal(service, path, **{side: [example]})
+        assert "one text or one image or one id" in refusal(service, path, **{side: [example]})
 
 
 def test_an_unknown_strategy_is_refused(service: Server) -> None:
