@@ -25,7 +25,7 @@ __all__ = [
 _MAX_LIMIT = 1000
 _MAX_OFFSET = 10_000
 _MAX_TEXT = 100_000  # characters; every encoder cuts a query long before
-_MAX_PARTS = 32  # to subtract, liked, or not
+_SOME = Field(max_length=32, fail_fast=True)  # parts to subtract, liked, or not
 
 Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
@@ -71,15 +71,11 @@ class SearchFields(Strict):
         max_length=1024,
         description="For a collection that mmembed did not make: the served encoder of its vector.",
     )
-    minus: list[TextOrImage] = Field(
-        [], max_length=_MAX_PARTS, fail_fast=True, description="What the hits should not show."
+    minus: Annotated[list[TextOrImage], _SOME] = Field([], description="What the hits should not show.")
+    positive: Annotated[list[ExampleInput], _SOME] = Field(
+        [], description="Examples of what is liked, in place of a query."
     )
-    positive: list[ExampleInput] = Field(
-        [], max_length=_MAX_PARTS, fail_fast=True, description="Examples of what is liked, in place of a query."
-    )
-    negative: list[ExampleInput] = Field(
-        [], max_length=_MAX_PARTS, fail_fast=True, description="Examples of what is not."
-    )
+    negative: Annotated[list[ExampleInput], _SOME] = Field([], description="Examples of what is not.")
     strategy: Strategy = Field("average_vector", description="How Qdrant weighs examples.")
     weights: dict[Literal["text", "image", "minus"], FiniteFloat] | None = Field(
         None,
