@@ -22,9 +22,9 @@ from urllib.parse import quote
 
 from mmembed.errors import InvalidRequest, StoreError, StoreFull
 
-__all__ = ["FREE_MARGIN_BYTES", "clean_name", "forget_uploads", "keep_upload", "sweep_partial", "uploads_folder"]
+__all__ = ["UPLOAD_MARGIN_BYTES", "clean_name", "forget_uploads", "keep_upload", "sweep_partial", "uploads_folder"]
 
-FREE_MARGIN_BYTES = 128 * 2**20  # disk that is left free beyond what is sent
+UPLOAD_MARGIN_BYTES = 128 * 2**20  # disk that is left free beyond what is sent
 _LONGEST_COLLECTION = 200  # bytes, percent-encoded
 _LONGEST_STEM = 120  # bytes of UTF-8
 _LONGEST_SUFFIX = 12
@@ -55,7 +55,7 @@ def clean_name(name: str) -> str:
 
 
 def keep_upload(
-    folder: Path, name: str, stream: BinaryIO, *, size: int, free_margin_bytes: int = FREE_MARGIN_BYTES
+    folder: Path, name: str, stream: BinaryIO, *, size: int, free_margin_bytes: int = UPLOAD_MARGIN_BYTES
 ) -> Path:
     """Write `size` bytes to FOLDER/DIGEST/NAME, FOLDER being that of the collection; gives the path.
 
