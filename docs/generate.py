@@ -1,10 +1,12 @@
-"""Write docs/reference.md from the code, and the file that docs/writing-an-encoder.md shows. With --check, compare."""
+"""Write what docs/ has from the code: the reference, the public face, the file that a page shows. --check compares."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import typer
@@ -151,10 +153,60 @@ def with_files(page: str) -> str:
     )
 
 
+def public_face() -> str:
+    """Every public name with its signature, fields and methods: what an import may rely on."""
+    lines = [
+        "# The public face of mmembed: names, signatures, fields. Written by `make docs`, compared by `make check`.",
+        "# A line that changes or goes is a line of the changelog.",
+        "",
+    ]
+    for module in ("mmembed", "mmembed.encoders", "mmembed.testing", "mmembed.classification", "mmembed.evaluation"):
+        face = import_module(module)
+        for name in sorted(face.__all__):
+            lines += described(f"{module}.{name}", getattr(face, name))
+    return "\n".join(lines) + "\n"
+
+
+def described(name: str, value: object) -> list[str]:
+    """One name: a function with its signature, a class with its public fields and methods, anything else alone."""
+    if inspect.isfunction(value):
+        return [f"{name}{signature(value)}"]
+    if not inspect.isclass(value):
+        return [name]
+    if issubclass(value, Exception):
+        return [f"{name}({', '.join(base.__name__ for base in value.__bases__)})"]
+    ours = [base for base in reversed(value.__mro__) if base.__module__.startswith("mmembed")]
+    fields = {
+        field: str(hint).replace("'", "")
+        for base in ours
+        for field, hint in vars(base).get("__annotations__", {}).items()
+        if not field.startswith("_")
+    }
+    methods = {
+        method: signature(function)
+        for base in ours
+        for method, function in vars(base).items()
+        if inspect.isfunction(function) and not method.startswith("_")
+    }
+    return [
+        name,
+        *(f"    {field}: {hint}" for field, hint in fields.items()),
+        *(f"    {method}{text}" for method, text in methods.items()),
+    ]
+
+
+def signature(function: Callable[..., object]) -> str:
+    """As it is written, without quotes; a default that is an object of some address by its type alone."""
+    return re.sub(r"<(\S+) object at 0x\w+>", r"<\1>", str(inspect.signature(function))).translate(
+        {ord(quote): None for quote in "'\""}
+    )
+
+
 def main() -> None:
     walk_through = DOCS / "writing-an-encoder.md"
     written = {
         DOCS / "reference.md": reference(),
+        DOCS / "public-face.txt": public_face(),
         walk_through: with_files(walk_through.read_text(encoding="utf-8")),
     }
     for target, text in written.items():

@@ -81,7 +81,7 @@ class Engine:
         """
         most = self._options.max_inputs
         if len(requests) > most:
-            raise RequestTooLarge(f"the request has {len(requests)} inputs and at most {most} may be: divide it")
+            raise RequestTooLarge(f"the request has {len(requests)} inputs and at most {most} are allowed: split it")
         names = dict.fromkeys(one.encoder for one in requests)
         encoders = {name: await self._encoder(name) for name in names}
         if sum(len(one.content) for one in requests) > _DIGEST_HERE:

@@ -82,7 +82,7 @@ def build_adapted(
     origin.check()
     transformer: Any = getattr(model, "transformers_model", None)
     if transformer is None:
-        raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it away")
+        raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it out")
     merge_adapter(transformer, origin.adapter)
     cast(model, device, dtype)
     return model

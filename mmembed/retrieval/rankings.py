@@ -38,7 +38,7 @@ def store_query(
     if contract is not None and name not in contract.vectors:
         raise InvalidQuery(
             f"collection {collection.name!r} has no vector {name!r}, only {', '.join(sorted(contract.vectors))}"
-            + (": index it again with --cross-encoder to find its texts by picture" if name == "cross" else "")
+            + (": index it again with `cross_encoder=` to find its texts by picture" if name == "cross" else "")
         )
     rankings: list[Ranking]
     late: Leg | None = None

@@ -101,7 +101,8 @@ def attempt(what: str, function: Callable[[], T]) -> T:
 
 def tolerance_of(*encoders: Encoder) -> float:
     """Of the least precise of them. A remote one runs in a dtype that nobody tells."""
-    dtypes = ["" if encoder.spec.remote else str(getattr(encoder, "dtype", "")) for encoder in encoders]
+    remote = [getattr(getattr(encoder, "spec", None), "remote", False) for encoder in encoders]  # or no encoder
+    dtypes = ["" if far else str(getattr(encoder, "dtype", "")) for encoder, far in zip(encoders, remote, strict=True)]
     return max(_TOLERANCES.get(dtype, _TOLERANCE_OTHERWISE) for dtype in dtypes)
 
 

@@ -272,7 +272,7 @@ def test_what_was_learnt_is_kept(store: Store, learnt: FewShotReport) -> None:
     assert best is not None
     assert best.way == best.note.best
     assert load_few_shot(store, "shapes", embed_classes(tiny, [*labels, "cat"])) is None
-    with pytest.raises(InvalidSample, match="learn it anew"):
+    with pytest.raises(InvalidSample, match="learn it again"):
         FewShotNote.from_json({"names": ["a"]})
 
 

@@ -139,6 +139,6 @@ def read_part(collection: Collection, names: Sequence[str], *, key: str, part: S
     blocks = list(collection.image_vectors(filter=in_part(key, part), payload=[key]))
     points = [point for some, _ in blocks for point in some]
     if not points:
-        raise InvalidSample(f"collection {collection.name!r} has no picture left of the part {part!r}: learn anew")
+        raise InvalidSample(f"collection {collection.name!r} has no picture left of the part {part!r}: learn again")
     truth = column_numbers(names, [point.payload[key] for point in points])
     return LabelledPart([point.id for point in points], np.concatenate([rows for _, rows in blocks]), truth)

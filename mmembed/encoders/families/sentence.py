@@ -209,7 +209,7 @@ def _load_model(source: Checkpoint, run: LoadOptions, origin: Origin, *, advice:
     if origin.adapter is not None:
         origin.check()
         if model.transformers_model is None:
-            raise EncoderLoadError(f"{source.model} has no transformer to merge an adapter into: leave it away")
+            raise EncoderLoadError(f"{source.model} has no transformer to merge an adapter into: leave it out")
         merge_adapter(model.transformers_model, origin.adapter)
         cast(model, device, dtype)
     if "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(origin.base):

@@ -88,11 +88,11 @@ def _files_of(collection: Collection, manifest: Path) -> _Files:
             lines.write(json.dumps({key: value for key, value in row.items() if value}) + "\n")
     if not there:
         raise InvalidTestSet(
-            f"collection {collection.name!r} names {gone:,} files and none is there any more, so nothing can be "
-            f"indexed anew: compare two collections that are there (--in X --in Y)"
+            f"collection {collection.name!r} names {gone:,} files and none of them exists any more, so nothing can be "
+            f"indexed again: compare two collections that exist"
         )
     lost = (
-        f"{gone:,} of {there + gone:,} things in {collection.name!r} have no file that could be indexed anew: left out"
+        f"{gone:,} of {there + gone:,} things in {collection.name!r} have no file that could be indexed again: left out"
     )
     return _Files(contract.kind, manifest, there, (lost,) if gone else ())
 

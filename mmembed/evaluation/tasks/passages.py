@@ -36,7 +36,7 @@ def evaluate_passages(
     are found by no search. Raises SettingsError for pictures, which have no passages, and what these two raise.
     """
     if any(document.image is not None for document in test_set.corpus.values()):
-        raise SettingsError("the corpus holds pictures, which have no passages: leave --passages away")
+        raise SettingsError("the corpus holds pictures, which have no passages: measure it whole")
     where = Collection(store, collection)
     if not may_write(where):
         raise InvalidTestSet(

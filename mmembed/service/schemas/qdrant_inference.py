@@ -86,7 +86,7 @@ class ParsedInput:
 
 
 def read_input(input: InferenceInput, role: Role) -> ParsedInput:
-    """Raises InvalidRequest for data of another type and for options that there are not."""
+    """Raises InvalidRequest for data of another type and for options that do not exist."""
     options = input.options or {}
     if unknown := [key for key in options if key not in _OPTIONS]:
         raise InvalidRequest(f"there is no option {unknown[0][:_SNIPPET]!r}: known are {', '.join(_OPTIONS)}")
