@@ -6,28 +6,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from plugin_sites import install_plugin
+from plugin_sites import BY_LENGTH, install_plugin
 from service_app import running
 
 from mmembed import ingest_documents, load_encoder, load_reranker, open_store, search
 from mmembed.service.server import Server
-
-BY_LENGTH = '''
-"""Likes long passages: its score is their length."""
-import numpy as np
-
-
-class ByLength:
-    name = "by-length"
-    modalities = frozenset({"text"})
-
-    def score(self, query, candidates):
-        return np.array([len(text) for text in candidates], dtype=np.float32)
-
-
-def load(name, run):
-    return ByLength()
-'''
 
 
 @pytest.fixture(scope="module")

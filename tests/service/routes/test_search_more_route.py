@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from plugin_sites import install_plugin
+from plugin_sites import BY_LENGTH, install_plugin
 from qdrant_client import models
 from service_app import running
 
@@ -42,22 +42,6 @@ TEXTS = {
     "notes": ("water", "a pinch of salt in water"),
 }
 
-BY_LENGTH = '''
-"""Likes long passages: its score is their length."""
-import numpy as np
-
-
-class ByLength:
-    name = "by-length"
-    modalities = frozenset({"text"})
-
-    def score(self, query, candidates):
-        return np.array([len(text) for text in candidates], dtype=np.float32)
-
-
-def load(name, run):
-    return ByLength()
-'''
 NEEDY = '''
 """An encoder that is never loaded."""
 from mmembed.errors import EncoderLoadError
