@@ -96,9 +96,9 @@ async def _measure(store: Path, points: int) -> list[Gap]:
         searching = [asyncio.create_task(_search(client, number)) for number in range(SEARCHING)]
         service = app.state.service
         for batch in batches:
-            await service.run(service.store.upsert, "bench", batch)
+            await service.threads.run(service.store.upsert, "bench", batch)
         found.append(ticker.take("while it takes points and is searched"))
-        await service.run(service.store.optimize, "bench")
+        await service.threads.run(service.store.optimize, "bench")
         found.append(ticker.take("while it optimises and is searched"))
         for task in searching:
             task.cancel()

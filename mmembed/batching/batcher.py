@@ -19,7 +19,7 @@ from itertools import islice
 from typing import cast
 
 from mmembed.batching.cache import BatchKey, CacheKey, Content, Result, VectorCache
-from mmembed.batching.forward import count_tokens, decode, encode
+from mmembed.batching.forward import encode, prepare_file, tokens_read
 from mmembed.batching.options import STOPPING, BatchingOptions, Observer
 from mmembed.batching.queue import Entry, Queue, results_of
 from mmembed.batching.submission import Submission, deliver
@@ -170,7 +170,7 @@ class Batcher:
             self._decoders.submit(self._decode, queue, queue.next_undecoded())
 
     def _decode(self, queue: Queue, entry: Entry) -> None:
-        prepared = decode(self.encoder, cast(bytes, entry.content), max_pixels=self._options.max_pixels)
+        prepared = prepare_file(self.encoder, cast(bytes, entry.content), max_pixels=self._options.max_pixels)
         finished: list[Submission] = []
         with self._changed:
             del queue.decoding[entry.key]
@@ -239,19 +239,19 @@ class Batcher:
             front = list(islice(queue.ready.values(), most))
         for entry in front:  # without the lock: long texts take their time
             if entry.tokens is None:
-                counted = count_tokens(self.encoder, cast(str, entry.content))
+                counted = tokens_read(self.encoder, cast(str, entry.content))
                 entry.tokens, entry.fault = (0, counted) if isinstance(counted, MmembedError) else (counted, None)
-        taken: list[Entry] = []
+        entries: list[Entry] = []
         left = math.inf if queue.batch.alone else self._options.max_batch_tokens
         with self._changed:
             for entry in islice(queue.ready.values(), most):
                 left -= entry.tokens or 0
-                if entry.tokens is None or (taken and left < 0):
+                if entry.tokens is None or (entries and left < 0):
                     break
-                taken.append(entry)
-            for entry in taken:
+                entries.append(entry)
+            for entry in entries:
                 del queue.ready[entry.key]
-            self._begun += len(taken)
+            self._begun += len(entries)
             if self._queues.get(queue.batch) is queue:
                 self._queues[queue.batch] = self._queues.pop(queue.batch)  # the others first, next time
             self._decode_ahead(queue)
@@ -259,7 +259,7 @@ class Batcher:
             self._report(queue.batch.modality)
             if self._queues:
                 self._changed.notify()  # another worker, where there are several
-        return taken
+        return entries
 
     def _finish(
         self, batch: BatchKey, entries: Sequence[Entry], results: Sequence[Result | MmembedError], seconds: float

@@ -34,7 +34,7 @@ from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooL
 from mmembed.types import DenseArray, Encoder, Role
 from mmembed.vectors import truncate
 
-__all__ = ["Engine", "Request"]
+__all__ = ["EncodeRequest", "Engine"]
 
 _DIGEST_HERE = 256 * 1024  # bytes of content that are digested in the event loop: 0.3 ms
 _LONGEST_TEXT = 1_000_000  # characters: a long book; a second of some tokenizers
@@ -42,7 +42,7 @@ _SPELLINGS = 1000  # of names that are kept: clients may write a name in any mix
 
 
 @dataclass(frozen=True)
-class Request:
+class EncodeRequest:
     """One vector that a client asks for."""
 
     encoder: str  # any spelling of a served name
@@ -71,7 +71,7 @@ class Engine:
         self._known: dict[str, Encoder] = {}  # spelling -> encoder
         self._loading: dict[str, asyncio.Future[Encoder]] = {}  # served name -> one that is being loaded
 
-    async def embed(self, requests: Sequence[Request]) -> list[Result | MmembedError]:
+    async def embed(self, requests: Sequence[EncodeRequest]) -> list[Result | MmembedError]:
         """One result a request, in order: a bad one is its error and the others are unharmed.
 
         Raises:
@@ -165,13 +165,13 @@ class Engine:
         return self._observer.in_flight - sum(batcher.open for batcher in list(self._batchers.values()))
 
 
-Encoders = Mapping[str, Encoder | MmembedError]
-Keys = list[CacheKey | MmembedError]
+_Encoders = Mapping[str, Encoder | MmembedError]
+_Keys = list[CacheKey | MmembedError]
 
 
-def _keys(requests: Sequence[Request], encoders: Encoders) -> Keys:
+def _keys(requests: Sequence[EncodeRequest], encoders: _Encoders) -> _Keys:
     """The key of each request, or why it cannot be encoded."""
-    keys: Keys = []
+    keys: _Keys = []
     together: defaultdict[tuple[str, Role, str | None], list[int]] = defaultdict(list)
     for place, one in enumerate(requests):
         encoder = encoders[one.encoder]
@@ -190,7 +190,7 @@ def _keys(requests: Sequence[Request], encoders: Encoders) -> Keys:
     return keys
 
 
-def _key(encoder: Encoder, one: Request) -> CacheKey | MmembedError:
+def _key(encoder: Encoder, one: EncodeRequest) -> CacheKey | MmembedError:
     spec = encoder.spec
     if ("text" if isinstance(one.content, str) else "image") not in spec.modalities:
         what = "texts" if isinstance(one.content, str) else "pictures"
@@ -212,15 +212,15 @@ def _key(encoder: Encoder, one: Request) -> CacheKey | MmembedError:
 
 
 def _by_encoder(
-    requests: Sequence[Request], keys: Keys, encoders: Encoders
+    requests: Sequence[EncodeRequest], keys: _Keys, encoders: _Encoders
 ) -> list[tuple[Encoder, dict[CacheKey, Content]]]:
     """What each encoder is to encode, equal inputs once."""
-    found: dict[int, tuple[Encoder, dict[CacheKey, Content]]] = {}
+    contents: dict[int, tuple[Encoder, dict[CacheKey, Content]]] = {}
     for one, key in zip(requests, keys, strict=True):
         if isinstance(key, CacheKey):
             encoder = cast(Encoder, encoders[one.encoder])
-            found.setdefault(id(encoder), (encoder, {}))[1][key] = one.content
-    return list(found.values())
+            contents.setdefault(id(encoder), (encoder, {}))[1][key] = one.content
+    return list(contents.values())
 
 
 def _in_size(result: Result | MmembedError, dim: int | None) -> Result | MmembedError:

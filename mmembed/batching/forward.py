@@ -24,7 +24,7 @@ from mmembed.images import load_image
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, SparseVector, Vector
 from mmembed.vectors import check_embeddings
 
-__all__ = ["count_tokens", "decode", "encode"]
+__all__ = ["encode", "prepare_file", "tokens_read"]
 
 _OF_ALL = (EncoderUnavailable, EncoderRefused, SettingsError, UnsupportedModality)
 """Not the fault of one input: an API that does not answer, a task or role that the encoder does not know."""
@@ -32,7 +32,7 @@ _OF_ALL = (EncoderUnavailable, EncoderRefused, SettingsError, UnsupportedModalit
 logger = logging.getLogger(__name__)
 
 
-def decode(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | MmembedError:
+def prepare_file(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | MmembedError:
     """The bytes of an image file -> decoded, and preprocessed where the encoder allows it; or what is wrong."""
     try:
         image = load_image(content, uri="the picture", max_pixels=max_pixels)
@@ -43,7 +43,7 @@ def decode(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | M
         return _as_ours(encoder, exc)
 
 
-def count_tokens(encoder: Encoder, text: str) -> int | MmembedError:
+def tokens_read(encoder: Encoder, text: str) -> int | MmembedError:
     """Tokens that the encoder reads of a text, at most its context length."""
     try:
         tokens = encoder.count_tokens(text)
@@ -85,16 +85,18 @@ def _call_of(encoder: Encoder, batch: BatchKey) -> Callable[[Any], Embeddings]:
     return encoder.encode_pixels if isinstance(encoder, PixelEncoder) else encoder.encode_image
 
 
-def _rows(encoder: Encoder, made: Embeddings, n: int) -> list[Vector]:
+def _rows(encoder: Encoder, embeddings: Embeddings, n: int) -> list[Vector]:
     """What the encoder made of n inputs -> n checked vectors, each in memory of its own. Raises InvalidEmbedding."""
     spec = encoder.spec
     if spec.kind == "dense":
-        rows = check_embeddings(cast(DenseArray, made), n=n, dim=spec.dim, encoder=spec.name)
+        rows = check_embeddings(cast(DenseArray, embeddings), n=n, dim=spec.dim, encoder=spec.name)
         return [_own(row) for row in rows]
-    if len(made) != n:
-        raise InvalidEmbedding(f"encoder {spec.name} returned {len(made)} vectors for {n} inputs")
-    one = _sparse if spec.kind == "sparse" else _multi
-    return [one(encoder, row) for row in made]
+    if len(embeddings) != n:
+        raise InvalidEmbedding(f"encoder {spec.name} returned {len(embeddings)} vectors for {n} inputs")
+    if spec.kind == "sparse":
+        return [_sparse(encoder, row) for row in embeddings]
+    multivectors = cast(Sequence[DenseArray], embeddings)
+    return [_own(check_embeddings(m, n=max(1, len(m)), dim=spec.dim, encoder=spec.name)) for m in multivectors]
 
 
 def _sparse(encoder: Encoder, row: Any) -> SparseVector:
@@ -106,11 +108,6 @@ def _sparse(encoder: Encoder, row: Any) -> SparseVector:
     if not np.isfinite(ordered.values).all():
         raise InvalidEmbedding(f"encoder {encoder.spec.name} returned a sparse vector with NaN or infinity")
     return ordered
-
-
-def _multi(encoder: Encoder, row: Any) -> DenseArray:
-    rows: DenseArray = _own(check_embeddings(row, n=max(1, len(row)), dim=encoder.spec.dim, encoder=encoder.spec.name))
-    return rows
 
 
 def _own(row: Any) -> Any:

@@ -69,8 +69,8 @@ class Queue:
 
 def results_of(entries: Sequence[Entry], vectors: Sequence[Vector | MmembedError]) -> list[Result | MmembedError]:
     """What became of each; `vectors` are those of the entries without a fault, in order."""
-    made = iter(vectors)
-    outcomes = [next(made) if entry.fault is None else entry.fault for entry in entries]
+    following = iter(vectors)
+    outcomes = [next(following) if entry.fault is None else entry.fault for entry in entries]
     return [
         outcome if isinstance(outcome, MmembedError) else Result(outcome, entry.tokens or 0)
         for entry, outcome in zip(entries, outcomes, strict=True)

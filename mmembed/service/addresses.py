@@ -85,7 +85,7 @@ class CheckedAddresses(httpcore.AsyncNetworkBackend):
 
 def allowed_hosts(hosts: Iterable[str]) -> set[tuple[str, int | None]]:
     """HOST, HOST:PORT, or an IPv6 address with or without brackets -> (host, port or None for any)."""
-    found: set[tuple[str, int | None]] = set()
+    allowed: set[tuple[str, int | None]] = set()
     for host in hosts:
         try:
             url = httpx.URL(f"//[{host}]" if host.count(":") > 1 and "[" not in host else f"//{host}")
@@ -93,8 +93,8 @@ def allowed_hosts(hosts: Iterable[str]) -> set[tuple[str, int | None]]:
             raise SettingsError(f"--allow-image-host takes HOST or HOST:PORT, not {host!r}: {exc}") from exc
         if not url.host or url.userinfo or url.raw_path not in (b"", b"/"):
             raise SettingsError(f"--allow-image-host takes HOST or HOST:PORT, not {host!r}")
-        found.add((_plain(url.raw_host.decode("ascii")), url.port))
-    return found
+        allowed.add((_plain(url.raw_host.decode("ascii")), url.port))
+    return allowed
 
 
 def _plain(host: str) -> str:

@@ -17,10 +17,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from mmembed import errors as e
-from mmembed.service.routing import route_of
 
 __all__ = [
     "STATUS",
@@ -33,9 +33,11 @@ __all__ = [
     "json_bytes",
     "json_response",
     "our_shape",
+    "route_of",
     "sentence_of",
     "shape_of",
     "status_of",
+    "unless_known",
     "validation_sentence",
     "without_places",
 ]
@@ -82,6 +84,24 @@ def our_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any
     return status, {"error": sentence, "type": kind}
 
 
+def route_of(scope: Scope) -> BaseRoute | None:
+    """The route of a request, or the one that would take it by another method; None: there is none at its path.
+
+    Also before the router has chosen it: what is refused early has to know.
+    """
+    chosen: BaseRoute | None = scope.get("route")
+    if chosen is not None or "app" not in scope:
+        return chosen
+    other = None
+    for route in scope["app"].router.routes:
+        match, _ = route.matches(scope)
+        if match is Match.FULL:
+            return route  # type: ignore[no-any-return]
+        if match is Match.PARTIAL:
+            other = other or route
+    return other
+
+
 def shape_of(scope: Scope) -> ErrorShape:
     """How errors of a request look: as the route that it is for declares it, else like ours."""
     shape: ErrorShape = getattr(route_of(scope), "error_shape", our_shape)
@@ -113,7 +133,7 @@ def sentence_of(error: e.MmembedError, hidden: Sequence[str]) -> str:
     return as_fields(error)
 
 
-def as_fields(error: e.MmembedError) -> str:
+def as_fields(error: e.MmembedError | str) -> str:
     """Its sentence with parameters as fields of JSON: `dtype='float32'` -> "dtype": "float32"."""
     return e.respell(str(error), lambda name, value: f'"{name}"' + (f": {value}" if value else "").replace("'", '"'))
 
@@ -136,13 +156,9 @@ def add_error_answers(app: FastAPI) -> None:
         assert isinstance(exc, RequestValidationError)
         return error_response(e.InvalidRequest(validation_sentence(exc.errors())), shape=shape_of(request.scope))
 
-    async def of_starlette(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, HTTPException)
-        return _http_response(request, exc)
-
     app.add_exception_handler(e.MmembedError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, of_starlette)
+    app.add_exception_handler(HTTPException, _of_starlette)
 
 
 def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
@@ -150,8 +166,8 @@ def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     first = errors[0]
     where = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
-        said = f"the body is not JSON: {first['ctx']['error']}"
-        return f"{said} at character {where[-1]}" if where[-1].isdigit() else said
+        sentence = f"the body is not JSON: {first['ctx']['error']}"
+        return f"{sentence} at character {where[-1]}" if where[-1].isdigit() else sentence
     place = where[0] if where else "body"
     field = ".".join(part for part in where[1:] if "[" not in part)  # which is a type, one of several
     named = f"{field!r} of the {place}" if field else f"the {place}"
@@ -159,8 +175,9 @@ def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     return f"{named}: {message[:1].lower()}{message[1:]}"
 
 
-def _http_response(request: Request, exc: HTTPException) -> Response:
+async def _of_starlette(request: Request, exc: Exception) -> Response:
     """What the router and the parser of forms raise: an unknown path, a wrong method, a broken form."""
+    assert isinstance(exc, HTTPException)
     path = request.url.path
     if exc.status_code == 404 and exc.detail == http.HTTPStatus.NOT_FOUND.phrase:
         sentence = f"there is nothing at {path[:200]}: /openapi.json lists what there is"
@@ -192,7 +209,7 @@ def without_places(sentence: str, hidden: Sequence[str]) -> str:
     for place in hidden:
         sentence = sentence.replace(place, "the store")
     sentence = sentence.replace("the store the store", "the store")
-    return _PATHS.sub(lambda found: found.group(1) or "the folder", sentence)
+    return _PATHS.sub(lambda match: match.group(1) or "the folder", sentence)
 
 
 # --- JSON answers, written by orjson: arrays of numpy go out as they lie in memory, never through Python lists ---
@@ -213,6 +230,15 @@ def json_bytes(content: Any) -> bytes:
 
 def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json_bytes(content), status_code=status, headers=headers, media_type="application/json")
+
+
+def unless_known(request: Request, content: bytes, *, media_type: str, etag: str, cache_control: str) -> Response:
+    """The content with its ETag, or 304 for a client that has it."""
+    headers = {"ETag": etag, "Cache-Control": cache_control}
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if etag in known or known == {"*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from mmembed.errors import ForbiddenUrl, Overloaded
 from mmembed.service.addresses import CheckedAddresses, Resolver, allowed_hosts
 from mmembed.service.settings import Settings
 
-__all__ = ["Fetcher", "shown"]
+__all__ = ["Fetcher", "short_url"]
 
 _AT_ONCE = 16
 _MAX_REDIRECTS = 3
@@ -54,7 +54,7 @@ class Fetcher:
                 await self._slots.acquire()
         except TimeoutError:
             raise Overloaded(
-                f"{shown(url)} was not fetched: {_AT_ONCE} other pictures are being fetched and none of them ends; "
+                f"{short_url(url)} was not fetched: {_AT_ONCE} other pictures are being fetched and none of them ends; "
                 f"try again later or send the picture's bytes in base64",
                 retry_after_seconds=self._seconds,
             ) from None
@@ -71,32 +71,33 @@ class Fetcher:
         await self._pool.aclose()
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _follow(self, asked: str) -> bytes:
-        url = _parsed(asked, asked)
+    async def _follow(self, start: str) -> bytes:
+        url = _parsed(start, start)
         try:
             for _ in range(_MAX_REDIRECTS + 1):
+                target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
                 async with self._pool.stream(
-                    "GET", _target(url), headers=_headers(url), extensions={"timeout": {"connect": self._seconds}}
+                    "GET", target, headers=_headers(url), extensions={"timeout": {"connect": self._seconds}}
                 ) as answer:
                     location = _header(answer, b"location")
                     if answer.status not in _REDIRECTS or location is None:
-                        return await self._content(answer, asked)
-                    url = _parsed(_joined(url, location), asked)
+                        return await self._content(answer, start)
+                    url = _parsed(_joined(url, location), start)
         except httpcore.TimeoutException:
-            raise self._late(asked) from None
+            raise self._late(start) from None
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError):
             raise ForbiddenUrl(
-                f"{shown(asked)} cannot be fetched: the connection failed or broke off; see whether the address is "
+                f"{short_url(start)} cannot be fetched: the connection failed or broke off; see whether the address is "
                 f"right and its server runs, or send the picture's bytes in base64"
             ) from None
-        raise ForbiddenUrl(f"{shown(asked)} redirects more than {_MAX_REDIRECTS} times: give the final address")
+        raise ForbiddenUrl(f"{short_url(start)} redirects more than {_MAX_REDIRECTS} times: give the final address")
 
-    async def _content(self, answer: httpcore.Response, asked: str) -> bytes:
+    async def _content(self, answer: httpcore.Response, start: str) -> bytes:
         """The body of a 200, at most `max_image_mb` of it in memory."""
         if answer.status != 200:
-            raise ForbiddenUrl(f"{shown(asked)} cannot be fetched: it answers with status {answer.status}, not 200")
+            raise ForbiddenUrl(f"{short_url(start)} cannot be fetched: it answers with status {answer.status}, not 200")
         if _header(answer, b"content-encoding") not in (None, b"identity"):
-            raise ForbiddenUrl(f"{shown(asked)} is not fetched: it is sent compressed, in a Content-Encoding")
+            raise ForbiddenUrl(f"{short_url(start)} is not fetched: it is sent compressed, in a Content-Encoding")
         declared = _header(answer, b"content-length") or b"0"
         parts, size = [], int(declared) if declared.isdigit() else 0
         if size <= self._max_bytes:
@@ -108,38 +109,40 @@ class Fetcher:
                     break
         if size > self._max_bytes:
             raise ForbiddenUrl(
-                f"{shown(asked)} is not fetched: it is larger than {self._max_bytes / 2**20:g} MiB; shrink the "
+                f"{short_url(start)} is not fetched: it is larger than {self._max_bytes / 2**20:g} MiB; shrink the "
                 f"picture or raise --max-image-mb"
             )
         return b"".join(parts)
 
     def _late(self, url: str) -> ForbiddenUrl:
         return ForbiddenUrl(
-            f"{shown(url)} is not fetched: it took longer than {self._seconds:g} seconds; send the picture's bytes "
+            f"{short_url(url)} is not fetched: it took longer than {self._seconds:g} seconds; send the picture's bytes "
             f"in base64 or raise --fetch-seconds"
         )
 
     async def _resolve(self, host: str, port: int) -> list[str]:
         """The system's resolver, in threads of its own: names that hang hold up nothing but other fetches."""
-        found = await asyncio.get_running_loop().run_in_executor(
+        addresses = await asyncio.get_running_loop().run_in_executor(
             self._resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        return list(dict.fromkeys(str(address[0]) for *_, address in addresses))
 
 
-def _parsed(url: str, asked: str) -> httpx.URL:
+def _parsed(url: str, start: str) -> httpx.URL:
     """Raises ForbiddenUrl for what is not http(s)://HOST[:PORT]/... or carries a password."""
     try:
         parsed = httpx.URL(url[: _MAX_URL + 1])
         host = parsed.host
     except (httpx.InvalidURL, UnicodeError):  # of `xn--` and what follows, which is read only when it is asked for
-        raise ForbiddenUrl(f"{shown(asked)} is not an address that can be fetched: give http(s)://HOST/PATH") from None
+        raise ForbiddenUrl(
+            f"{short_url(start)} is not an address that can be fetched: give http(s)://HOST/PATH"
+        ) from None
     if len(url) > _MAX_URL:
-        raise ForbiddenUrl(f"{shown(asked)} is not fetched: an address may have {_MAX_URL} characters")
+        raise ForbiddenUrl(f"{short_url(start)} is not fetched: an address may have {_MAX_URL} characters")
     if parsed.scheme not in _SCHEMES or not host or (parsed.port or 0) > 65535:
-        raise ForbiddenUrl(f"{shown(asked)} is not fetched: pictures are fetched from http(s)://HOST/PATH alone")
+        raise ForbiddenUrl(f"{short_url(start)} is not fetched: pictures are fetched from http(s)://HOST/PATH alone")
     if parsed.userinfo:
-        raise ForbiddenUrl(f"{shown(asked)} is not fetched: leave the user name and password out of the address")
+        raise ForbiddenUrl(f"{short_url(start)} is not fetched: leave the user name and password out of the address")
     return parsed
 
 
@@ -150,10 +153,6 @@ def _joined(url: httpx.URL, location: bytes) -> str:
         return str(url.join(text))
     except httpx.InvalidURL:
         return text
-
-
-def _target(url: httpx.URL) -> httpcore.URL:
-    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 def _headers(url: httpx.URL) -> list[tuple[bytes, bytes]]:
@@ -169,7 +168,7 @@ def _header(answer: httpcore.Response, name: bytes) -> bytes | None:
     return next((value for key, value in answer.headers if key.lower() == name), None)
 
 
-def shown(url: str) -> str:
+def short_url(url: str) -> str:
     """An address for an error: without a password or a query, which may be a signature, and not too long."""
     plain = re.sub(r"//[^/?#]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
     return repr(plain if len(plain) <= 60 else plain[:57] + "...")

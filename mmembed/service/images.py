@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooLarge, UnreadableImage
-from mmembed.service.fetching import Fetcher, shown
+from mmembed.service.fetching import Fetcher, short_url
 
 __all__ = ["ImageSource", "fetch_images", "image_bytes", "is_address"]
 
@@ -87,7 +87,7 @@ async def image_bytes(source: ImageSource, *, fetcher: Fetcher, max_bytes: int, 
         if not _DATA_HEAD.fullmatch(head):
             raise UnreadableImage(f"the data URI {head[:40]!r} holds no picture: write data:image/png;base64,...")
     elif kind == "url":
-        raise UnreadableImage(f"{shown(text)} is neither an http(s) address nor a data URI: {_HOW}")
+        raise UnreadableImage(f"{short_url(text)} is neither an http(s) address nor a data URI: {_HOW}")
     return _decoded(text, max_bytes)
 
 
@@ -116,6 +116,6 @@ def _decoded(text: str, max_bytes: int) -> bytes:
         return binascii.a2b_base64(plain, strict_mode=True)
     except ValueError:  # binascii.Error, and a plain one of what is not ASCII
         raise UnreadableImage(
-            f"{shown(plain)} is neither an http(s) address, a data URI nor base64, and files of the server are not "
+            f"{short_url(plain)} is neither an http(s) address, a data URI nor base64, and files of the server are not "
             f"read: {_HOW}"
         ) from None

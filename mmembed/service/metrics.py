@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -21,32 +23,18 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self._requests = Counter(
-            "mmembed_requests", "Requests answered.", ("route", "method", "status"), registry=registry
-        )
-        self._seconds = Histogram(
-            "mmembed_request_seconds", "From a request's head to its answer.", ("route",),
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
-        in_flight = Gauge("mmembed_requests_in_flight", "Requests not yet answered.", registry=registry)
-        in_flight.set_function(lambda: self.in_flight)
-        self._sizes = Histogram(
-            "mmembed_batch_size", "Inputs of one forward pass.", ("encoder", "modality"),
-            buckets=_SIZES, registry=registry,
-        )  # fmt: skip
-        self._passes = Histogram(
-            "mmembed_batch_seconds", "One forward pass.", ("encoder", "modality"),
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
-        self._waiting = Gauge(
-            "mmembed_queued_inputs", "Inputs that wait for an encoder.", ("encoder", "modality"), registry=registry
-        )
-        self._cached = Counter("mmembed_cache", "Inputs looked up in the cache.", ("found",), registry=registry)
-        self._failures = Counter(
-            "mmembed_failures",
-            "Inputs that failed, and requests refused before any work.",
-            ("type",),
-            registry=registry,
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
+        sizes = partial(Histogram, buckets=_SIZES, registry=registry)
+        self._requests = counter("mmembed_requests", "Requests answered.", ("route", "method", "status"))
+        self._seconds = seconds("mmembed_request_seconds", "From a request's head to its answer.", ("route",))
+        gauge("mmembed_requests_in_flight", "Requests not yet answered.").set_function(lambda: self.in_flight)
+        self._sizes = sizes("mmembed_batch_size", "Inputs of one forward pass.", ("encoder", "modality"))
+        self._passes = seconds("mmembed_batch_seconds", "One forward pass.", ("encoder", "modality"))
+        self._waiting = gauge("mmembed_queued_inputs", "Inputs that wait for an encoder.", ("encoder", "modality"))
+        self._cached = counter("mmembed_cache", "Inputs looked up in the cache.", ("found",))
+        self._failures = counter(
+            "mmembed_failures", "Inputs that failed, and requests refused before any work.", ("type",)
         )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from mmembed.encoders.presets import PRESETS
-from mmembed.encoders.registry import load_encoder, parse_name
+from mmembed.encoders.registry import load_named, parse_name
 from mmembed.errors import (
     EncoderLoadError,
     EncoderUnavailable,
@@ -25,7 +25,7 @@ from mmembed.errors import (
 from mmembed.service.settings import Settings
 from mmembed.types import Encoder, Store
 
-__all__ = ["ServedEncoders"]
+__all__ = ["ServedEncoders", "load_failure"]
 
 _ALWAYS = ("tiny", "bm25")
 _LOOK_SECONDS = 2.0  # between two looks at the store's contracts
@@ -40,7 +40,7 @@ class ServedEncoders:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._settings = settings
+        self._options = settings.loading
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._looked = -_LOOK_SECONDS
@@ -67,30 +67,30 @@ class ServedEncoders:
             return known
         unread = self._look()
         with self._lock:
-            found = self._matches(name)
-        if len(found) == 1:
-            return found[0]
+            matches = self._matches(name)
+        if len(matches) == 1:
+            return matches[0]
         if unread is not None:
             raise unread.with_traceback(None)
-        hint = f"several have this name, {' and '.join(found)}: give the full name of one"
+        hint = f"several have this name, {' and '.join(matches)}: give the full name of one"
         names = self.names()
-        if not found:
+        if not matches:
             hint = f"served are {', '.join(names)}; others are named with --encoder when the service is started"
         raise UnknownEncoder(name[:_SHOWN], names, hint=hint)
 
     def known(self, name: str) -> str | None:
         """The same without a look at the store, at once; None if that would be needed."""
         with self._lock:
-            found = self._matches(name)
-        return found[0] if len(found) == 1 else None
+            matches = self._matches(name)
+        return matches[0] if len(matches) == 1 else None
 
     def encoder(self, name: str) -> Encoder:
         """The encoder of that name, in any spelling. Raises what loading it raised, each time it is asked for."""
         canonical = self.resolve(name)
         with self._lock:
             future = self._loading.get(canonical)
-            if future is not None and self._may_retry(canonical, future):
-                future = None
+            if future is not None and future.done() and isinstance(future.exception(), EncoderUnavailable):
+                future = future if time.monotonic() < self._retry_at[canonical] else None
             ours = future is None
             future = self._loading[canonical] = future or Future()
         if ours:
@@ -129,14 +129,14 @@ class ServedEncoders:
             if time.monotonic() - self._looked < _LOOK_SECONDS:
                 return self._unread
             try:
-                found = {_canonical(name) for name in _remembered(self._store)}
+                remembered = {_canonical(name) for name in _remembered(self._store)}
             except StoreError as exc:
                 logger.warning("which encoders the collections remember cannot be read: %s", exc)
                 self._unread = exc
             else:
                 self._unread = None
                 with self._lock:
-                    self._names |= found
+                    self._names |= remembered
             self._looked = time.monotonic()
             return self._unread
 
@@ -154,27 +154,13 @@ class ServedEncoders:
         plain = [served for served in same if "?" not in served]
         return plain if len(plain) == 1 else same
 
-    def _may_retry(self, name: str, future: Future[Encoder]) -> bool:
-        transient = future.done() and isinstance(future.exception(), EncoderUnavailable)
-        return transient and time.monotonic() >= self._retry_at.get(name, 0.0)
-
     def _load(self, name: str, future: Future[Encoder]) -> None:
-        settings = self._settings
         started = time.monotonic()
         try:
-            encoder = load_encoder(
-                name,
-                device=settings.device,
-                dtype=settings.dtype,
-                batch_size=settings.batch_size,
-                trust_remote_code=settings.trust_remote_code,
-            )
-        except MmembedError as exc:
-            logger.warning("encoder %s cannot be loaded: %s", name, exc)
-            self._fail(name, future, exc)
+            encoder = load_named(name, self._options)
         except BaseException as exc:  # of a stranger's library; those who wait for the future must not wait for ever
-            logger.exception("encoder %s cannot be loaded", name)
-            self._fail(name, future, _foreign(name, exc))
+            self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
+            future.set_exception(load_failure("encoder", name, exc))
         else:
             logger.info("encoder %s loaded in %.1f s", name, time.monotonic() - started)
             with self._lock:  # a relative path, say, which the encoder makes absolute
@@ -185,10 +171,6 @@ class ServedEncoders:
             if self.ready:
                 _set_apart()
             future.set_result(encoder)
-
-    def _fail(self, name: str, future: Future[Encoder], error: MmembedError) -> None:
-        self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
-        future.set_exception(error)
 
 
 def _set_apart() -> None:
@@ -222,9 +204,14 @@ def _canonical(name: str) -> str:
         return name
 
 
-def _foreign(name: str, exc: BaseException) -> EncoderLoadError:
+def load_failure(what: str, name: str, exc: BaseException) -> MmembedError:
+    """What those who ask for it are told, logged. What a stranger's library says has only the log."""
+    if isinstance(exc, MmembedError):
+        logger.warning("%s %s cannot be loaded: %s", what, name, exc)
+        return exc
+    logger.error("%s %s cannot be loaded", what, name, exc_info=exc)
     return EncoderLoadError(
-        f"encoder {name!r} cannot be loaded ({type(exc).__name__}): the log of the service says more"
+        f"{what} {name!r} cannot be loaded ({type(exc).__name__}): the log of the service says more"
     )
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from mmembed.encoders.registry import load_reranker
-from mmembed.errors import EncoderLoadError, MmembedError, UnknownEncoder
+from mmembed.errors import MmembedError, UnknownEncoder
+from mmembed.service.served_encoders import load_failure
 from mmembed.service.settings import Settings
 from mmembed.types import Reranker
 
 __all__ = ["ServedRerankers"]
 
 _SHOWN = 100  # characters of an unknown name
-
-logger = logging.getLogger(__name__)
 
 
 class ServedRerankers(Mapping[str, Reranker]):
@@ -34,11 +33,14 @@ class ServedRerankers(Mapping[str, Reranker]):
             raise UnknownEncoder(name[:_SHOWN], list(self), hint=hint)
         with self._lock:  # whoever asks for another waits too: they are few, and loaded when the service starts
             if name not in self._loaded:
-                self._loaded[name] = self._load(name)
-            found = self._loaded[name]
-        if isinstance(found, MmembedError):
-            raise found.with_traceback(None)  # one error for many callers: each raise would lengthen its traceback
-        return found
+                try:
+                    self._loaded[name] = load_reranker(name, **asdict(self._settings.loading))
+                except Exception as exc:  # of a stranger's library too
+                    self._loaded[name] = load_failure("reranker", name, exc)
+            reranker = self._loaded[name]
+        if isinstance(reranker, MmembedError):
+            raise reranker.with_traceback(None)  # one error for many callers: each raise would lengthen its traceback
+        return reranker
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings.reranker)
@@ -53,22 +55,3 @@ class ServedRerankers(Mapping[str, Reranker]):
                 self[name]
             except MmembedError:  # logged where it was loaded
                 continue
-
-    def _load(self, name: str) -> Reranker | MmembedError:
-        settings = self._settings
-        try:
-            return load_reranker(
-                name,
-                device=settings.device,
-                dtype=settings.dtype,
-                batch_size=settings.batch_size,
-                trust_remote_code=settings.trust_remote_code,
-            )
-        except MmembedError as exc:
-            logger.warning("reranker %s cannot be loaded: %s", name, exc)
-            return exc
-        except Exception as exc:  # of a stranger's library
-            logger.exception("reranker %s cannot be loaded", name)
-            return EncoderLoadError(
-                f"reranker {name!r} cannot be loaded ({type(exc).__name__}): the log of the service says more"
-            )

@@ -92,11 +92,11 @@ def listen(host: str, port: int) -> socket.socket:
         both = host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as exc:
-        found = (exc.strerror or "").partition(" (while")[0]  # Python adds the address once more
+        message = (exc.strerror or "").partition(" (while")[0]  # Python adds the address once more
         reason = {
             errno.EADDRINUSE: f"port {port} is in use: stop what listens there or choose another --port",
             errno.EACCES: f"port {port} is kept for the system: choose another --port, above 1023",
-        }.get(exc.errno or 0, f"it is not an address of this computer ({found}): choose another --host")
+        }.get(exc.errno or 0, f"it is not an address of this computer ({message}): choose another --host")
         raise SettingsError(f"{host}:{port} cannot be listened on, {reason}") from exc
 
 

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mmembed.batching.options import BatchingOptions
 from mmembed.errors import SettingsError
+from mmembed.types import LoadOptions
 
 __all__ = ["SCOPES", "Scope", "Settings", "is_loopback", "read_settings"]
 
@@ -100,6 +101,10 @@ class Settings(BaseSettings):
         return BatchingOptions(**{field.name: getattr(self, field.name) for field in fields(BatchingOptions)})
 
     @property
+    def loading(self) -> LoadOptions:
+        return LoadOptions(self.device, self.dtype, self.batch_size, self.trust_remote_code)
+
+    @property
     def has_keys(self) -> bool:
         return bool(self.key) or self.key_file is not None
 
@@ -139,5 +144,5 @@ def _sentence(error: ErrorDetails) -> str:
         return f"{error['loc'][0]}: {message}" if error["loc"] else message
     name = str(error["loc"][0])
     field = Settings.model_fields.get(name)
-    given = f"{error['input']!r} " if field is not None and field.repr else ""
-    return f"{name}: {given}cannot be used, {message[:1].lower()}{message[1:]}"
+    value = f"{error['input']!r} " if field is not None and field.repr else ""
+    return f"{name}: {value}cannot be used, {message[:1].lower()}{message[1:]}"

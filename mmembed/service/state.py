@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -24,9 +23,6 @@ from mmembed.types import Store
 
 __all__ = ["Service", "ServiceOf", "StoreProbe"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class StoreProbe:
     """Whether the store answers. The question that is still unanswered is not put again: many would fill the threads.
@@ -37,13 +33,13 @@ class StoreProbe:
     def __init__(self, store: Store, threads: Threads) -> None:
         self._store = store
         self._threads = threads
-        self._asked: asyncio.Future[list[str]] | None = None
+        self._answer: asyncio.Future[list[str]] | None = None
 
     def ask(self) -> asyncio.Future[list[str]]:
         """Not to be cancelled: others may wait for the same."""
-        if self._asked is None or self._asked.done():
-            self._asked = self._threads.run(self._store.collections)
-        return self._asked
+        if self._answer is None or self._answer.done():
+            self._answer = self._threads.run(self._store.collections)
+        return self._answer
 
 
 @dataclass(frozen=True)
@@ -62,10 +58,6 @@ class Service:
     classes: ClassCache  # embeddings of labels, by whoever asked for them
     writes: Writes
     probe: StoreProbe
-
-    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Run what blocks (a search, a write) in a thread, where the caller's context variables are set."""
-        return self.threads.run(call, *args, **kwargs)
 
 
 def _service_of(request: Request) -> Service:

@@ -11,8 +11,8 @@ from typing import ParamSpec, TypeVar
 
 __all__ = ["Threads"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Threads:
@@ -21,7 +21,7 @@ class Threads:
     def __init__(self, most: int) -> None:
         self._executor = ThreadPoolExecutor(most, thread_name_prefix="mmembed-work")
 
-    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
         """What `call` returns, run in a thread where the caller's context variables are set."""
         context = contextvars.copy_context()
         work = partial(context.run, call, *args, **kwargs)

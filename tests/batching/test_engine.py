@@ -16,7 +16,7 @@ from plugin_sites import install_plugin
 
 from mmembed import load_encoder
 from mmembed.batching.cache import Result
-from mmembed.batching.engine import Engine, Request
+from mmembed.batching.engine import EncodeRequest, Engine
 from mmembed.batching.options import BatchingOptions
 from mmembed.batching.submission import Call, current_call
 from mmembed.demo import PICTOGRAMS
@@ -109,10 +109,10 @@ def test_vectors_are_those_of_the_encoder_itself(served: ServedEncoders, files: 
     """Texts in both roles, and pictures, are encoded as by the encoder called directly, to 1e-5; tokens are counted."""
     encoder = load_encoder(name)
     texts = ["a red apple", "two parrots on a branch", "", "Ünïcode 漢字 🙂", "long words " * 300]
-    wanted = [Request(name, text, role=role) for role in ("query", "document") for text in texts]
+    wanted = [EncodeRequest(name, text, role=role) for role in ("query", "document") for text in texts]
     direct = [*encoder.encode_text(texts, role="query"), *encoder.encode_text(texts, role="document")]
     if "image" in encoder.spec.modalities:
-        wanted += [Request(name, file) for file in files[:6]]
+        wanted += [EncodeRequest(name, file) for file in files[:6]]
         direct += [*encoder.encode_image([load_image(file, uri="one") for file in files[:6]])]
     outcomes = made(with_engine(served, lambda engine: engine.embed(wanted)))
     assert len(outcomes) == len(wanted)
@@ -126,16 +126,16 @@ def test_vectors_are_those_of_the_encoder_itself(served: ServedEncoders, files: 
 def test_one_call_mixes_encoders_and_bad_inputs(served: ServedEncoders, files: list[bytes]) -> None:
     """Each input of a mixed call gets its own outcome, in order, and the bad ones are told apart."""
     wanted = [
-        Request("tiny", "a cat"),
-        Request("tiny", files[0]),
-        Request("tiny", b"no picture"),
-        Request("minilm", files[0]),
-        Request("BM25", "a cat", role="query"),
-        Request("gpt-9", "a cat"),
-        Request("tiny", "a cat", task="no such task"),
-        Request("tiny", "a cat", dim=100),
-        Request("bm25", "a cat", dim=100),
-        Request("sentence-transformers/ALL-minilm-l6-v2", "a cat"),
+        EncodeRequest("tiny", "a cat"),
+        EncodeRequest("tiny", files[0]),
+        EncodeRequest("tiny", b"no picture"),
+        EncodeRequest("minilm", files[0]),
+        EncodeRequest("BM25", "a cat", role="query"),
+        EncodeRequest("gpt-9", "a cat"),
+        EncodeRequest("tiny", "a cat", task="no such task"),
+        EncodeRequest("tiny", "a cat", dim=100),
+        EncodeRequest("bm25", "a cat", dim=100),
+        EncodeRequest("sentence-transformers/ALL-minilm-l6-v2", "a cat"),
     ]
     outcomes = with_engine(served, lambda engine: engine.embed(wanted))
     kinds = [type(outcome) for outcome in outcomes]
@@ -198,7 +198,7 @@ def test_an_encoder_that_cannot_be_loaded_harms_no_other(store: Store) -> None:
     assert served.ready
     assert set(served.loaded()) == {"tiny", "bm25", "fake"}
     assert isinstance(served.failures()["tiny:none"], EncoderLoadError)
-    wanted = [Request("tiny:none", "a"), Request("fake", "a"), Request("tiny:none", "b")]
+    wanted = [EncodeRequest("tiny:none", "a"), EncodeRequest("fake", "a"), EncodeRequest("tiny:none", "b")]
     failed, fine, again = with_engine(served, lambda engine: engine.embed(wanted))
     assert isinstance(failed, EncoderLoadError)
     assert isinstance(fine, Result)
@@ -227,7 +227,7 @@ def test_several_sizes_of_a_text_cost_one_pass(tmp_path: Path, monkeypatch: pyte
 
     async def work() -> None:
         async with opened(served) as (engine, metrics):
-            outcomes = made(await engine.embed([Request(name, "a cat", dim=dim) for dim in dims]))
+            outcomes = made(await engine.embed([EncodeRequest(name, "a cat", dim=dim) for dim in dims]))
             full = np.asarray(outcomes[0].vector)
             assert len(outcomes) == 4
             for dim, one in zip(dims[1:], outcomes[1:], strict=True):
@@ -253,7 +253,9 @@ def test_equal_inputs_of_calls_cost_one_pass(served: ServedEncoders) -> None:
 
     async def work() -> None:
         async with opened(served) as (engine, metrics):
-            calls = [[Request("tiny", "a"), Request("tiny", "b"), Request("tiny", "a")] for _ in range(30)]
+            calls = [
+                [EncodeRequest("tiny", "a"), EncodeRequest("tiny", "b"), EncodeRequest("tiny", "a")] for _ in range(30)
+            ]
             answers = await asyncio.gather(*(engine.embed(call) for call in calls))
             assert {len(made(answer)) for answer in answers} == {3}
             assert passes(metrics) == (1, 2)
@@ -264,22 +266,24 @@ def test_equal_inputs_of_calls_cost_one_pass(served: ServedEncoders) -> None:
 def test_too_many_inputs_are_refused(served: ServedEncoders) -> None:
     """A call of more inputs than max_inputs is refused whole."""
     with pytest.raises(RequestTooLarge, match="has 3 inputs and at most 2"):
-        with_engine(served, lambda engine: engine.embed([Request("tiny", "a")] * 3), max_inputs=2)
+        with_engine(served, lambda engine: engine.embed([EncodeRequest("tiny", "a")] * 3), max_inputs=2)
 
 
 def test_a_full_queue_refuses_the_call_and_forgets_it(served: ServedEncoders, files: list[bytes]) -> None:
     """Where one of a call's encoders has no room, nothing of the call waits for another, and later calls are served."""
 
     async def work(engine: Engine) -> None:
-        many = [Request("tiny", files[0] + bytes([number])) for number in range(64)]
+        many = [EncodeRequest("tiny", files[0] + bytes([number])) for number in range(64)]
         asked = asyncio.ensure_future(engine.embed(many))
         while not any(batcher.waiting for batcher in engine._batchers.values()):
             await asyncio.sleep(0)
         with pytest.raises(Overloaded) as refused:
-            await engine.embed([Request("fake", "a"), *(Request("tiny", f"text {number}") for number in range(63))])
+            await engine.embed(
+                [EncodeRequest("fake", "a"), *(EncodeRequest("tiny", f"text {number}") for number in range(63))]
+            )
         assert refused.value.retry_after_seconds >= 1
         assert len(made(await asked)) == 64
-        assert len(made(await engine.embed([Request("tiny", "later")]))) == 1
+        assert len(made(await engine.embed([EncodeRequest("tiny", "later")]))) == 1
 
     with_engine(served, work, max_queue=64, max_inputs=64, batch_size=1)
 
@@ -288,7 +292,7 @@ def test_a_cancelled_call_leaves_nothing_behind(served: ServedEncoders, files: l
     """A task that is cancelled, and a call whose client goes, end at once; what waited for them alone is dropped."""
 
     async def work(engine: Engine) -> None:
-        wanted = [Request("tiny", file) for file in files]
+        wanted = [EncodeRequest("tiny", file) for file in files]
         task = asyncio.ensure_future(engine.embed(wanted))
         call = Call()
         current_call.set(call)
@@ -361,13 +365,13 @@ def test_closing_finishes_what_was_accepted(served: ServedEncoders, files: list[
 
     async def work() -> None:
         engine = Engine(served, BatchingOptions(), Metrics())
-        accepted = asyncio.ensure_future(engine.embed([Request("tiny", file) for file in files]))
+        accepted = asyncio.ensure_future(engine.embed([EncodeRequest("tiny", file) for file in files]))
         await asyncio.sleep(0.002)
         await engine.close()
         assert len(made(await accepted)) == len(files)
         for name in ("tiny", "fake"):
             with pytest.raises(Overloaded, match="stopping"):
-                await engine.embed([Request(name, "late")])
+                await engine.embed([EncodeRequest(name, "late")])
 
     asyncio.run(work())
 
@@ -384,7 +388,11 @@ def test_many_clients_with_bad_luck(served: ServedEncoders, files: list[bytes]) 
             place = chance.randrange(len(files))
             corrupt = chance.random() < 0.05
             file = files[place][: 60 if corrupt else None] + f"{number} {turn}".encode()  # none is in the cache
-            wanted = [Request("tiny", file), Request("tiny", f"text {number} {turn}"), Request("bm25", "a cat")]
+            wanted = [
+                EncodeRequest("tiny", file),
+                EncodeRequest("tiny", f"text {number} {turn}"),
+                EncodeRequest("bm25", "a cat"),
+            ]
             call = asyncio.ensure_future(engine.embed(wanted))
             if chance.random() < 0.1:
                 await asyncio.sleep(chance.random() / 50)

@@ -21,7 +21,7 @@ from plugin_sites import install_plugin
 from mmembed.batching.batcher import Batcher
 from mmembed.batching.cache import BatchKey, CacheKey, Content, Result, VectorCache, image_key, text_key
 from mmembed.batching.encoder import BatchedEncoder
-from mmembed.batching.engine import Engine, Request
+from mmembed.batching.engine import EncodeRequest, Engine
 from mmembed.batching.options import BatchingOptions
 from mmembed.batching.submission import Call, Submission, current_call
 from mmembed.encoders.families.fake import FakeEncoder
@@ -252,10 +252,10 @@ def test_encoders_that_load_do_not_hold_up_those_that_are_there(
 
     async def ask() -> None:
         engine = Engine(served, settings.batching, Metrics())
-        waiting = [asyncio.create_task(engine.embed([Request(name, "a")])) for name in names]
+        waiting = [asyncio.create_task(engine.embed([EncodeRequest(name, "a")])) for name in names]
         try:
             await asyncio.sleep(0.2)
-            made = (await asyncio.wait_for(engine.embed([Request("tiny", "a")]), 5))[0]
+            made = (await asyncio.wait_for(engine.embed([EncodeRequest("tiny", "a")]), 5))[0]
             assert isinstance(made, Result)
         finally:
             __import__("slow_loader").GATE.set()

@@ -24,7 +24,7 @@ OURS = str(Path(mmembed.__file__).parent)
 TEXT = "a red kite"  # of the query; other texts are not recorded
 
 TO_QDRANT = 6
-TO_MODEL = {"search_collection": 9, "embeddings": 6}
+TO_MODEL = {"post_search": 9, "post_embeddings": 6}
 
 ENCODER = '''
 """An encoder that says when it is called, in the thread that calls it."""
@@ -101,7 +101,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def loop_of(service: Server) -> asyncio.AbstractEventLoop:
-    probe = service.app.state.service.probe._asked
+    probe = service.app.state.service.probe._answer
     loop: asyncio.AbstractEventLoop = probe.get_loop()
     return loop
 
@@ -117,15 +117,15 @@ def test_a_search_is_few_frames_from_qdrant(service: Server, monkeypatch: pytest
 
     monkeypatch.setattr(client, "query_points", recording)
     httpx.post(f"{service.url}/v1/search/images", json={"text": TEXT}, timeout=60).raise_for_status()
-    assert seen[0][0] == "search_collection"
+    assert seen[0][0] == "post_search"
     assert len(seen[0]) <= TO_QDRANT, seen[0]
 
 
 @pytest.mark.parametrize(
     ("path", "body", "route"),
     [
-        ("/v1/search/images", {"text": TEXT}, "search_collection"),
-        ("/v1/embeddings", {"input": TEXT, "model": "recorder"}, "embeddings"),
+        ("/v1/search/images", {"text": TEXT}, "post_search"),
+        ("/v1/embeddings", {"input": TEXT, "model": "recorder"}, "post_embeddings"),
     ],
 )
 def test_a_text_is_few_frames_from_its_model(

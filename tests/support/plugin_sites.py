@@ -4,6 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+BY_LENGTH = '''
+"""Likes long passages: its score is their length."""
+import numpy as np
+
+
+class ByLength:
+    name = "by-length"
+    modalities = frozenset({"text"})
+
+    def score(self, query, candidates):
+        return np.array([len(text) for text in candidates], dtype=np.float32)
+
+
+def load(name, run):
+    return ByLength()
+'''
+"""A reranker of texts, for the group `mmembed.rerankers`."""
+
 
 def install_plugin(site: Path, package: str, family: str, code: str, *, group: str = "mmembed.encoders") -> None:
     """Lay a distribution out as pip would, so that the real importlib.metadata finds it."""

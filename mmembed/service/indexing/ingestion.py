@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -13,29 +13,31 @@ from mmembed.batching.memory import give_back_soon
 from mmembed.collection import Collection
 from mmembed.collection.payload import RESERVED, item_id
 from mmembed.documents import DOCUMENT_SUFFIXES
-from mmembed.errors import CollectionNotOurs, InputError, UnknownEncoder
+from mmembed.errors import InputError, UnknownEncoder
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import DocumentWork
 from mmembed.ingest.images import ImageWork
 from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget, ImageTarget, RunOptions
+from mmembed.service.error_responses import as_fields
 from mmembed.service.indexing.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.service.state import Service
-from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload, Store
+from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload
 
-__all__ = ["Contents", "Sent", "contents_of", "index_sent"]
+__all__ = ["Contents", "UploadedFile", "contents_of", "index_uploads"]
 
 Contents = Literal["images", "documents"]
 
 _SUFFIXES: Mapping[Contents, frozenset[str]] = {"images": IMAGE_SUFFIXES, "documents": DOCUMENT_SUFFIXES}
 _MODALITY: Mapping[Contents, Modality] = {"images": "image", "documents": "text"}
+_DEFAULTS: Mapping[Contents, str] = {"images": "tiny", "documents": "minilm"}
 _OURS = RESERVED["image"] | RESERVED["text"] | {"caption", "document"}
-_SAID_BY = "upload"  # the `source` of what a client said of a file: it has the last word, as a manifest has
+_SOURCE = "upload"  # the `source` of what a client said of a file: it has the last word, as a manifest has
 
 
 @dataclass(frozen=True)
-class Sent:
+class UploadedFile:
     """One file of a request, and what the client says of it: None, nothing."""
 
     name: str  # cleaned
@@ -44,33 +46,27 @@ class Sent:
     caption: str | None = None
     payload: Payload | None = None
 
-
-@dataclass
-class _Run:
-    """What one request has come to."""
-
-    kept: list[Path | None] = field(default_factory=list)  # parallel to what was sent; None: of no kind that is read
-    report: IngestReport = field(default_factory=IngestReport)
+    @property
+    def suffix(self) -> str:
+        return Path(self.name).suffix.lower()
 
 
-def contents_of(store: Store, collection: str, asked: Contents | None) -> Contents:
-    """What a collection is to hold: what was asked, else what it holds, else images."""
-    if asked is not None or collection not in store.collections():
-        return asked or "images"
-    contract = store.contract(collection)
-    return contract.kind if contract is not None else "images"
+def contents_of(collection: Collection, requested: Contents | None) -> Contents:
+    """What a collection is to hold: what was requested, else what it holds, else images."""
+    contract = collection.contract if requested is None and collection.exists else None
+    return requested or ("images" if contract is None else contract.kind)
 
 
-def index_sent(
+def index_uploads(
     service: Service,
-    collection: str,
-    sent: Sequence[Sent],
+    name: str,
+    files: Sequence[UploadedFile],
     *,
     contents: Contents,
     encoder: str | None,
     images_into: str | None,
 ) -> dict[str, Any]:
-    """Index what was sent; gives the report as JSON, with `ids` parallel to `sent`: null where nothing is stored.
+    """Index uploads; gives the report as JSON, with `ids` parallel to `files`: null where nothing is stored.
 
     Of a document the id is that of its first passage. Sent again, whether or not the first time was cut short, it
     ends in the same state. To be run while nobody else writes to the collections.
@@ -78,66 +74,74 @@ def index_sent(
     Raises InputError, with the sentence of the first failure, where nothing could be stored.
     """
     started = time.perf_counter()
-    store = service.store
-    folder = uploads_folder(service.folder, collection)
-    there = collection in store.collections()
-    contract = store.contract(collection) if there else None
-    if there and contract is None:
-        raise CollectionNotOurs(collection)
-    run = _Run()
-    _refuse_other_kinds(sent, contents, run.report)
-    if len(run.report.failures) == len(sent):
-        raise InputError(run.report.failures[0].error)
-    made_by = _encoder(service, contract, contents, encoder)
-    captioned = any(one.caption for one in sent)
-    if contents == "images":
-        target: ImageTarget | DocumentTarget = _image_target(service, collection, made_by, captioned=captioned)
-    else:
-        target = _document_target(service, collection, contract, made_by, images_into)
+    collection, folder = Collection(service.store, name), uploads_folder(service.folder, name)
+    existed = collection.exists
+    contract = collection.require_ours() if existed else None
+    suffixes = _SUFFIXES[contents]
+    wrong = f"its name does not end in any of {', '.join(sorted(suffixes))}"
+    report = IngestReport(failures=[Failure(f.name, f"{f.name}: {wrong}") for f in files if f.suffix not in suffixes])
+    if len(report.failures) == len(files):
+        raise InputError(report.failures[0].error)
+    target = _target(
+        service,
+        collection,
+        _encoder(service, contract, contents, encoder),
+        contents,
+        captioned=any(file.caption for file in files),
+        images_into=images_into,
+    )
     try:
-        _write(target, folder, sent, contents, run)
+        paths = _write(target, folder, files, contents, report)
     finally:
-        if not there and store.count(collection) == 0:
-            store.drop(collection)  # it would only bind its name to this encoder
-    run.report.seconds = time.perf_counter() - started
-    return _answer(run, folder, ids=_stored_ids(service, collection, folder, contents, run, gone=not there))
-
-
-def _refuse_other_kinds(sent: Sequence[Sent], contents: Contents, report: IngestReport) -> None:
-    kinds = ", ".join(sorted(_SUFFIXES[contents]))
-    for one in sent:
-        if Path(one.name).suffix.lower() not in _SUFFIXES[contents]:
-            report.failures.append(Failure(one.name, f"{one.name}: its name does not end in any of {kinds}"))
+        if not existed and service.store.count(name) == 0:
+            service.store.drop(name)  # it would only bind its name to this encoder
+    report.seconds = time.perf_counter() - started
+    ids = _stored_ids(collection, folder, contents, paths, existed=existed)
+    _in_the_clients_words(report, folder)
+    if not any(ids):
+        raise InputError(report.failures[0].error)
+    return {**report.as_json(), "ids": ids}
 
 
 def _encoder(service: Service, contract: Contract | None, contents: Contents, name: str | None) -> Encoder:
     """The one that was asked for, else the collection's own, else the default for such contents."""
     vector = contract.vectors.get("image" if contents == "images" else "text") if contract is not None else None
-    if name is None and vector is None and contents == "documents":
-        return _default_text_encoder(service)
-    return service.engine.encoders()[name or (vector.encoder if vector is not None else "tiny")]
-
-
-def _default_text_encoder(service: Service) -> Encoder:
+    own = name or (vector.encoder if vector is not None else None)
     try:
-        return service.engine.encoders()["minilm"]
+        return service.engine.encoders()[own or _DEFAULTS[contents]]
     except UnknownEncoder as exc:
-        served = service.served
-        raise UnknownEncoder(
-            "minilm",
-            served.names(),
-            hint="documents are encoded by it unless ?encoder= names another, and the service runs without it; "
-            f"served are {', '.join(served.names())}",
-        ) from exc
+        if own is not None:
+            raise
+        names = service.served.names()
+        hint = "documents are encoded by it unless ?encoder= names another, and the service runs without it; "
+        raise UnknownEncoder(_DEFAULTS[contents], names, hint=f"{hint}served are {', '.join(names)}") from exc
 
 
-def _image_target(service: Service, collection: str, encoder: Encoder, *, captioned: bool) -> ImageTarget:
-    return ImageTarget(
-        Collection(service.store, collection),
+def _target(
+    service: Service,
+    collection: Collection,
+    encoder: Encoder,
+    contents: Contents,
+    *,
+    captioned: bool,
+    images_into: str | None,
+) -> ImageTarget | DocumentTarget:
+    encoders = service.engine.encoders()
+    # what a stranger's document names on this machine is not his to see
+    options = RunOptions(max_pixels=service.settings.max_pixels, linked_images=False)
+    if contents == "images":
+        captions = _caption_encoder(encoders, encoder) if captioned else None
+        return ImageTarget(collection, encoder, default_caption_encoder=captions, encoders=encoders, options=options)
+    cross = collection.remembered("cross", encoders)
+    if cross is None and images_into is not None:
+        cross = Collection(service.store, images_into).remembered("image", encoders)
+    return DocumentTarget(
+        collection,
         encoder,
-        default_caption_encoder=_caption_encoder(service.engine.encoders(), encoder) if captioned else None,
-        encoders=service.engine.encoders(),
-        options=RunOptions(max_pixels=service.settings.max_pixels),
+        cross_encoder=cross or encoders["tiny"],
+        images_into=images_into,
+        encoders=encoders,
+        options=options,
     )
 
 
@@ -149,70 +153,54 @@ def _caption_encoder(encoders: Mapping[str, Encoder], encoder: Encoder) -> Encod
         return encoder if "text" in encoder.spec.modalities else encoders["tiny"]
 
 
-def _document_target(
-    service: Service, collection: str, contract: Contract | None, encoder: Encoder, images_into: str | None
-) -> DocumentTarget:
-    store, encoders = service.store, service.engine.encoders()
-    images = store.contract(images_into) if images_into in store.collections() and images_into else None
-    remembered = [(contract, "cross"), (images, "image")]
-    cross = next((c.vectors[name].encoder for c, name in remembered if c is not None and name in c.vectors), "tiny")
-    return DocumentTarget(
-        Collection(store, collection),
-        encoder,
-        cross_encoder=encoders[cross],
-        images_into=images_into,
-        encoders=encoders,
-        # what a stranger's document names on this machine is not his to see
-        options=RunOptions(max_pixels=service.settings.max_pixels, linked_images=False),
-    )
-
-
 def _write(
-    target: ImageTarget | DocumentTarget, folder: Path, sent: Sequence[Sent], contents: Contents, run: _Run
-) -> None:
-    """Keep every file, then read, encode and store them."""
+    target: ImageTarget | DocumentTarget,
+    folder: Path,
+    files: Sequence[UploadedFile],
+    contents: Contents,
+    report: IngestReport,
+) -> list[Path | None]:
+    """Keep every file, then read, encode and store them -> where each lies; None: it is of no kind that is read."""
     sweep_partial(folder)
     items: dict[Path, Item] = {}
-    for one in sent:
+    paths: list[Path | None] = []
+    for file in files:
         path = None
-        if Path(one.name).suffix.lower() in _SUFFIXES[contents]:
-            path = keep_upload(folder, one.name, one.file, size=one.size)
-            items[path] = _item(path, one, _MODALITY[contents])
-        run.kept.append(path)
+        if file.suffix in _SUFFIXES[contents]:
+            path = keep_upload(folder, file.name, file.file, size=file.size)
+            items[path] = _item(path, file, _MODALITY[contents])
+        paths.append(path)
     if isinstance(target, ImageTarget):
-        drive(ImageWork(target), items.values(), run.report)
+        drive(ImageWork(target), items.values(), report)
     else:
-        run.report.images = IngestReport() if target.wants_images else None
-        drive(DocumentWork(target), items.values(), run.report)
+        report.images = IngestReport() if target.wants_images else None
+        drive(DocumentWork(target), items.values(), report)
     give_back_soon()
+    return paths
 
 
-def _item(path: Path, one: Sent, modality: Modality) -> Item:
-    payload = {key: value for key, value in (one.payload or {}).items() if key not in _OURS}
-    said = one.caption is not None or one.payload is not None
-    caption = one.caption or None
-    return Item(str(path), modality, path, caption=caption, payload=payload, source=_SAID_BY if said else None)
+def _item(path: Path, file: UploadedFile, modality: Modality) -> Item:
+    payload = {key: value for key, value in (file.payload or {}).items() if key not in _OURS}
+    source = _SOURCE if file.caption is not None or file.payload is not None else None
+    return Item(str(path), modality, path, caption=file.caption or None, payload=payload, source=source)
 
 
 def _stored_ids(
-    service: Service, collection: str, folder: Path, contents: Contents, run: _Run, *, gone: bool
+    collection: Collection, folder: Path, contents: Contents, paths: Sequence[Path | None], *, existed: bool
 ) -> list[str | None]:
     """The id of each file that is stored; the uploads of the others are removed."""
     number = 0 if contents == "documents" else None
-    ids = [None if path is None else item_id(_MODALITY[contents], str(path), number) for path in run.kept]
+    ids = [None if path is None else item_id(_MODALITY[contents], str(path), number) for path in paths]
     stored: set[str] = set()
-    if not gone or collection in service.store.collections():
-        asked = [id for id in ids if id is not None]
-        stored = {point.id for point in service.store.retrieve(collection, asked, payload=False)}
-    forget_uploads(folder, [str(path) for path, id in zip(run.kept, ids, strict=True) if path and id not in stored])
+    if existed or collection.exists:
+        query = [id for id in ids if id is not None]
+        stored = {point.id for point in collection.store.retrieve(collection.name, query, payload=False)}
+    forget_uploads(folder, [str(path) for path, id in zip(paths, ids, strict=True) if path and id not in stored])
     return [id if id in stored else None for id in ids]
 
 
-def _answer(run: _Run, folder: Path, *, ids: Sequence[str | None]) -> dict[str, Any]:
-    """The report in the client's words: names as it gave them, no path of this machine."""
+def _in_the_clients_words(report: IngestReport, folder: Path) -> None:
+    """Names of files as the client gave them, and parameters as fields of JSON: no path of this machine."""
     place = re.compile(re.escape(f"{folder}/") + "[0-9a-f]{32}/")
-    for report in filter(None, (run.report, run.report.images)):
-        report.failures = [Failure(place.sub("", f.uri), place.sub("", f.error)) for f in report.failures]
-    if not any(ids):
-        raise InputError(run.report.failures[0].error)
-    return {**run.report.as_json(), "ids": list(ids)}
+    for part in filter(None, (report, report.images)):
+        part.failures = [Failure(place.sub("", f.uri), as_fields(place.sub("", f.error))) for f in part.failures]

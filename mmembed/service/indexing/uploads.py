@@ -47,10 +47,10 @@ def uploads_folder(folder: Path, collection: str) -> Path:
 def clean_name(name: str) -> str:
     """What is harmless of the name that a client gives a file: its last part, printable, of bounded length."""
     last = unicodedata.normalize("NFC", name.replace("\\", "/").rsplit("/", 1)[-1])
-    shown = "".join(c for c in last.translate(_AWKWARD) if c.isprintable()).strip(" .")
-    stem, suffix = os.path.splitext(shown)
+    printable = "".join(c for c in last.translate(_AWKWARD) if c.isprintable()).strip(" .")
+    stem, suffix = os.path.splitext(printable)
     if len(suffix) > _LONGEST_SUFFIX or not suffix.isascii():
-        stem, suffix = shown, ""
+        stem, suffix = printable, ""
     return (stem.encode()[:_LONGEST_STEM].decode(errors="ignore").strip() or "unnamed") + suffix
 
 

@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from mmembed.batching.submission import current_call
 from mmembed.errors import CollectionNotFound, MmembedError
@@ -21,13 +21,12 @@ from mmembed.types import Store
 
 __all__ = ["QUIET_SECONDS", "Writes"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2  # writes, into whatever collections: each decodes pictures in threads of its own
 QUIET_SECONDS = 5.0  # without a write, before the search graph is built
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Writes:
@@ -43,27 +42,22 @@ class Writes:
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def alone(
-        self,
-        collections: Iterable[str],
-        finish: AsyncExitStack,
-        call: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+        self, collections: Iterable[str], call: Callable[[], _T], *, finish: AsyncExitStack | None = None
+    ) -> _T:
         """Run `call` in a thread while nobody else writes to `collections`; then close what `finish` holds."""
         names = sorted(set(collections))
-        async with finish:
+        async with finish or AsyncExitStack() as finish:
             for name in names:  # in one order everywhere: nobody waits in a circle
                 await finish.enter_async_context(self._turns[name])
             await finish.enter_async_context(self._at_once)
             held = finish.pop_all()
 
-        async def work() -> T:
+        async def work() -> _T:
             current_call.set(None)  # the client may go: what has begun is finished
             async with held:
                 self._hold(names)
                 try:
-                    return await self._threads.run(call, *args, **kwargs)
+                    return await self._threads.run(call)
                 finally:
                     self._rest(names)
 
@@ -93,6 +87,6 @@ class Writes:
             try:
                 self._store.optimize(collection)
             except CollectionNotFound:
-                log.debug("collection %r was removed before its search graph was built", collection)
+                logger.debug("collection %r was removed before its search graph was built", collection)
             except MmembedError as exc:
-                log.warning("the search graph of collection %r was not built: %s", collection, exc)
+                logger.warning("the search graph of collection %r was not built: %s", collection, exc)

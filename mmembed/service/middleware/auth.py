@@ -17,16 +17,15 @@ from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmembed.errors import Forbidden, Overloaded, SettingsError, Unauthorized
-from mmembed.service.routing import route_of
+from mmembed.service.error_responses import route_of
 from mmembed.service.settings import SCOPES, Settings
 from mmembed.service.settings import Scope as Right
 
-__all__ = ["AuthMiddleware", "Keys", "check_key", "needs", "read_keys", "secret_of"]
+__all__ = ["AuthMiddleware", "Keys", "needs", "read_keys", "secret_of"]
 
 _KEY_HEADER = "mmembed-api-key"
 _BAD_KEYS = RateLimitItemPerMinute(30)  # unknown keys from one address
@@ -71,20 +70,24 @@ def read_keys(settings: Settings) -> Keys:
         except (OSError, UnicodeDecodeError) as exc:
             what = exc.strerror if isinstance(exc, OSError) else "it is not text"
             raise SettingsError(f"the key file {str(settings.key_file)!r} cannot be read: {what}") from exc
-        found = [(f"line {n} of the key file", line.strip()) for n, line in enumerate(text.splitlines(), 1)]
-        found = [(where, line) for where, line in found if line and not line.startswith("#")]
-        if not found:
+        in_file = [(f"line {n} of the key file", line.strip()) for n, line in enumerate(text.splitlines(), 1)]
+        in_file = [(where, line) for where, line in in_file if line and not line.startswith("#")]
+        if not in_file:
             raise SettingsError(f"the key file {str(settings.key_file)!r} holds no key: write one SECRET:SCOPES a line")
-        lines += found
+        lines += in_file
     keys = tuple(_parse(where, line) for where, line in lines)
     if len({key.digest for key in keys}) < len(keys):
         raise SettingsError("one secret is given twice among the keys: name all its scopes at one of them")
     return Keys(keys)
 
 
-def secret_of(request: HTTPConnection) -> str | None:
+def secret_of(headers: Headers) -> str | None:
     """The secret in a request's headers."""
-    return _secret(request.headers)
+    own = headers.get(_KEY_HEADER)
+    if own:
+        return own
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    return secret.strip() or None if scheme.lower() == "bearer" else None
 
 
 async def _secret_in_headers(
@@ -92,7 +95,7 @@ async def _secret_in_headers(
     _bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     _own: Annotated[str | None, Depends(_own_header)],
 ) -> str | None:
-    return secret_of(request)
+    return secret_of(request.headers)
 
 
 def needs(
@@ -100,29 +103,24 @@ def needs(
 ) -> Callable[..., Awaitable[None]]:
     """A dependency that lets in whoever has a key with this scope; without keys in the settings, everybody.
 
+    It raises Unauthorized without a key that is known, Forbidden where that has not the scope.
     `secret`: a dependency that finds the key elsewhere than in the headers alone.
     """
 
     async def check(request: Request, secret: str | None = Depends(secret)) -> None:
-        check_key(request.app.state.service.keys, secret, scope)
+        keys: Keys = request.app.state.service.keys
+        key = keys.find(secret)
+        if keys and key is None:
+            raise _unauthorized(secret)
+        if key is not None and not key.may(scope):
+            has = ", ".join(sorted(key.scopes))
+            raise Forbidden(f"the key has the scope {has}, and this needs {scope}: ask the operator for a key with it")
 
     _CHECKS[check] = secret is _secret_in_headers
     return check
 
 
 _CHECKS: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()  # whether the headers alone have the key
-
-
-def check_key(keys: Keys, secret: str | None, scope: Right) -> None:
-    """Raises Unauthorized without a key that is known, Forbidden where it has not the scope."""
-    if not keys:
-        return
-    key = keys.find(secret)
-    if key is None:
-        raise _unauthorized(secret)
-    if not key.may(scope):
-        has = ", ".join(sorted(key.scopes))
-        raise Forbidden(f"the key has the scope {has}, and this needs {scope}: ask the operator for a key with it")
 
 
 def _unauthorized(secret: str | None) -> Unauthorized:
@@ -153,7 +151,7 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope, *, in_headers: bool) -> None:
-        secret = _secret(Headers(scope=scope))
+        secret = secret_of(Headers(scope=scope))
         key = self._keys.find(secret)
         address = (scope.get("client") or ("unknown", 0))[0]
         if self._keys and key is None:
@@ -185,14 +183,6 @@ def _rate_of(rate: float | None) -> RateLimitItem | None:
         return None
     parts = Fraction(rate).limit_denominator(3600) or Fraction(1, 3600)
     return RateLimitItemPerSecond(parts.numerator, parts.denominator)
-
-
-def _secret(headers: Headers) -> str | None:
-    own = headers.get(_KEY_HEADER)
-    if own:
-        return own
-    scheme, _, secret = headers.get("authorization", "").partition(" ")
-    return secret.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _parse(where: str, line: str) -> Key:

@@ -95,8 +95,8 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         self.status = 0  # 0: nothing was sent yet
         self.lingers = True
-        asked = Headers(scope=scope)
-        self._unread = "transfer-encoding" in asked or asked.get("content-length", "0") != "0"
+        request = Headers(scope=scope)
+        self._unread = "transfer-encoding" in request or request.get("content-length", "0") != "0"
         self._receive = receive
         self._send = send
         self._headers = headers

@@ -32,7 +32,11 @@ class OriginMiddleware:
         await self._app(scope, receive, send)
 
     def _check(self, host: str, origin: str | None) -> None:
-        if host and not _is_loopback(host):
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # a bracket that is not closed
+            name = ""
+        if host and not is_loopback(name):
             raise Forbidden(
                 f"host {host[:200]!r} is not this computer's own name: ask for 127.0.0.1 or localhost, or start the "
                 f"service with keys"
@@ -43,11 +47,3 @@ class OriginMiddleware:
             raise Forbidden(
                 f"pages of {origin[:200]!r} may not call this service: start it with --allow-origin and that origin"
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # a bracket that is not closed
-        return False
-    return is_loopback(name)

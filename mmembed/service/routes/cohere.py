@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from fastapi import APIRouter, Depends, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmembed.batching.cache import Result
-from mmembed.batching.engine import Request
 from mmembed.errors import InvalidRequest, SettingsError
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
-from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
-from mmembed.service.schemas.common import STRICT, ListOf
+from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embed_all
+from mmembed.service.schemas.common import ListOf, Strict
 from mmembed.service.schemas.embeddings import Part, PlacedInput, placed_part
 from mmembed.service.schemas.openapi import cohere_errors
 from mmembed.service.state import Service, ServiceOf
@@ -51,17 +49,15 @@ InputType: TypeAlias = Literal["search_document", "search_query", "classificatio
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
-class MixedInput(BaseModel):
+class MixedInput(Strict):
     """Texts and pictures that become one vector: of several parts, their sum brought back to norm 1."""
 
-    model_config = STRICT
     content: ListOf[Part] = Field(min_length=1)
 
 
-class EmbedRequest(BaseModel):
+class EmbedRequest(Strict):
     """What Cohere's clients send to /v2/embed: one of `texts`, `images` and `inputs`."""
 
-    model_config = STRICT
     model: str = Field(min_length=1, description="An encoder that is served.", examples=["tiny"])
     input_type: InputType = Field(examples=["search_document"])
     texts: ListOf[str] | None = Field(None, examples=[["two parrots on a branch", "a red kite"]])
@@ -76,7 +72,7 @@ class EmbedRequest(BaseModel):
     priority: int | None = Field(None, description="Taken, and not used.")
 
 
-class Embeddings(BaseModel):
+class EmbeddingsByType(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
     floats: list[list[float]] | None = Field(None, alias="float")
     binary: list[list[int]] | None = Field(
@@ -89,46 +85,44 @@ class Embeddings(BaseModel):
 class EmbedAnswer(BaseModel):
     response_type: Literal["embeddings_by_type"]
     id: str
-    embeddings: Embeddings
+    embeddings: EmbeddingsByType
     texts: list[str] = Field(description="Those of the request.")
     meta: dict[str, Any]
 
 
-@router.post("/v2/embed", response_model=EmbedAnswer)
-async def embed(request: EmbedRequest, service: ServiceOf) -> Response:
+@router.post("/v2/embed", summary="Embed as Cohere does", response_model=EmbedAnswer)
+async def post_embed(request: EmbedRequest, service: ServiceOf) -> Response:
     """Vectors of texts, pictures, or both together, in order, of norm 1 (before they become signs).
 
     400 names the place of the first bad input, as in "texts[3]: ...".
     """
-    check_count(service, len(request.texts or ()) + len(request.images or ()) + _parts_in(request.inputs or ()))
+    parts = sum(len(mixed.content) for mixed in request.inputs or ())
+    check_count(service, len(request.texts or ()) + len(request.images or ()) + parts)
     groups = _groups(request)
-    sent = [one for group in groups for one in group]
+    inputs = [placed for group in groups for placed in group]
     encoder = await dense_encoder(service, request.model)
-    read = await contents(service, sent)
-    await _check_lengths(service, request, encoder, sent)
-    made = await _made(service, request, encoder, sent, read)
-    billed = {"input_tokens": sum(one.tokens for one in made), "images": sum(one.is_image for one in sent)}
+    files_and_texts = await contents(service, inputs)
+    await _check_lengths(service, request, encoder, inputs)
+    results = await _embed(service, request, encoder, inputs, files_and_texts)
+    tokens = sum(result.tokens for result in results)
+    billed = {"input_tokens": tokens, "images": sum(placed.is_image for placed in inputs)}
     return json_response(
         {
             "response_type": "embeddings_by_type",
             "id": str(uuid.uuid4()),
-            "embeddings": _by_type(_summed(groups, made), request.embedding_types),
+            "embeddings": _by_type(_summed(groups, results), request.embedding_types),
             "texts": request.texts or [],
             "meta": {"api_version": {"version": "2"}, "billed_units": billed},
         }
     )
 
 
-def _parts_in(inputs: Sequence[MixedInput]) -> int:
-    return sum(len(mixed.content) for mixed in inputs)
-
-
 def _groups(request: EmbedRequest) -> list[list[PlacedInput]]:
     """What becomes one vector each. Raises InvalidRequest for options that do not exist, and for nothing to embed."""
-    given = [name for name in ("texts", "images", "inputs") if getattr(request, name)]
-    if len(given) != 1:
+    names = [name for name in ("texts", "images", "inputs") if getattr(request, name)]
+    if len(names) != 1:
         raise InvalidRequest(
-            f"{' and '.join(given) or 'none of texts, images and inputs'} {'are' if given else 'is'} given: send one "
+            f"{' and '.join(names) or 'none of texts, images and inputs'} {'are' if names else 'is'} given: send one "
             f"of the three, and at least one element of it"
         )
     if request.input_type == "image" and request.texts:
@@ -151,7 +145,7 @@ def _groups(request: EmbedRequest) -> list[list[PlacedInput]]:
 
 
 async def _check_lengths(
-    service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[PlacedInput]
+    service: Service, request: EmbedRequest, encoder: Encoder, inputs: Sequence[PlacedInput]
 ) -> None:
     """Raise InvalidRequest for a text longer than `max_tokens`, or than the encoder reads where truncate is NONE.
 
@@ -161,33 +155,37 @@ async def _check_lengths(
     name = min(most, key=most.__getitem__)
     if math.isinf(most[name]) or (name == "context_length" and request.truncate != "NONE"):
         return
-    texts = [one for one in sent if not one.is_image]
-    counts = await service.run(lambda: [encoder.count_tokens(one.content) for one in texts])
-    for one, count in zip(texts, counts, strict=True):
+    texts = [placed for placed in inputs if not placed.is_image]
+    counts = await service.threads.run(lambda: [encoder.count_tokens(text.content) for text in texts])
+    for text, count in zip(texts, counts, strict=True):
         if count > most[name]:
-            raise InvalidRequest(f"{one.place} has {count} tokens, more than the {name} of {most[name]}: shorten it")
+            raise InvalidRequest(f"{text.place} has {count} tokens, more than the {name} of {most[name]}: shorten it")
 
 
-async def _made(
-    service: Service, request: EmbedRequest, encoder: Encoder, sent: Sequence[PlacedInput], read: Sequence[str | bytes]
+async def _embed(
+    service: Service,
+    request: EmbedRequest,
+    encoder: Encoder,
+    inputs: Sequence[PlacedInput],
+    contents: Sequence[str | bytes],
 ) -> list[Result]:
-    """What became of each of `sent`, with the task of `input_type`, or without where the encoder has no such task."""
+    """A result for each input, with the task of `input_type`, or without where the encoder has no such task."""
     role: Role = "query" if request.input_type == "search_query" else "document"
     task = request.input_type if request.input_type in ("classification", "clustering") else None
-    requests = [Request(encoder.spec.name, one, role=role, task=task, dim=request.output_dimension) for one in read]
+    embed = partial(embed_all, service, inputs, contents, encoder=encoder, role=role, dim=request.output_dimension)
     try:
-        return await embedded_or_raised(service, sent, requests)
+        return await embed(task=task)
     except SettingsError:
         if task is None:
             raise
-    return await embedded_or_raised(service, sent, [replace(one, task=None) for one in requests])
+    return await embed(task=None)
 
 
-def _summed(groups: Sequence[Sequence[PlacedInput]], made: Sequence[Result]) -> list[DenseArray]:
+def _summed(groups: Sequence[Sequence[PlacedInput]], results: Sequence[Result]) -> list[DenseArray]:
     """One vector a group: the only one, or the sum of several brought back to norm 1."""
-    vectors: Iterator[DenseArray] = (np.asarray(one.vector, dtype=np.float32) for one in made)
-    taken = [list(islice(vectors, len(group))) for group in groups]
-    return [few[0] if len(few) == 1 else l2_normalize(np.sum(few, axis=0)) for few in taken]
+    vectors: Iterator[DenseArray] = (np.asarray(result.vector, dtype=np.float32) for result in results)
+    by_group = [list(islice(vectors, len(group))) for group in groups]
+    return [rows[0] if len(rows) == 1 else l2_normalize(np.sum(rows, axis=0)) for rows in by_group]
 
 
 def _by_type(vectors: Sequence[DenseArray], types: Sequence[EmbeddingType]) -> dict[str, list[Any]]:
@@ -196,18 +194,10 @@ def _by_type(vectors: Sequence[DenseArray], types: Sequence[EmbeddingType]) -> d
     Signs are packed eight to a number, 1 for a positive coordinate, the first as the highest bit; zeros fill the last
     one up. `binary` is `ubinary` less 128.
     """
-    made: dict[str, list[Any]] = {}
-    for wanted in types:
-        if wanted == "base64":
-            made[wanted] = [base64_of(vector) for vector in vectors]
-        elif wanted == "float":
-            made[wanted] = list(vectors)
-        else:
-            packed = [np.packbits(vector > 0) for vector in vectors]
-            made[wanted] = packed if wanted == "ubinary" else [_signed(bits) for bits in packed]
-    return made
-
-
-def _signed(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
-    """0..255 -> -128..127, in the same order."""
-    return (bits.astype(np.int16) - 128).astype(np.int8)
+    writers: dict[str, Callable[[DenseArray], Any]] = {
+        "float": lambda vector: vector,
+        "base64": base64_of,
+        "ubinary": lambda vector: np.packbits(vector > 0),
+        "binary": lambda vector: (np.packbits(vector > 0).astype(np.int16) - 128).astype(np.int8),
+    }
+    return {name: [writers[name](vector) for vector in vectors] for name in types}

@@ -9,16 +9,16 @@ from typing import TypeVar
 import numpy as np
 
 from mmembed.batching.cache import Result
-from mmembed.batching.engine import Request
+from mmembed.batching.engine import EncodeRequest
 from mmembed.errors import InputError, InvalidRequest, MmembedError, RequestTooLarge, UnsupportedModality
 from mmembed.service.images import fetch_images
 from mmembed.service.schemas.embeddings import PlacedInput
 from mmembed.service.state import Service
-from mmembed.types import DenseArray, Encoder
+from mmembed.types import DenseArray, Encoder, Role
 
-__all__ = ["base64_of", "check_count", "contents", "dense_encoder", "embedded_or_raised"]
+__all__ = ["base64_of", "check_count", "contents", "dense_encoder", "embed_all"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _MIB = 1 << 20
 
 
@@ -29,7 +29,7 @@ async def dense_encoder(service: Service, model: str) -> Encoder:
     """
     encoder = service.served.loaded().get(model)  # the usual case, without a thread
     if encoder is None:
-        encoder = await service.run(service.served.encoder, model)
+        encoder = await service.threads.run(service.served.encoder, model)
     if encoder.spec.kind != "dense":
         raise InvalidRequest(
             f"encoder {encoder.spec.name!r} makes {encoder.spec.kind} vectors, and this API has dense ones alone: ask "
@@ -45,42 +45,50 @@ def check_count(service: Service, count: int) -> None:
         raise RequestTooLarge(f"the request has {count} inputs, more than the {most} taken at once: send it in parts")
 
 
-async def contents(service: Service, sent: Sequence[PlacedInput]) -> list[str | bytes]:
+async def contents(service: Service, inputs: Sequence[PlacedInput]) -> list[str | bytes]:
     """Texts as they are, images as the bytes of their files, in order; the same image is fetched once.
 
     Raises:
         InvalidRequest: an empty text, or what names no image that may be had; with its place.
         RequestTooLarge: images of more than `max_body_mb` together.
     """
-    for one in sent:
-        if not one.content:
-            what = "picture" if one.is_image else "text"
-            raise InvalidRequest(f"{one.place} is an empty {what}: leave it out, or send what is to be embedded")
+    for placed in inputs:
+        if not placed.content:
+            what = "picture" if placed.is_image else "text"
+            raise InvalidRequest(f"{placed.place} is an empty {what}: leave it out, or send what is to be embedded")
     settings = service.settings
-    images = [one for one in sent if one.is_image]
+    images = [placed for placed in inputs if placed.is_image]
     fetched = await fetch_images(
-        [one.content for one in images],
+        [placed.content for placed in images],
         fetcher=service.fetcher,
         max_bytes=int(settings.max_image_mb * _MIB),
         max_bytes_together=int(settings.max_body_mb * _MIB),
     )
     files = iter(_all_good(images, fetched))
-    return [next(files) if one.is_image else one.content for one in sent]
+    return [next(files) if placed.is_image else placed.content for placed in inputs]
 
 
-async def embedded_or_raised(
-    service: Service, sent: Sequence[PlacedInput], requests: Sequence[Request]
+async def embed_all(
+    service: Service,
+    inputs: Sequence[PlacedInput],
+    contents: Sequence[str | bytes],
+    *,
+    encoder: Encoder,
+    role: Role,
+    task: str | None,
+    dim: int | None,
 ) -> list[Result]:
-    """Embed each of `sent`; the first failure is raised, with its place if the input is at fault."""
-    return _all_good(sent, await service.engine.embed(requests))
+    """A result for each input, `contents` being what they hold; the first failure is raised, as `contents` does."""
+    requests = [EncodeRequest(encoder.spec.name, content, role, task, dim) for content in contents]
+    return _all_good(inputs, await service.engine.embed(requests))
 
 
-def _all_good(sent: Sequence[PlacedInput], outcomes: Sequence[T | MmembedError]) -> list[T]:
+def _all_good(inputs: Sequence[PlacedInput], outcomes: Sequence[_T | MmembedError]) -> list[_T]:
     """What became of each; the first failure is raised, with its place if the input is at fault."""
-    good: list[T] = []
-    for one, outcome in zip(sent, outcomes, strict=True):
+    good: list[_T] = []
+    for placed, outcome in zip(inputs, outcomes, strict=True):
         if isinstance(outcome, InputError | InvalidRequest | UnsupportedModality):
-            raise InvalidRequest(f"{one.place}: {outcome}") from outcome
+            raise InvalidRequest(f"{placed.place}: {outcome}") from outcome
         if isinstance(outcome, MmembedError):
             raise outcome.with_traceback(None)  # it may be raised to several, each of whom would lengthen it
         good.append(outcome)

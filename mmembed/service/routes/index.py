@@ -6,27 +6,27 @@ import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
-from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.removal import RemovedPoints, remove_collection, remove_ids, remove_where
 from mmembed.errors import InvalidRequest, PointNotFound
-from mmembed.service.indexing.ingestion import Contents, contents_of, index_sent
+from mmembed.service.indexing.ingestion import Contents, contents_of, index_uploads
 from mmembed.service.indexing.uploads import forget_uploads, uploads_folder
 from mmembed.service.middleware.auth import needs
 from mmembed.service.schemas.common import QdrantFilter
-from mmembed.service.schemas.forms import FORM, sent_files
+from mmembed.service.schemas.forms import FORM, uploaded_files
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 
 __all__ = ["router"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 router = APIRouter(tags=["index"], responses=our_errors())
 
@@ -42,7 +42,7 @@ _EXAMPLE: JsonDict = {
 }
 
 
-class Failed(BaseModel):
+class FileFailure(BaseModel):
     uri: str
     error: str
 
@@ -55,7 +55,7 @@ class Counts(BaseModel):
     moved: int
     copied: int
     removed: int
-    failures: list[Failed]
+    failures: list[FileFailure]
     seconds: float
 
 
@@ -101,7 +101,7 @@ class CollectionRemoved(BaseModel):
     openapi_extra=FORM,
     dependencies=[Depends(needs("index"))],
 )
-async def index(
+async def post_index(
     collection: str,
     request: Request,
     service: ServiceOf,
@@ -129,7 +129,7 @@ async def index(
     document only links to are left out.
     """
     uploads_folder(service.folder, collection)  # refuses a name that no collection can have
-    contents = await service.run(contents_of, service.store, collection, kind)
+    contents = await service.threads.run(contents_of, Collection(service.store, collection), kind)
     into = images_into or None if contents == "documents" else None
     if into is not None:
         uploads_folder(service.folder, into)
@@ -140,18 +140,9 @@ async def index(
     async with AsyncExitStack() as finish:
         form = await request.form(max_files=limit + 1, max_fields=2, max_part_size=largest)
         finish.push_async_callback(form.close)
-        sent = sent_files(form, limit)
-        return await service.writes.alone(
-            [collection, *([into] if into is not None else [])],
-            finish,
-            index_sent,
-            service,
-            collection,
-            sent,
-            contents=contents,
-            encoder=encoder,
-            images_into=into,
-        )
+        files = uploaded_files(form, limit)
+        index = partial(index_uploads, service, collection, files, contents=contents, encoder=encoder, images_into=into)
+        return await service.writes.alone([collection, *([into] if into else [])], index, finish=finish)
 
 
 @router.delete(
@@ -160,23 +151,19 @@ async def index(
     response_model=PointsRemoved,
     dependencies=[Depends(needs("index"))],
 )
-async def remove_points(collection: str, removal: Removal, service: ServiceOf) -> PointsRemoved:
+async def delete_points(collection: str, removal: Removal, service: ServiceOf) -> PointsRemoved:
     """Points go, with their thumbnails and uploads.
 
     Of a document each passage is a point, and only those that are named go; a filter on its `uri` removes it whole.
     """
-    nothing = AsyncExitStack()
     if (removal.ids is None) == (removal.filter is None):
         raise InvalidRequest("points are removed by ids or by a filter: give one of the two")
     if removal.filter is not None:
-        passing = _not_all(removal.filter)
-        count = await service.writes.alone(
-            [collection], nothing, _forgetting, remove_where, service, collection, passing
-        )
-    else:
-        ids = [_uuid(id) for id in removal.ids or ()]
-        count = await service.writes.alone([collection], nothing, _forgetting, remove_ids, service, collection, ids)
-    return PointsRemoved(removed=count)
+        condition = removal.filter
+        if not any((condition.must, condition.should, condition.must_not, condition.min_should)):
+            raise InvalidRequest("an empty filter would remove every point: DELETE /v1/collections/NAME does that")
+        return await _remove(service, collection, remove_where, condition)
+    return await _remove(service, collection, remove_ids, [_uuid(id) for id in removal.ids or ()])
 
 
 @router.delete(
@@ -185,18 +172,16 @@ async def remove_points(collection: str, removal: Removal, service: ServiceOf) -
     response_model=PointsRemoved,
     dependencies=[Depends(needs("index"))],
 )
-async def remove_point(collection: str, id: str, service: ServiceOf) -> PointsRemoved:
+async def delete_point(collection: str, id: str, service: ServiceOf) -> PointsRemoved:
     """One point goes, with its thumbnail and upload; of a document only this passage."""
     try:
         ids = [_uuid(id)]
     except InvalidRequest as exc:
         raise PointNotFound(collection, id) from exc
-    count = await service.writes.alone(
-        [collection], AsyncExitStack(), _forgetting, remove_ids, service, collection, ids
-    )
-    if count == 0:
+    answer = await _remove(service, collection, remove_ids, ids)
+    if answer.removed == 0:
         raise PointNotFound(collection, id)
-    return PointsRemoved(removed=count)
+    return answer
 
 
 @router.delete(
@@ -205,23 +190,29 @@ async def remove_point(collection: str, id: str, service: ServiceOf) -> PointsRe
     response_model=CollectionRemoved,
     dependencies=[Depends(needs("admin"))],
 )
-async def remove_whole_collection(collection: str, service: ServiceOf) -> CollectionRemoved:
+async def delete_collection(collection: str, service: ServiceOf) -> CollectionRemoved:
     """A collection of ours goes, with its uploads and thumbnails and the pictures inside its documents."""
-    await service.writes.alone([collection], AsyncExitStack(), _forget_collection, service, collection)
+
+    def work() -> None:
+        uploads = uploads_folder(service.folder, collection)
+        remove_collection(Collection(service.store, collection))
+        shutil.rmtree(uploads, ignore_errors=True)
+
+    await service.writes.alone([collection], work)
     return CollectionRemoved()
 
 
-def _forgetting(remove: Callable[[Collection, T], RemovedPoints], service: Service, name: str, what: T) -> int:
-    """Remove points, and the uploads of which nothing is left; gives the number of points."""
-    removed = remove(Collection(service.store, name), what)
-    forget_uploads(uploads_folder(service.folder, name), removed.uris)
-    return removed.points
+async def _remove(
+    service: Service, name: str, remove: Callable[[Collection, _T], RemovedPoints], points: _T
+) -> PointsRemoved:
+    """Remove points, and the uploads of which nothing is left."""
 
+    def work() -> int:
+        removed = remove(Collection(service.store, name), points)
+        forget_uploads(uploads_folder(service.folder, name), removed.uris)
+        return removed.points
 
-def _forget_collection(service: Service, name: str) -> None:
-    uploads = uploads_folder(service.folder, name)
-    remove_collection(Collection(service.store, name))
-    shutil.rmtree(uploads, ignore_errors=True)
+    return PointsRemoved(removed=await service.writes.alone([name], work))
 
 
 def _uuid(id: str) -> str:
@@ -229,9 +220,3 @@ def _uuid(id: str) -> str:
         return str(uuid.UUID(id))
     except ValueError as exc:
         raise InvalidRequest(f"{id[:80]!r} is not the id of a point: give a UUID, as a hit has it") from exc
-
-
-def _not_all(condition: models.Filter) -> models.Filter:
-    if not any((condition.must, condition.should, condition.must_not, condition.min_should)):
-        raise InvalidRequest("an empty filter would remove every point: DELETE /v1/collections/NAME does that")
-    return condition

@@ -15,12 +15,11 @@ from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from mmembed.batching.engine import Request
 from mmembed.errors import InvalidRequest, UnknownEncoder
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
-from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embedded_or_raised
-from mmembed.service.schemas.common import STRICT, ListOf
+from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embed_all
+from mmembed.service.schemas.common import ListOf, Strict
 from mmembed.service.schemas.embeddings import ImagePart, PlacedInput, TextPart, placed_part
 from mmembed.service.schemas.openapi import openai_errors
 from mmembed.service.state import ServiceOf
@@ -36,8 +35,8 @@ class OpenAIRoute(APIRoute):
 
     @staticmethod
     def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:
-        told = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        return status, {"error": {"message": sentence, "type": told, "param": None, "code": kind}}
+        type_ = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        return status, {"error": {"message": sentence, "type": type_, "param": None, "code": kind}}
 
 
 router = APIRouter(
@@ -73,10 +72,9 @@ def _first_bad(failed: ValidationError) -> int | None:
 Input: TypeAlias = str | ListOf[str | TextPart | ImagePart] | ListOf[int] | ListOf[ListOf[int]]
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(Strict):
     """What OpenAI's clients send, with `role` and `task`."""
 
-    model_config = STRICT
     input: Annotated[Input, WrapValidator(_in_one_sentence)] = Field(
         description="A text or a list of texts; pictures as data URIs, or as parts with a data URI or an address.",
         examples=[["two parrots on a branch", "a red kite"]],
@@ -119,66 +117,70 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-@router.post("/v1/embeddings", response_model=EmbeddingsAnswer)
-async def embeddings(request: EmbeddingsRequest, service: ServiceOf) -> Response:
+@router.post("/v1/embeddings", summary="Embed as OpenAI does", response_model=EmbeddingsAnswer)
+async def post_embeddings(request: EmbeddingsRequest, service: ServiceOf) -> Response:
     """Vectors of texts and pictures, in order, of norm 1; `usage` counts the tokens of texts as the encoder reads them.
 
     400 names the place of the first bad input, as in "input[3]: ...".
     """
     encoder = await dense_encoder(service, request.model)
     check_count(service, 1 if isinstance(request.input, str) else len(request.input))
-    sent = _sent(request.input, encoder.spec.name)
-    requests = [
-        Request(encoder.spec.name, content, role=request.role, task=request.task, dim=request.dimensions)
-        for content in await contents(service, sent)
-    ]
-    made = await embedded_or_raised(service, sent, requests)
-    tokens = sum(one.tokens for one in made)
-    vectors = [np.asarray(one.vector, dtype=np.float32) for one in made]
-    shown = [base64_of(vector) for vector in vectors] if request.encoding_format == "base64" else vectors
+    inputs = _placed(request.input, encoder.spec.name)
+    results = await embed_all(
+        service,
+        inputs,
+        await contents(service, inputs),
+        encoder=encoder,
+        role=request.role,
+        task=request.task,
+        dim=request.dimensions,
+    )
+    tokens = sum(result.tokens for result in results)
+    vectors = [np.asarray(result.vector, dtype=np.float32) for result in results]
+    written = [base64_of(vector) for vector in vectors] if request.encoding_format == "base64" else vectors
     return json_response(
         {
             "object": "list",
-            "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(shown)],
+            "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(written)],
             "model": encoder.spec.name,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
     )
 
 
-def _sent(given: Input, encoder: str) -> list[PlacedInput]:
+def _placed(input: Input, encoder: str) -> list[PlacedInput]:
     """The inputs of a request with their places. Raises InvalidRequest for none at all, and for tokens."""
-    elements = [given] if isinstance(given, str) else given
+    elements = [input] if isinstance(input, str) else input
     if not elements:
         raise InvalidRequest("input is an empty list: send at least one text or picture")
-    sent: list[PlacedInput] = []
+    inputs: list[PlacedInput] = []
     for index, element in enumerate(elements):
-        place = "input" if isinstance(given, str) else f"input[{index}]"
+        place = "input" if isinstance(input, str) else f"input[{index}]"
         if isinstance(element, str):
-            sent.append(PlacedInput(place, element, is_image=_IMAGE.match(element) is not None))
+            inputs.append(PlacedInput(place, element, is_image=_IMAGE.match(element) is not None))
         elif isinstance(element, TextPart | ImagePart):
-            sent.append(placed_part(place, element))
+            inputs.append(placed_part(place, element))
         else:
             raise InvalidRequest(
                 f"{place} holds tokens, which are numbers of OpenAI's vocabulary and mean nothing to encoder "
                 f"{encoder!r}: send the text itself (in LangChain check_embedding_ctx_length=False does)"
             )
-    return sent
+    return inputs
 
 
-@router.get("/v1/models")
-async def models(service: ServiceOf) -> ModelList:
+@router.get("/v1/models", summary="The models of these embeddings")
+async def get_models(service: ServiceOf) -> ModelList:
     """The encoders that /v1/embeddings can answer with: those served, but for sparse ones and multivectors."""
-    names = await service.run(service.served.names)
+    names = await service.threads.run(service.served.names)
     loaded = service.served.loaded()
     dense = [name for name in names if name not in loaded or loaded[name].spec.kind == "dense"]
     return ModelList(data=[Model(id=name) for name in dense])
 
 
-@router.get("/v1/models/{model:path}")
-async def model_of(model: str, service: ServiceOf) -> Model:
+@router.get("/v1/models/{model:path}", summary="One model of these embeddings")
+async def get_model(model: str, service: ServiceOf) -> Model:
     """A served encoder by any of its names; 404 for what is not served."""
     try:
-        return Model(id=await service.run(service.served.resolve, model))
+        return Model(id=await service.threads.run(service.served.resolve, model))
     except UnknownEncoder as exc:
         raise HTTPException(404, str(exc)) from exc

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.routing import APIRoute
 
 from mmembed.batching.cache import Result
-from mmembed.batching.engine import Request
+from mmembed.batching.engine import EncodeRequest
 from mmembed.errors import InputError, InvalidEmbedding, InvalidRequest, MmembedError, Overloaded, RequestTooLarge
 from mmembed.service.error_responses import json_response, status_of
 from mmembed.service.images import fetch_images
@@ -34,7 +34,7 @@ from mmembed.service.schemas.qdrant_inference import (
     read_input,
 )
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import SparseVector, Vector
+from mmembed.types import SparseVector
 from mmembed.vectors import l2_normalize
 
 __all__ = ["QdrantRoute", "router"]
@@ -50,8 +50,8 @@ class QdrantRoute(APIRoute):
 
 router = APIRouter(tags=["Qdrant inference"], route_class=QdrantRoute, responses=our_errors())
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _FETCHED_AT_ONCE = 16  # pictures whose files one request holds in memory for each of its rounds
 _ROUNDS = 2  # one is fetched while another is embedded
@@ -74,7 +74,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/qdrant/infer", summary="What this address is for")
-async def about() -> dict[str, str]:
+async def get_infer() -> dict[str, str]:
     """One sentence for the operator who opens the address in a browser."""
     return {
         "about": "mmembed answers Qdrant's inference requests here, which come by POST: set QDRANT__INFERENCE__ADDRESS "
@@ -84,7 +84,7 @@ async def about() -> dict[str, str]:
 
 async def _secret(request: fastapi.Request, body: InferenceRequest) -> str | None:
     """The key: Qdrant hands on that of its client in the body."""
-    return secret_of(request) or body.token
+    return secret_of(request.headers) or body.token
 
 
 @router.post(
@@ -95,11 +95,13 @@ async def _secret(request: fastapi.Request, body: InferenceRequest) -> str | Non
     responses=_RESPONSES,
     dependencies=[Depends(needs("infer", secret=_secret))],
 )
-async def infer(body: InferenceRequest, service: ServiceOf) -> Response:
+async def post_infer(body: InferenceRequest, service: ServiceOf) -> Response:
     """Embeds what Qdrant forwards of a client's documents, pictures and inference objects."""
     role = ROLES[body.inference]
     parsed = _good(body.inputs, [_tried(read_input, one, role) for one in body.inputs])
-    _good(body.inputs, await service.run(_served, service, [one.model for one in parsed]))
+    models = {one.model for one in parsed}
+    served = await service.threads.run(lambda: {model: _tried(service.served.resolve, model) for model in models})
+    _good(body.inputs, [served[one.model] for one in parsed])  # before anything is fetched
     pieces = [(one, part) for one in parsed for part in one.parts]
     if len(pieces) > service.settings.max_inputs:
         raise RequestTooLarge(
@@ -112,13 +114,15 @@ async def infer(body: InferenceRequest, service: ServiceOf) -> Response:
     for one, result in zip(parsed, results, strict=True):
         tokens[one.model] += result.tokens
     answer = {
-        "embeddings": [_written(result.vector) for result in results],
+        "embeddings": [  # as Qdrant reads them: a list, a list of lists, or indices with values
+            result.vector._asdict() if isinstance(result.vector, SparseVector) else result.vector for result in results
+        ],
         "usage": {"models": {model: {"tokens": count} for model, count in tokens.items()}},
     }
     return json_response(answer)
 
 
-def _tried(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | MmembedError:
+def _tried(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | MmembedError:
     """What `call` returns, or the error that it raises."""
     try:
         return call(*args, **kwargs)
@@ -126,7 +130,7 @@ def _tried(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Mmemb
         return exc
 
 
-def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[T | MmembedError]) -> list[T]:
+def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[_T | MmembedError]) -> list[_T]:
     """The outcomes if every one is good.
 
     Raises InvalidRequest about the first input that is at fault, else the first error, which is one of the service.
@@ -145,12 +149,6 @@ def _good(inputs: Sequence[InferenceInput], outcomes: Sequence[T | MmembedError]
 def _is_fault(error: MmembedError) -> bool:
     """Whether the input is to blame, and not the service or its load; also for having no vector."""
     return isinstance(error, InvalidEmbedding) or (status_of(error) < 500 and not isinstance(error, Overloaded))
-
-
-def _served(service: Service, models: Sequence[str]) -> list[str | MmembedError]:
-    """The name that each model is served by, or UnknownEncoder: before anything is fetched."""
-    names = {model: _tried(service.served.resolve, model) for model in set(models)}
-    return [names[model] for model in models]
 
 
 async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart]]) -> list[Result | MmembedError]:
@@ -174,7 +172,7 @@ async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart
                 if isinstance(content, MmembedError):
                     outcomes[place] = content
                 else:
-                    requests[place] = Request(one.model, content, one.role, one.task, one.dim)
+                    requests[place] = EncodeRequest(one.model, content, one.role, one.task, one.dim)
             outcomes.update(zip(requests, await service.engine.embed([*requests.values()]), strict=True))
 
     try:
@@ -221,8 +219,3 @@ def _combined(parsed: ParsedInput, outcomes: Sequence[Result | MmembedError]) ->
     if not isinstance(vector, SparseVector) and vector.ndim == 2 and vector.size >= _MAX_FLOATS:
         return InputError(f"its multivector has {vector.size:,} numbers, and Qdrant stores {_MAX_FLOATS - 1:,}: cut it")
     return Result(vector, tokens)
-
-
-def _written(vector: Vector) -> Any:
-    """As Qdrant reads it: a list, a list of lists, or indices with values."""
-    return vector._asdict() if isinstance(vector, SparseVector) else vector

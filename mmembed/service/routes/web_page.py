@@ -6,39 +6,22 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
-from types import MappingProxyType
 
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
+
+from mmembed.service.error_responses import unless_known
 
 __all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
-_TYPES = MappingProxyType(
-    {
-        "html": "text/html; charset=utf-8",
-        "css": "text/css; charset=utf-8",
-        "js": "text/javascript; charset=utf-8",
-        "svg": "image/svg+xml",
-    }
-)
-_STATIC = (
-    "api.js",
-    "app.js",
-    "box.js",
-    "dom.js",
-    "filters.js",
-    "icon.svg",
-    "labels.js",
-    "lightbox.js",
-    "place.js",
-    "results.js",
-    "start.js",
-    "style.css",
-    "theme.js",
-    "words.js",
-)
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
 _CACHE = "no-cache"  # kept, and asked for again with its ETag: an upgrade is seen at once
 
 
@@ -50,30 +33,30 @@ class _Page:
 
 
 @functools.cache
-def _packaged(name: str) -> _Page:
-    """A file of the page, read once."""
-    content = files("mmembed.service").joinpath("web", name).read_bytes()
-    return _Page(content, _TYPES[name.rpartition(".")[2]], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+def _packaged() -> dict[str, _Page]:
+    """The files of the page by name, read once."""
+    pages = {}
+    for file in files("mmembed.service").joinpath("web").iterdir():
+        if media_type := _TYPES.get(file.name.rpartition(".")[2]):
+            content = file.read_bytes()
+            pages[file.name] = _Page(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return pages
 
 
 def _answer(request: Request, name: str) -> Response:
-    page = _packaged(name)
-    headers = {"Cache-Control": _CACHE, "ETag": page.etag}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if page.etag in known:
-        return Response(status_code=304, headers=headers)
-    return Response(page.content, media_type=page.media_type, headers=headers)
+    page = _packaged()[name]
+    return unless_known(request, page.content, media_type=page.media_type, etag=page.etag, cache_control=_CACHE)
 
 
 @router.get("/")
-async def page(request: Request) -> Response:
+async def get_page(request: Request) -> Response:
     """The web page itself; it needs no key, what it asks for does."""
     return _answer(request, "index.html")
 
 
 @router.get("/static/{name}")
-async def static(request: Request, name: str) -> Response:
-    """A script, style or picture of the page: one of a fixed list, so that no path is ever made of a request."""
-    if name not in _STATIC:
+async def get_static(request: Request, name: str) -> Response:
+    """A script, style or picture of the page: one of those there are, so that no path is ever made of a request."""
+    if name == "index.html" or name not in _packaged():
         raise HTTPException(404, f"the web page has no file {name!r:.80}: `/` is the page")
     return _answer(request, name)

@@ -1,4 +1,4 @@
-"""What is asked and answered where pictures are given labels, as JSON."""
+"""Labels of pictures: requests and answers, as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Tag
 
-from mmembed.service.schemas.common import ImageInput, ListOf, told_by
+from mmembed.service.schemas.common import ImageInput, ListOf, Strict, branch_by
 
 __all__ = ["ClassifyAnswer", "ClassifyRequest", "ClassifySeveralAnswer", "LabelTexts", "Verdicts"]
 
@@ -17,11 +17,7 @@ Name = Annotated[str, Field(max_length=_MAX_NAME)]
 _HOW = 'an http(s) address, a data URI or base64; or {"url": ...}, or {"base64": ...}'
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class LabelTexts(_Strict):
+class LabelTexts(Strict):
     """A label that is described in other words than its name, or stands below others."""
 
     label: Name = Field(description="What it is called in the answer.", examples=["cat"])
@@ -31,18 +27,18 @@ class LabelTexts(_Strict):
     )
 
 
-_Label = Annotated[Annotated[Name, Tag("[one]")] | Annotated[LabelTexts, Tag("[many]")], told_by(dict | LabelTexts)]
+_Label = Annotated[Annotated[Name, Tag("[one]")] | Annotated[LabelTexts, Tag("[many]")], branch_by(dict | LabelTexts)]
 _Templates = Annotated[
     Annotated[Literal["openai", "simple", "plain"], Tag("[one]")]
     | Annotated[ListOf[Name], Field(min_length=1), Tag("[many]")],
-    told_by(list),
+    branch_by(list),
 ]
 _Threshold = Annotated[
-    Annotated[FiniteFloat, Tag("[one]")] | Annotated[dict[str, FiniteFloat], Tag("[many]")], told_by(dict)
+    Annotated[FiniteFloat, Tag("[one]")] | Annotated[dict[str, FiniteFloat], Tag("[many]")], branch_by(dict)
 ]
 
 
-class ClassifyRequest(_Strict):
+class ClassifyRequest(Strict):
     """Ask about one picture (`image`, or a file of the form), several (`images`), or a stored point (`id`)."""
 
     model_config = ConfigDict(

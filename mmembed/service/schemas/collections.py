@@ -1,17 +1,28 @@
-"""What listing.py answers, as JSON: the models behind its routes and their OpenAPI."""
+"""What there is in the store and is served, as JSON: the models behind routes/collections.py."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmembed.types import FacetValue
 
-__all__ = ["Alive", "CollectionFacts", "Collections", "EncoderFacts", "Encoders", "Facet", "Facets", "VectorFacts"]
+__all__ = [
+    "Alive",
+    "CollectionFacts",
+    "CollectionList",
+    "EncoderFacts",
+    "EncoderList",
+    "Facet",
+    "Facets",
+    "VectorFacts",
+]
 
 
 class VectorFacts(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     encoder: str
     modality: str
     kind: str
@@ -26,7 +37,7 @@ class CollectionFacts(BaseModel):
     searchable: Literal[True] | str = Field(description="true, or a sentence that says why not.")
 
 
-class Collections(BaseModel):
+class CollectionList(BaseModel):
     collections: list[CollectionFacts]
 
 
@@ -57,7 +68,7 @@ class EncoderFacts(BaseModel):
     error: str | None = None
 
 
-class Encoders(BaseModel):
+class EncoderList(BaseModel):
     encoders: list[EncoderFacts]
 
 

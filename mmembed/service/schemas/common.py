@@ -7,6 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    BaseModel,
     ConfigDict,
     Discriminator,
     FailFast,
@@ -18,10 +19,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from qdrant_client import models
 
-__all__ = ["STRICT", "ImageInput", "ListOf", "QdrantFilter", "told_by"]
+__all__ = ["ImageInput", "ListOf", "QdrantFilter", "Strict", "branch_by"]
 
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _FirstFault(FailFast):
@@ -31,20 +31,21 @@ class _FirstFault(FailFast):
         return hash(self.fail_fast)
 
 
-ListOf = Annotated[list[T], _FirstFault()]
+ListOf = Annotated[list[_T], _FirstFault()]
 """A list of which the first bad element is told: all of them would be gigabytes where millions are sent."""
 
 
-STRICT = ConfigDict(extra="forbid", strict=True)
-
-
 _MAX_FILTER_ERRORS = 2000  # that are looked at; each takes microseconds to write down
-
-
 _MAX_FILTER_PARTS = 50_000  # keys and values; a list of ids is the largest that makes sense
 
 
-def told_by(kind: type | UnionType) -> Discriminator:
+class Strict(BaseModel):
+    """A misspelt field is refused, and a number is not written as a string."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def branch_by(kind: type | UnionType) -> Discriminator:
     """Hold a value against the branch "[many]" if it is a `kind`, else "[one]": errors are then about what was meant.
 
     The brackets keep the branch out of the sentence, which names fields.
@@ -52,7 +53,7 @@ def told_by(kind: type | UnionType) -> Discriminator:
     return Discriminator(lambda value: "[many]" if isinstance(value, kind) else "[one]")
 
 
-ImageInput = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], told_by(dict)]
+ImageInput = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], Tag("[many]")], branch_by(dict)]
 
 
 def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> models.Filter:
@@ -60,7 +61,7 @@ def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> m
     if sum(1 for _ in _parts(value)) > _MAX_FILTER_PARTS:
         raise PydanticCustomError("filter", "the filter has more than 50,000 parts: make it smaller")
     try:
-        made: models.Filter = validate(value)
+        condition: models.Filter = validate(value)
     except ValidationError as exc:
         wrong = exc.errors(include_input=False) if exc.error_count() <= _MAX_FILTER_ERRORS else []
         deepest: list[str] = max((_inside(value, error["loc"]) for error in wrong), key=len, default=[])
@@ -70,7 +71,7 @@ def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> m
             "this is not a Qdrant filter{at}: see https://qdrant.tech/documentation/concepts/filtering",
             {"at": f" at {place[:200]}" if place else ""},
         ) from None
-    return made
+    return condition
 
 
 def _parts(value: Any) -> Iterator[Any]:

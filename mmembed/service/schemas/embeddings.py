@@ -5,33 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from mmembed.service.schemas.common import STRICT
+from mmembed.service.schemas.common import Strict
 
 __all__ = ["ImagePart", "Part", "PlacedInput", "TextPart", "placed_part"]
 
 
-class TextPart(BaseModel):
+class TextPart(Strict):
     """A text as a part of a request."""
 
-    model_config = STRICT
     type: Literal["text"]
     text: str = Field(examples=["two parrots on a branch"])
 
 
-class ImageUrl(BaseModel):
+class ImageUrl(Strict):
     """Where a picture is: a data URI, which holds it, or an http(s) address."""
 
-    model_config = STRICT
     url: str = Field(examples=["data:image/png;base64,iVBORw0KGgo..."])
     detail: Literal["auto", "low", "high"] | None = Field(None, description="Of OpenAI's chats; changes nothing here.")
 
 
-class ImagePart(BaseModel):
+class ImagePart(Strict):
     """A picture as a part of a request."""
 
-    model_config = STRICT
     type: Literal["image_url"]
     image_url: ImageUrl
 

@@ -8,7 +8,7 @@ The form becomes the JSON request that it stands for, so that both are read by t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
 from mmembed.errors import InvalidRequest, RequestTooLarge
-from mmembed.service.indexing.ingestion import Sent
+from mmembed.service.indexing.ingestion import UploadedFile
 from mmembed.service.indexing.uploads import clean_name
 
-__all__ = ["FORM", "FormFiles", "ImageForm", "JsonOrForm", "files_of", "form_of", "sent_files"]
+__all__ = ["FORM", "FormFiles", "ImageForm", "JsonOrForm", "files_of", "form_of", "uploaded_files"]
 
 _MAX_FILES = 33  # a picture, and those to subtract
 _MAX_QUERY_BYTES = 8 * 2**20
@@ -38,8 +38,8 @@ class FormFiles:
 
 def files_of(request: Request) -> FormFiles:
     """What came with the request; nothing with one that is JSON."""
-    found: FormFiles = getattr(request.state, "files", None) or FormFiles()
-    return found
+    files: FormFiles = getattr(request.state, "files", None) or FormFiles()
+    return files
 
 
 class JsonOrForm(APIRoute):
@@ -84,10 +84,10 @@ def _query(form: FormData, fields: tuple[str, ...]) -> bytes:
     for name in form:
         if name not in fields:
             raise InvalidRequest(f"the form has a field {name[:40]!r}: it may have {', '.join(fields)}")
-    given = form.getlist("query")
-    if len(given) > 1 or any(isinstance(query, UploadFile) for query in given):
+    queries = form.getlist("query")
+    if len(queries) > 1 or any(isinstance(query, UploadFile) for query in queries):
         raise InvalidRequest("the form's field 'query' is one text, the JSON of the query")
-    return str(given[0]).encode("utf-8", "surrogatepass") if given else b"{}"
+    return str(queries[0]).encode("utf-8", "surrogatepass") if queries else b"{}"
 
 
 async def _image(form: FormData) -> bytes | None:
@@ -106,10 +106,8 @@ def _files(form: FormData, name: str) -> list[UploadFile]:
 
 def _as_json(request: Request, query: bytes, files: FormFiles) -> Request:
     """The same request with the query as its body, and the files in its state."""
-    kept = [
-        (name, value) for name, value in request.scope["headers"] if name not in (b"content-type", b"content-length")
-    ]
-    headers = [*kept, (b"content-type", b"application/json"), (b"content-length", str(len(query)).encode())]
+    body = {b"content-type": b"application/json", b"content-length": str(len(query)).encode()}
+    headers = [*((name, value) for name, value in request.scope["headers"] if name not in body), *body.items()]
     state = {**request.scope.get("state", {}), "files": files}
 
     async def receive() -> dict[str, Any]:
@@ -157,12 +155,12 @@ FORM = {
 }
 
 
-class SaidOfItem(BaseModel):
+class ItemFacts(BaseModel):
     """What a client says of one file. Keys of the payload that mmembed writes itself give way to it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    caption: str | None = Field(None, max_length=100_000)
+    caption: str | None = Field(default=None, max_length=100_000)
     payload: dict[str, Any] | None = None
 
     @field_validator("payload")
@@ -172,10 +170,10 @@ class SaidOfItem(BaseModel):
         return payload
 
 
-_SAID = TypeAdapter(list[SaidOfItem | None])
+_ITEMS = TypeAdapter(list[ItemFacts | None])
 
 
-def sent_files(form: FormData, limit: int) -> list[Sent]:
+def uploaded_files(form: FormData, limit: int) -> list[UploadedFile]:
     """The files of a form, each with what is said of it."""
     unknown = sorted({name for name in form if name not in ("file", "items")})
     if unknown:
@@ -185,34 +183,28 @@ def sent_files(form: FormData, limit: int) -> list[Sent]:
         raise InvalidRequest("the form needs at least one part `file`, and each with a file name")
     if len(files) > limit:
         raise RequestTooLarge(f"more than {limit} files were sent, and so many are taken at once: split them")
-    said = _said(form.getlist("items"), len(files))
+    items = [item or ItemFacts() for item in _items(form.getlist("items"), len(files))]
     return [
-        Sent(
-            clean_name(part.filename or ""),
-            part.file,
-            part.size or 0,
-            one.caption if one is not None else None,
-            one.payload if one is not None else None,
-        )
-        for part, one in zip(files, said, strict=True)
+        UploadedFile(clean_name(part.filename or ""), part.file, part.size or 0, item.caption, item.payload)
+        for part, item in zip(files, items, strict=True)
     ]
 
 
-def _said(parts: list[UploadFile | str], count: int) -> list[SaidOfItem | None]:
+def _items(parts: list[UploadFile | str], count: int) -> Sequence[ItemFacts | None]:
     if not parts:
         return [None] * count
     if len(parts) > 1 or not isinstance(parts[0], str):
         raise InvalidRequest("the field `items` is one JSON list, without a file name")
     try:
-        said = _SAID.validate_json(parts[0])
+        items = _ITEMS.validate_json(parts[0])
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise InvalidRequest(
             f"the field `items` cannot be read: {f'{where}: ' if where else ''}{first['msg']}"
         ) from exc
-    if len(said) != count:
+    if len(items) != count:
         raise InvalidRequest(
-            f"`items` says something of {len(said)} files, and {count} were sent: give one entry a file"
+            f"`items` says something of {len(items)} files, and {count} were sent: give one entry a file"
         )
-    return said
+    return items

@@ -35,9 +35,9 @@ def our_errors() -> Responses:
 
 
 def openai_errors() -> Responses:
-    told = _object(message=_text(_SENTENCE), type=_text("invalid_request_error"), code=_text("CollectionNotFound"))
-    told["properties"]["param"] = {"type": "null"}
-    return _documented(_object(error=told))
+    error = _object(message=_text(_SENTENCE), type=_text("invalid_request_error"), code=_text("CollectionNotFound"))
+    error["properties"]["param"] = {"type": "null"}
+    return _documented(_object(error=error))
 
 
 def cohere_errors() -> Responses:

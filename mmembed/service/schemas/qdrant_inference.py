@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmembed.errors import InvalidRequest
-from mmembed.service.fetching import shown
+from mmembed.service.fetching import short_url
 from mmembed.service.images import is_address
 from mmembed.types import Role
 
@@ -85,9 +85,9 @@ class ParsedInput:
     task: str | None
 
 
-def read_input(given: InferenceInput, role: Role) -> ParsedInput:
+def read_input(input: InferenceInput, role: Role) -> ParsedInput:
     """Raises InvalidRequest for data of another type and for options that do not exist."""
-    options = given.options or {}
+    options = input.options or {}
     if unknown := [key for key in options if key not in _OPTIONS]:
         raise InvalidRequest(f"there is no option {unknown[0][:_SNIPPET]!r}: known are {', '.join(_OPTIONS)}")
     dim, mrl = (_size(options, key) for key in ("dim", "mrl"))
@@ -99,33 +99,33 @@ def read_input(given: InferenceInput, role: Role) -> ParsedInput:
     side = options.get("role")
     if side not in (None, *ROLES.values()):
         raise InvalidRequest(f"option role is 'query' or 'document', not {_snippet(side)}")
-    return ParsedInput(given.model, _parts(given), side or role, mrl if dim is None else dim, task)
+    return ParsedInput(input.model, _parts(input), side or role, mrl if dim is None else dim, task)
 
 
-def described(position: int, count: int, given: InferenceInput) -> str:
+def described(position: int, count: int, input: InferenceInput) -> str:
     """An input for an error: "input 2 of 5 (counted from 0), text 'two parrots' for model 'minilm'".
 
     Of a picture only what it is or its address.
     """
-    kind, snippet = given.data_type, _snippet(given.data)
+    kind, snippet = input.data_type, _snippet(input.data)
     if kind == "image":
-        snippet = _image_snippet(given.data)
-    elif isinstance(given.data, Mapping):
-        snippet = f"with {_keys(given.data)}"
-    model = given.model[:_SNIPPET]
+        snippet = _image_snippet(input.data)
+    elif isinstance(input.data, Mapping):
+        snippet = f"with {_keys(input.data)}"
+    model = input.model[:_SNIPPET]
     return f"input {position} of {count} (counted from 0), {kind} {snippet} for model {model!r}"
 
 
-def _parts(given: InferenceInput) -> tuple[InputPart, ...]:
+def _parts(input: InferenceInput) -> tuple[InputPart, ...]:
     """A picture's content is looked at only when it is read."""
-    content = given.data
-    if given.data_type == "image":
+    content = input.data
+    if input.data_type == "image":
         return (InputPart(content, is_image=True),)
     if isinstance(content, str):
         return (InputPart(content),)
-    if given.data_type == "text" or not isinstance(content, Mapping):
+    if input.data_type == "text" or not isinstance(content, Mapping):
         what = (
-            "a text is a string" if given.data_type == "text" else "an object is a string or has the key text or image"
+            "a text is a string" if input.data_type == "text" else "an object is a string or has the key text or image"
         )
         raise InvalidRequest(f"{what}, not {_snippet(content)}")
     images = [key for key in _IMAGE_KEYS if key in content]
@@ -181,7 +181,7 @@ def _snippet(content: object) -> str:
 def _image_snippet(content: object) -> str:
     source = content.get("url", content) if isinstance(content, Mapping) else content
     if is_address(source):
-        return shown(str(source))
+        return short_url(str(source))
     if not isinstance(source, str):
         return _snippet(source)
     return f"in a data URI {source[:20]!r}..." if source[:5].lower() == "data:" else f"{source[:20]!r}..."

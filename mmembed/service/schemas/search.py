@@ -1,92 +1,58 @@
-"""What a search asks and what it answers, as JSON: the models behind the routes and their OpenAPI."""
+"""Queries and hits, as JSON: the models behind the routes and their OpenAPI."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from PIL.Image import Image
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
-from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Example, Search, Strategy
-from mmembed.service.schemas.common import ImageInput, QdrantFilter
-from mmembed.types import FacetValue, Reranker
+from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Strategy
+from mmembed.service.schemas.common import ImageInput, QdrantFilter, Strict
+from mmembed.types import FacetValue
 
 __all__ = [
+    "ExampleInput",
     "FoundHit",
-    "LikedOrNot",
-    "Minus",
-    "QueryImages",
     "SearchAnswer",
     "SearchFields",
     "SearchRequest",
     "SeveralAnswer",
     "SeveralRequest",
+    "TextOrImage",
 ]
 
 _MAX_LIMIT = 1000
 _MAX_OFFSET = 10_000
 _MAX_TEXT = 100_000  # characters; every encoder cuts a query long before
-_MAX_MINUS = 32
-_MAX_EXAMPLES = 32
-
+_SOME = Field(max_length=32, fail_fast=True)  # parts to subtract, liked, or not
 
 Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 Row = Annotated[list[FiniteFloat], Field(fail_fast=True)]
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 
 
-@dataclass(frozen=True)
-class QueryImages:
-    """What a query holds of examples and of what is subtracted, each image decoded."""
-
-    image: Image | None = None
-    minus: tuple[str | Image, ...] = ()
-    positive: tuple[Example, ...] = ()
-    negative: tuple[Example, ...] = ()
-
-
-class _Strict(BaseModel):
-    """A misspelt field is refused, and a number is not written as a string."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Minus(_Strict):
+class TextOrImage(Strict):
     """Something that the hits should not show: one text or one picture."""
 
     text: Text | None = None
     image: ImageInput | None = Field(None, description="As in the query.")
 
     @model_validator(mode="after")
-    def _one(self) -> Minus:
-        if (self.text is None) == (self.image is None):
-            raise PydanticCustomError("minus", "each part to subtract is one text or one image")
+    def _is_one(self) -> Self:
+        fields = [*type(self).model_fields]
+        if sum(getattr(self, field) is not None for field in fields) != 1:
+            raise PydanticCustomError("part", "this is one {fields}", {"fields": " or one ".join(fields)})
         return self
 
 
-class LikedOrNot(_Strict):
-    """An example: one text, one image or one stored point."""
+class ExampleInput(TextOrImage):
+    """One text, one picture or one stored point."""
 
-    text: Text | None = None
-    image: ImageInput | None = Field(None, description="As in the query.")
     id: str | None = Field(None, max_length=64, description="A stored point.")
 
-    @model_validator(mode="after")
-    def _one(self) -> LikedOrNot:
-        if sum(part is not None for part in (self.text, self.image, self.id)) != 1:
-            raise PydanticCustomError("example", "each example is one text, one image or one id")
-        return self
 
-
-class SearchFields(_Strict):
+class SearchFields(Strict):
     """What may be asked of one collection and of several alike."""
 
     text: Text | None = Field(None, description="Words to search with.", examples=["two parrots"])
@@ -105,13 +71,11 @@ class SearchFields(_Strict):
         max_length=1024,
         description="For a collection that mmembed did not make: the served encoder of its vector.",
     )
-    minus: list[Minus] = Field([], max_length=_MAX_MINUS, fail_fast=True, description="What the hits should not show.")
-    positive: list[LikedOrNot] = Field(
-        [], max_length=_MAX_EXAMPLES, fail_fast=True, description="Examples of what is liked, in place of a query."
+    minus: Annotated[list[TextOrImage], _SOME] = Field([], description="What the hits should not show.")
+    positive: Annotated[list[ExampleInput], _SOME] = Field(
+        [], description="Examples of what is liked, in place of a query."
     )
-    negative: list[LikedOrNot] = Field(
-        [], max_length=_MAX_EXAMPLES, fail_fast=True, description="Examples of what is not."
-    )
+    negative: Annotated[list[ExampleInput], _SOME] = Field([], description="Examples of what is not.")
     strategy: Strategy = Field("average_vector", description="How Qdrant weighs examples.")
     weights: dict[Literal["text", "image", "minus"], FiniteFloat] | None = Field(
         None,
@@ -150,11 +114,6 @@ class SearchFields(_Strict):
     )
     with_probability: bool = Field(True, description="Give each hit its probability, where the encoder has a scale.")
     with_payload: bool = Field(True, description="Give each hit its payload.")
-
-    def to_search(self, images: QueryImages, reranker: Reranker | None) -> Search:
-        """The search that is asked for, its images decoded. The only place where fields become one."""
-        taken = {field.name: getattr(self, field.name) for field in fields(Search) if hasattr(self, field.name)}
-        return Search(**{**taken, **vars(images), "rerank": reranker})
 
 
 class SearchRequest(SearchFields):

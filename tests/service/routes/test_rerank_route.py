@@ -6,28 +6,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from plugin_sites import install_plugin
+from plugin_sites import BY_LENGTH, install_plugin
 from service_app import running
 
 from mmembed import ingest_documents, load_encoder, load_reranker, open_store, search
 from mmembed.service.server import Server
-
-BY_LENGTH = '''
-"""Likes long passages: its score is their length."""
-import numpy as np
-
-
-class ByLength:
-    name = "by-length"
-    modalities = frozenset({"text"})
-
-    def score(self, query, candidates):
-        return np.array([len(text) for text in candidates], dtype=np.float32)
-
-
-def load(name, run):
-    return ByLength()
-'''
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +70,7 @@ def test_a_reranker_that_cannot_be_loaded_harms_no_other(service: Server) -> Non
     assert found(service).status_code == 200
 
 
-def test_several_collections_are_not_reranked(service: Server) -> None:
-    """The search of several collections has no such field yet, and says so."""
+def test_several_collections_are_reranked(service: Server) -> None:
+    """The search of several collections takes a reranker as that of one does."""
     answer = httpx.post(f"{service.url}/v1/search", json={"text": "salt", "rerank": "by-length"}, timeout=60)
-    assert (answer.status_code, "rerank" in answer.json()["error"]) == (400, True)
+    assert [hit["text"] for hit in answer.json()["hits"]] == ["salt, water and flour", "salt and water", "salt"]

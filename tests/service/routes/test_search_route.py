@@ -294,6 +294,7 @@ def test_a_collection_of_other_people(tmp_path: Path) -> None:
             "probability": None,
             "collection": "theirs",
             "vector": "clip",
+            "group": None,
             "uri": None,
             "name": None,
             "kind": None,
