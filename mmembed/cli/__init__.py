@@ -32,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(index.app, name="index")
-app.add_typer(evaluate.app, name="eval")
+app.add_typer(index.index_app, name="index")
+app.add_typer(evaluate.eval_app, name="eval")
 app.command("search")(find.search_command)
 app.command("classify")(classify.classify_command)
 app.command("calibrate")(calibrate.calibrate_command)

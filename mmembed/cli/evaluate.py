@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,14 +11,13 @@ import typer
 from mmembed.cli import evaluate_options as e
 from mmembed.cli import options as o
 from mmembed.cli.evaluate_searches import eval_runs, eval_searches
-from mmembed.cli.progress import show_steps
 
-app = typer.Typer(no_args_is_help=True, help="Measure retrieval, classification and searches, with intervals.")
-app.command("searches")(eval_searches)
-app.command("runs")(eval_runs)
+eval_app = typer.Typer(no_args_is_help=True, help="Measure retrieval, classification and searches, with intervals.")
+eval_app.command("searches")(eval_searches)
+eval_app.command("runs")(eval_runs)
 
 
-@app.command("captions")
+@eval_app.command("captions")
 @o.shared("measure", "task", *e.ENCODERS, *e.RESULTS, session=e.EvalSession)
 def eval_captions(
     session: e.EvalSession,
@@ -36,26 +36,12 @@ def eval_captions(
 
     measures = session.measures(IMAGE_TEXT_MEASURES)
     read = read_captions(captions, images=images)
-    encoders = session.measured_encoders("tiny")
-    opened = session.place_to_index(context)
-    with show_steps() as on_progress:
-        results = [
-            evaluate_captions(
-                opened,
-                session.collection_for(each, read.name, captions),
-                read,
-                encoder=each,
-                task=session.task,
-                measures=measures,
-                on_progress=on_progress,
-            )
-            for each in encoders
-        ]
-    both = compare_both_ways(results)
+    evaluate = partial(evaluate_captions, captions=read, task=session.task, measures=measures)
+    both = compare_both_ways(session.evaluate_each(evaluate, "tiny", read.name, captions, context))
     session.show([("text_to_image", both.text_to_image), ("image_to_text", both.image_to_text)])
 
 
-@app.command("retrieval")
+@eval_app.command("retrieval")
 @o.shared("measure", "task", *e.ENCODERS, *e.RESULTS, session=e.EvalSession)
 def eval_retrieval(
     session: e.EvalSession,
@@ -80,28 +66,14 @@ def eval_retrieval(
     measures = session.measures()
     test_set = read_test_set(folder.expanduser(), split=split)
     images = [entry.image for some in (test_set.corpus, test_set.queries) for entry in some.values() if entry.image]
-    default = "tiny" if images else "minilm"
-    encoders = session.measured_encoders(default)
-    evaluate = evaluate_passages if passages else evaluate_retrieval
+    evaluate = partial(
+        evaluate_passages if passages else evaluate_retrieval, test_set=test_set, task=session.task, measures=measures
+    )
     name = f"{test_set.name}-passages" if passages else test_set.name
-    opened = session.place_to_index(context)
-    with show_steps() as on_progress:
-        reports = [
-            evaluate(
-                opened,
-                session.collection_for(each, name, folder),
-                test_set,
-                encoder=each,
-                task=session.task,
-                measures=measures,
-                on_progress=on_progress,
-            )
-            for each in encoders
-        ]
-    session.finish(reports)
+    session.finish(session.evaluate_each(evaluate, "tiny" if images else "minilm", name, folder, context))
 
 
-@app.command("zero-shot")
+@eval_app.command("zero-shot")
 @o.shared(*e.ENCODERS, *e.RESULTS, session=e.EvalSession)
 def eval_zero_shot(
     session: e.EvalSession,
@@ -119,27 +91,14 @@ def eval_zero_shot(
     The encoder is tiny by default.
     """
     session.check_files()
-    from mmembed.cli.label_options import asked_labels
+    from mmembed.cli.label_options import labels_for
     from mmembed.evaluation.tasks.classification import evaluate_classes, read_class_texts
     from mmembed.sources.labelled import read_class_folders
 
     read = read_class_folders(folder.expanduser())
     names = sorted({image.label for image in read if image.label is not None})
-    wanted = asked_labels(names, templates, None)
+    classes = labels_for(names, templates, None)
     if labels is not None:
-        wanted = read_class_texts(labels, names, templates=wanted.templates)
-    encoders = session.measured_encoders("tiny")
-    opened = session.place_to_index(context)
-    with show_steps() as on_progress:
-        reports = [
-            evaluate_classes(
-                opened,
-                session.collection_for(each, folder.resolve().name, folder),
-                read,
-                encoder=each,
-                labels=wanted,
-                on_progress=on_progress,
-            )
-            for each in encoders
-        ]
-    session.finish(reports)
+        classes = read_class_texts(labels, names, templates=classes.templates)
+    evaluate = partial(evaluate_classes, images=read, labels=classes)
+    session.finish(session.evaluate_each(evaluate, "tiny", folder.resolve().name, folder, context))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,7 @@ def eval_searches(
     read = _read_log(log.expanduser())
     with show_steps() as on_progress:
         if compare is not None:
-            encoders = e.measured_encoders(session, encoder, compare, "tiny")
+            encoders = replace(session, encoder=encoder, compare=compare).measured_encoders("tiny")
             reports = evaluate_encoders(
                 session.store,
                 names[0],

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from mmembed.ingest import IngestReport
     from mmembed.types import Modality
 
-app = typer.Typer(no_args_is_help=True, help="Index pictures or documents.")
+index_app = typer.Typer(no_args_is_help=True, help="Index pictures or documents.")
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Folders, files, patterns, or manifests (.csv, .jsonl).")
 ]
 
 
-@app.command("images")
+@index_app.command("images")
 @o.shared("json", *o.MODELS, "batch_size", *o.STORE)
 def index_images(
     session: o.Session,
@@ -75,7 +75,7 @@ def index_images(
     _finish(report, "pictures", as_json=session.json)
 
 
-@app.command("documents")
+@index_app.command("documents")
 @o.shared("json", *o.MODELS, "batch_size", *o.STORE)
 def index_documents(
     session: o.Session,
@@ -171,8 +171,8 @@ def _summary(report: IngestReport, what: str) -> str:
     rate = report.done / report.seconds if report.seconds > 0 else 0.0
     counts = [(report.embedded, "embedded"), (report.unchanged, "unchanged"), (report.moved, "moved")]
     counts += [(report.copied, "copied"), (report.removed, "removed"), (len(report.failures), "failed")]
-    said = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
-    line = f"{what}: {said} in {report.seconds:.1f} s ({rate:,.1f} a second)"
+    done = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
+    line = f"{what}: {done} in {report.seconds:.1f} s ({rate:,.1f} a second)"
     if report.images is not None and report.images.done:
         line += "\n" + _summary(report.images, "pictures in them").partition(" in 0.0 s")[0]
     return line

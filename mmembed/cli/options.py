@@ -6,9 +6,9 @@ import functools
 import inspect
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
@@ -149,14 +149,14 @@ def shared(
         hints |= {name: declared[name] for name in options}
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            flags = {name: given.pop(name) for name in options}
+        def run(**values: Any) -> None:
+            flags = {name: values.pop(name) for name in options}
             with ExitStack() as closing:
-                command(session(**flags, to_read=to_read, closing=closing), **given)
+                command(session(**flags, to_read=to_read, closing=closing), **values)
 
-        shown = own + [defaults[name] for name in options]
+        parameters = own + [defaults[name] for name in options]
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in shown]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in parameters]
         )
         run.__annotations__ = hints
         return run
@@ -188,8 +188,8 @@ def parse_filter(text: str | None) -> Filter | None:
 def tell_failures(failures: Sequence[Failure], *, shown: int = 20) -> None:
     """A line on stderr for each, up to `shown`."""
     for failure in failures[:shown]:
-        said = failure.error if failure.uri in failure.error else f"{failure.uri}: {failure.error}"
-        typer.echo(f"failed: {as_flags(said)}", err=True)
+        error = failure.error if failure.uri in failure.error else f"{failure.uri}: {failure.error}"
+        typer.echo(f"failed: {as_flags(error)}", err=True)
     if len(failures) > shown:
         typer.echo(f"failed: and {len(failures) - shown:,} more", err=True)
 
@@ -211,4 +211,24 @@ def existing_file(path: Path) -> Path:
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """One line; a dataclass is an object of its fields, and a Failure one of uri and error."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    from mmembed.types import Failure
+
+    if isinstance(value, Failure):
+        return {"uri": value.uri, "error": value.error}
+    return vars(value) if is_dataclass(value) else str(value)
+
+
+def show_result(value: Any, lines: Callable[[], Iterable[str]], failures: Sequence[Failure], *, json: bool) -> None:
+    """The value as JSON, or its lines for people; exits with 3 where something failed, told on stderr."""
+    tell_failures(failures)
+    if json:
+        typer.echo(as_json(value))
+    else:
+        typer.echo("\n".join(lines()))
+    if failures:
+        raise typer.Exit(3)

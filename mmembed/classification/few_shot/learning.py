@@ -47,10 +47,10 @@ _MAX_NEIGHBOURS = 1024
 class FewShotReport:
     """What was chosen, how each way does on the test pictures, and what became of every one of them."""
 
-    note: FewShotNote
-    measured: tuple[Measured, ...]
-    outcomes: tuple[Prediction, ...]
     images: Mapping[Split, int]  # in each part
+    measured: tuple[Measured, ...]
+    chosen: FewShotNote
+    outcomes: tuple[Prediction, ...]
     failures: tuple[Failure, ...]
 
 
@@ -111,7 +111,7 @@ def learn_few_shot(
     measured, outcomes = compare_ways(found, test.truth, names=classes.names, ids=test.ids, seed=seed)
     save_note(where, classes, note)
     sizes: dict[Split, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
-    return FewShotReport(note, measured, outcomes, sizes, (*report.failures, *unclear))
+    return FewShotReport(sizes, measured, note, outcomes, (*report.failures, *unclear))
 
 
 def _mark(

@@ -27,13 +27,13 @@ from mmembed.evaluation.testsets.making import Making, QueriesFrom, way_of
 from mmembed.evaluation.testsets.round_trip import RoundTrip
 from mmembed.types import Encoder, Failure, Store
 
-__all__ = ["Chat", "MadeTestSet", "RoundTrip", "make_test_set"]
+__all__ = ["Chat", "TestSetReport", "RoundTrip", "make_test_set"]
 
 _AS_USERS_SEARCH = RoundTrip()
 
 
 @dataclass(frozen=True)
-class MadeTestSet:
+class TestSetReport:
     """What was written, and what became of the rest."""
 
     folder: Path
@@ -58,7 +58,7 @@ def make_test_set(
     caption_key: str = "caption",
     encoders: Mapping[str, Encoder] | None = None,
     on_progress: OnProgress | None = None,
-) -> MadeTestSet:
+) -> TestSetReport:
     """Sample documents or pictures, make queries for them, keep those that find them again, write a BEIR folder.
 
     A query is relevant to what it was made from, to copies of that under other names, and, where it is a caption or a
@@ -104,4 +104,4 @@ def make_test_set(
     write_files(folder, corpus.sources, corpus.images, kept, {"collection": collection, "encoders": made_by, **asked})
     judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
     documents, sampled = len(corpus.sources), len(making.drawn)
-    return MadeTestSet(folder, documents, sampled, len(kept), judged, dict(making.dropped), failures)
+    return TestSetReport(folder, documents, sampled, len(kept), judged, dict(making.dropped), failures)
