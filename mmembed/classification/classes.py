@@ -104,7 +104,7 @@ def embed_classes(encoder: Encoder, labels: Labels | Sequence[str], *, cache: Cl
         )
     rows = _rows(
         encoder,
-        [*(label.said for label in labels.labels), *((text,) for text in labels.background)],
+        [*(label.terms for label in labels.labels), *((text,) for text in labels.background)],
         labels.templates,
         cache or ClassCache(),
     )
@@ -114,22 +114,22 @@ def embed_classes(encoder: Encoder, labels: Labels | Sequence[str], *, cache: Cl
 
 
 def _rows(
-    encoder: Encoder, said: Sequence[tuple[str, ...]], templates: tuple[str, ...], cache: ClassCache
+    encoder: Encoder, classes: Sequence[tuple[str, ...]], templates: tuple[str, ...], cache: ClassCache
 ) -> DenseArray:
     """n classes, each as its texts -> (n, dim)."""
-    keys = [row_key(encoder, texts, templates) for texts in said]
-    found = {key: row for key in keys if (row := cache.get(key, encoder.spec.dim)) is not None}
-    missing = {key: texts for key, texts in zip(keys, said, strict=True) if key not in found}
+    keys = [row_key(encoder, texts, templates) for texts in classes]
+    rows = {key: row for key in keys if (row := cache.get(key, encoder.spec.dim)) is not None}
+    missing = {key: texts for key, texts in zip(keys, classes, strict=True) if key not in rows}
     _check_known(encoder, [text for texts in missing.values() for text in texts])
     sentences = [fill(t, text) for texts in missing.values() for text, t in product(texts, templates)]
     encoded = _encode(encoder, sentences)
     start = 0
     for key, texts in missing.items():
         stop = start + len(texts) * len(templates)
-        found[key] = l2_normalize(encoded[start:stop].mean(axis=0, dtype=np.float64))
-        cache.put(key, found[key])
+        rows[key] = l2_normalize(encoded[start:stop].mean(axis=0, dtype=np.float64))
+        cache.put(key, rows[key])
         start = stop
-    return np.stack([found[key] for key in keys])
+    return np.stack([rows[key] for key in keys])
 
 
 def _encode(encoder: Encoder, sentences: Sequence[str]) -> DenseArray:

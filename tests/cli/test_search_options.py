@@ -58,7 +58,7 @@ def run(folder: Path) -> Run:
     return run
 
 
-def expected(folder: Path, ask: Callable[[Store], list[Hit]]) -> list[tuple[str, float, Any]]:
+def expected(folder: Path, ask: Callable[[Store], list[Hit]]) -> list[tuple[str, Any, Any]]:
     with closing(open_store(f"edge:{folder / 'store.mm'}")) as store:
         return [(hit.id, pytest.approx(hit.score, abs=1e-5), hit.group) for hit in ask(store)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmembed.errors import InvalidTestSet, SettingsError
 from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wrong
-from mmembed.evaluation.measures import Qrels, Run
+from mmembed.evaluation.measures import Qrels, Run, ranked
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["QRELS", "read_qrels", "read_queries", "read_run", "read_trec", "write_qrels", "write_run"]
@@ -105,13 +105,13 @@ def read_queries(file: Path) -> dict[str, Query]:
 
 def read_trec(folder: Path) -> TestSet:
     """A folder with queries.tsv, qrels.txt (or qrels, qrels.tsv) and corpus.tsv (or collection.tsv)."""
-    found = {
+    files = {
         "queries.tsv": first_of(folder, "queries.tsv"),
         "corpus.tsv": first_of(folder, *_CORPUS),
         "qrels.txt": first_of(folder, *QRELS),
     }
-    missing = [name for name, file in found.items() if file is None]
-    queries, corpus, qrels = found.values()
+    missing = [name for name, file in files.items() if file is None]
+    queries, corpus, qrels = files.values()
     if queries is None or corpus is None or qrels is None:
         raise InvalidTestSet(f"test set {folder} lacks {' and '.join(missing)}: a folder of TREC files has all three")
     return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.resolve().name)
@@ -137,15 +137,12 @@ def write_run(file: Path, run: Run, *, name: str = "mmembed") -> None:
     Scores are written in full, so that reading them back ranks alike. Raises SettingsError for a query, document or
     name with white space in it: the columns are told apart by it.
     """
-    import numpy as np
-
     _refuse_spaces([name, *run, *chain.from_iterable(run.values())])
     with file.open("w", encoding="utf-8") as lines:
         for query, documents in run.items():
-            ranked = sorted(documents.items(), key=lambda entry: (np.float32(entry[1]), entry[0]), reverse=True)
             lines.writelines(
                 f"{query} Q0 {document} {rank} {float(score)!r} {name}\n"
-                for rank, (document, score) in enumerate(ranked, 1)
+                for rank, (document, score) in enumerate(ranked(documents), 1)
             )
 
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | mteb | `MtebEncoder(encoder)` | an encoder, by exact search |
 | mteb, its retrieval tasks | `QdrantSearch(encoder)` | the encoder and the collection: graph and quantization |
-| CLIP_benchmark | `load_clip(name)`, `register_clip_benchmark()` | an encoder of pictures and texts |
+| CLIP_benchmark | `load_clip_model(name)`, `register_clip_benchmark()` | an encoder of pictures and texts |
 
 Both harnesses come with pip install 'mmembed[harnesses]'; without them each of these raises MissingDependency.
 """
@@ -15,17 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmembed.evaluation.harnesses.clip_benchmark_model import ClipModel, load_clip, register_clip_benchmark
+    from mmembed.evaluation.harnesses.clip_benchmark_model import ClipModel, load_clip_model, register_clip_benchmark
     from mmembed.evaluation.harnesses.mteb_encoder import MtebEncoder
     from mmembed.evaluation.harnesses.qdrant_search import QdrantSearch
 
-__all__ = ["ClipModel", "MtebEncoder", "QdrantSearch", "load_clip", "register_clip_benchmark"]
+__all__ = ["ClipModel", "MtebEncoder", "QdrantSearch", "load_clip_model", "register_clip_benchmark"]
 
 _HOME = {
     "ClipModel": "clip_benchmark_model",
     "MtebEncoder": "mteb_encoder",
     "QdrantSearch": "qdrant_search",
-    "load_clip": "clip_benchmark_model",
+    "load_clip_model": "clip_benchmark_model",
     "register_clip_benchmark": "clip_benchmark_model",
 }
 

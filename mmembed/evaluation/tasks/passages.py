@@ -9,7 +9,7 @@ from pathlib import Path
 from mmembed.collection import Collection
 from mmembed.encoders.pool import Encoders
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.corpus_index import NOTE, IndexedCorpus, OnProgress, may_write
+from mmembed.evaluation.corpus_index import NOTE, IndexedCorpus, OnStep, may_write
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.tasks.searches import JudgedQueries, measure_collection
@@ -28,7 +28,7 @@ def evaluate_passages(
     encoder: Encoder,
     task: str | None = None,
     measures: Sequence[str] = MEASURES,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Index the corpus by `ingest_documents` and ask by `search`; other arguments as of `evaluate_retrieval`.
 

@@ -13,19 +13,19 @@ from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
 from mmembed.errors import InputError, InvalidTestSet
-from mmembed.evaluation.compare import Found, facts_of, measure_search
-from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.evaluation.compare import Ranking, facts_of, measure_search, unasked
+from mmembed.evaluation.corpus_index import OnStep
+from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES, Qrels, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query
 from mmembed.images import load_image
-from mmembed.retrieval.api import search as search_collection
+from mmembed.retrieval.api import search_collection
+from mmembed.retrieval.query import Search
 from mmembed.types import Encoder, Failure, Hit, Store
 
 __all__ = ["JudgedQueries", "evaluate_searches", "measure_collection"]
-
-_SHOWN = 3
 
 
 def evaluate_searches(
@@ -38,7 +38,7 @@ def evaluate_searches(
     query_task: str | None = None,
     measures: Sequence[str] = MEASURES,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Ask `mmembed.search` every query of the log that has something relevant, as the collection's users do.
 
@@ -62,7 +62,7 @@ def evaluate_searches(
     if absent:
         warnings.append(
             f"collection {collection!r} does not hold {len(absent):,} of the relevant things, which stay relevant "
-            f"and are found by no search: {', '.join(absent[:_SHOWN])}{', ...' if len(absent) > _SHOWN else ''}"
+            f"and are found by no search: {a_few(absent)}"
         )
     judged = JudgedQueries(
         f"searches, {log.name}",
@@ -107,7 +107,7 @@ def measure_collection(
     measures: Sequence[str],
     encoder: Encoder | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Ask `mmembed.search` each query.
 
@@ -116,39 +116,29 @@ def measure_collection(
     failures: list[Failure] = []
     images: dict[str, Image | None] = {}  # of the last query alone: a log may have thousands
     once = RepeatedQueries(SHARED if encoders is None else encoders)
-    given = once.of(encoder) if encoder is not None else None
+    repeated = once.of(encoder) if encoder is not None else None
 
-    def search(id: str, limit: int, exact: bool) -> Found:
+    def search(id: str, limit: int, exact: bool) -> Ranking:
         query = judged.queries[id]
         if id not in images:
             images.clear()
             images[id] = _image(id, query, failures)
         if query.image is not None and images[id] is None:
             return {}
-        hits = search_collection(
-            collection.store,
-            collection.name,
-            text=query.text,
-            image=images[id],
-            encoder=given,
-            encoders=once,
-            task=judged.task,
-            filter=judged.filters.get(id),
-            limit=limit,
-            exact=exact,
-        )
+        filter = judged.filters.get(id)
+        whole = Search(text=query.text, image=images[id], task=judged.task, filter=filter, limit=limit, exact=exact)
+        hits = search_collection(collection, whole, encoder=repeated, encoders=once)
         return {judged.document(hit): -float(place) for place, hit in enumerate(hits)}
 
-    asked = list(judged.queries)
-    system = measure_search(name, search, asked, judged.qrels, measures=measures, on_progress=on_progress)
-    unasked = (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",) if failures else ()
+    queries = list(judged.queries)
+    system = measure_search(name, search, queries, judged.qrels, measures=measures, on_progress=on_progress)
     return Report(
         task=judged.name,
         systems=(system,),
-        queries=len(asked),
+        queries=len(queries),
         documents=judged.documents,
         measures=parse_measures(measures),
-        warnings=(*judged.warnings, *unasked),
+        warnings=(*judged.warnings, *unasked(failures)),
         facts=facts_of(encoder or _remembered(collection, once), collection),
     )
 

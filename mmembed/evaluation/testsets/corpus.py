@@ -33,11 +33,11 @@ class Corpus:
 
     def saying(self, texts_of: Callable[[QuerySource], list[str]]) -> Mapping[str, set[str]]:
         """Query key -> the uris of all that have this caption or heading, sampled or not."""
-        found: dict[str, set[str]] = defaultdict(set)
+        uris: dict[str, set[str]] = defaultdict(set)
         for source in self.sources:
             for text in texts_of(source):
-                found[query_key(text)].add(source.uri)
-        return found
+                uris[query_key(text)].add(source.uri)
+        return uris
 
 
 def read_corpus(collection: Collection, folder: Path, *, caption_key: str) -> Corpus:
