@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,10 +24,59 @@ Paths = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class IndexSession(o.Session):
+    """The options that both kinds of indexing have."""
+
+    sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")] = (
+        False
+    )
+    exclude: o.Exclude = None
+    workers: o.Workers = None
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, help="Shards of a collection that is created in a Qdrant cluster.")
+    ] = None
+    replicas: Annotated[
+        int | None,
+        typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster."),
+    ] = None
+
+    def index(
+        self,
+        ingest: Callable[..., IngestReport],
+        collection: str,
+        paths: list[str],
+        modality: Modality,
+        suffixes: frozenset[str],
+    ) -> None:
+        """Run it with these options, show its progress, print the report, leave with the exit code it calls for."""
+        from mmembed.sources import scan
+
+        what, exclude = "pictures" if modality == "image" else "documents", self.exclude or ()
+
+        def count() -> int:
+            return sum(1 for _ in scan(paths, modality=modality, suffixes=suffixes, exclude=exclude))
+
+        with show_progress(count, what) as on_progress:
+            report = ingest(
+                self.store,
+                collection,
+                paths,
+                sync=self.sync,
+                exclude=exclude,
+                workers=self.workers,
+                shards=self.shards,
+                replicas=self.replicas,
+                encoders=self.encoders,
+                on_progress=on_progress,
+            )
+        _finish(report, what, as_json=self.json)
+
+
 @index_app.command("images")
-@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
+@o.shared(*get_annotations(IndexSession), "json", *o.MODELS, "batch_size", *o.STORE, session=IndexSession)
 def index_images(
-    session: o.Session,
+    session: IndexSession,
     paths: Paths,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "images",
     encoder: Annotated[
@@ -41,12 +94,7 @@ def index_images(
             show_default=False,
         ),
     ] = None,
-    sync: o.Sync = False,
-    exclude: o.Exclude = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
-    workers: o.Workers = None,
-    shards: o.Shards = None,
-    replicas: o.Replicas = None,
 ) -> None:
     """Index pictures for text-to-image and image-to-image search.
 
@@ -55,30 +103,20 @@ def index_images(
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.ingest import ingest_images
 
-    with show_progress(lambda: _count(paths, "image", IMAGE_SUFFIXES, exclude), "pictures") as on_progress:
-        report = ingest_images(
-            session.store,
-            collection,
-            paths,
-            encoder=session.encoder_of(collection, "image", encoder, "tiny"),
-            caption_encoder=session.load(caption_encoder),
-            late_encoder=session.load(late_encoder),
-            sync=sync,
-            exclude=exclude or (),
-            workers=workers,
-            max_pixels=max_pixels or MAX_PIXELS,
-            shards=shards,
-            replicas=replicas,
-            encoders=session.encoders,
-            on_progress=on_progress,
-        )
-    _finish(report, "pictures", as_json=session.json)
+    ingest = partial(
+        ingest_images,
+        encoder=session.encoder_of(collection, "image", encoder, "tiny"),
+        caption_encoder=session.load(caption_encoder),
+        late_encoder=session.load(late_encoder),
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    session.index(ingest, collection, paths, "image", IMAGE_SUFFIXES)
 
 
 @index_app.command("documents")
-@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
+@o.shared(*get_annotations(IndexSession), "json", *o.MODELS, "batch_size", *o.STORE, session=IndexSession)
 def index_documents(
-    session: o.Session,
+    session: IndexSession,
     paths: Paths,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "documents",
     encoder: Annotated[
@@ -110,11 +148,6 @@ def index_documents(
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,
     images_collection: Annotated[str, typer.Option(help="Where pictures inside documents go.")] = "images",
-    sync: o.Sync = False,
-    exclude: o.Exclude = None,
-    workers: o.Workers = None,
-    shards: o.Shards = None,
-    replicas: o.Replicas = None,
 ) -> None:
     """Index text, Markdown, HTML, PDF and DOCX for text-to-text and image-to-text search.
 
@@ -123,32 +156,15 @@ def index_documents(
     from mmembed.documents import DOCUMENT_SUFFIXES
     from mmembed.ingest import ingest_documents
 
-    with show_progress(lambda: _count(paths, "text", DOCUMENT_SUFFIXES, exclude), "documents") as on_progress:
-        report = ingest_documents(
-            session.store,
-            collection,
-            paths,
-            encoder=session.encoder_of(collection, "text", encoder, "minilm"),
-            cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
-            sparse_encoder=session.load(sparse_encoder),
-            late_encoder=session.load(late_encoder),
-            images_into=images_collection if images else None,
-            sync=sync,
-            exclude=exclude or (),
-            workers=workers,
-            shards=shards,
-            replicas=replicas,
-            encoders=session.encoders,
-            on_progress=on_progress,
-        )
-    _finish(report, "documents", as_json=session.json)
-
-
-def _count(paths: list[str], modality: Modality, suffixes: frozenset[str], exclude: list[str] | None) -> int:
-    """How many files there are to look at, counted without opening any."""
-    from mmembed.sources import scan
-
-    return sum(1 for _ in scan(paths, modality=modality, suffixes=suffixes, exclude=exclude or ()))
+    ingest = partial(
+        ingest_documents,
+        encoder=session.encoder_of(collection, "text", encoder, "minilm"),
+        cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
+        sparse_encoder=session.load(sparse_encoder),
+        late_encoder=session.load(late_encoder),
+        images_into=images_collection if images else None,
+    )
+    session.index(ingest, collection, paths, "text", DOCUMENT_SUFFIXES)
 
 
 def _finish(report: IngestReport, what: str, *, as_json: bool) -> None:

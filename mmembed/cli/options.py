@@ -29,19 +29,10 @@ MODELS = ("device", "dtype", "trust_remote_code")
 _FLAGS = {"vector_name": "--using"}  # others are called as their parameter is
 _QUOTES = "'\""
 
-Sync: TypeAlias = Annotated[
-    bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")
-]
 Exclude: TypeAlias = Annotated[
     list[str] | None, typer.Option("--exclude", help="Leave out paths that match this pattern; repeatable.")
 ]
 Workers: TypeAlias = Annotated[int | None, typer.Option("--workers", min=1, help="Reading threads.")]
-Shards: TypeAlias = Annotated[
-    int | None, typer.Option("--shards", min=1, help="Shards of a collection that is created in a Qdrant cluster.")
-]
-Replicas: TypeAlias = Annotated[
-    int | None, typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster.")
-]
 FilterJson: TypeAlias = Annotated[
     str | None, typer.Option("--filter", help='A Qdrant filter as JSON: {"must": [{"key": "...", "match": {...}}]}.')
 ]

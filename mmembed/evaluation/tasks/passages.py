@@ -10,9 +10,10 @@ from mmembed.collection import Collection
 from mmembed.encoders.pool import Encoders
 from mmembed.errors import InvalidTestSet, SettingsError
 from mmembed.evaluation.corpus_index import NOTE, IndexedCorpus, OnStep, may_write
+from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
-from mmembed.evaluation.tasks.searches import JudgedQueries, measure_collection
+from mmembed.evaluation.tasks.searches import measure_collection
 from mmembed.evaluation.testset import CorpusDocument, TestSet
 from mmembed.ingest import IngestReport, ingest_documents
 from mmembed.types import Encoder, Failure, Store
@@ -58,19 +59,14 @@ def evaluate_passages(
         raise InvalidTestSet(f"none of {len(documents):,} documents has a text: there are no passages to search")
     _forget_others(where, documents)
     failures = tuple(Failure(documents.get(f.uri, f.uri), _bare(f.error)) for f in done.failures)
-
-    judged = JudgedQueries(
-        f"retrieval by passages, {test_set.name}",
-        test_set.judged,
-        test_set.qrels,
+    warnings = (*test_set.warnings, *IndexedCorpus(where, "", {}, failures).warnings)
+    name = f"retrieval by passages, {test_set.name}"
+    return measure_collection(
+        where,
+        SearchLog(name, Path(), test_set.judged, test_set.qrels, warnings=warnings),
         document=lambda hit: documents[str(hit.payload["uri"])],
         documents=len(documents),
         task=task,
-        warnings=(*test_set.warnings, *IndexedCorpus(where, "", {}, failures).warnings),
-    )
-    return measure_collection(
-        where,
-        judged,
         measures=measures,
         name=encoder.spec.name,
         encoders=Encoders(loaded=[encoder]),
