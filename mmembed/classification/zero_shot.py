@@ -22,9 +22,9 @@ from mmembed.images import MAX_PIXELS
 from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder, Failure, Item
 
-__all__ = ["Classified", "ImageSource", "Learnt", "classify"]
+__all__ = ["Classified", "ImageInput", "Learnt", "classify"]
 
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
+ImageInput: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
 """A file, by its path; its bytes, an image or an array in memory, or what `mmembed.sources.scan` found."""
 
 Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
@@ -52,7 +52,7 @@ class Classified:
 
 
 def classify(
-    sources: Iterable[ImageSource],
+    sources: Iterable[ImageInput],
     labels: Labels | Sequence[str] | Classes,
     *,
     encoder: Encoder,
@@ -98,7 +98,7 @@ def classify(
     return _classify(encoded, classes, encoder.batch_size, learnt, threshold, top_k)
 
 
-def _item(number: int, source: ImageSource) -> Item | Failure:
+def _item(number: int, source: ImageInput) -> Item | Failure:
     if isinstance(source, Item | Failure):
         return source
     if isinstance(source, str | Path):

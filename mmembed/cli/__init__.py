@@ -52,9 +52,7 @@ app.command("verify")(verify.verify_command)
 @app.command("demo")
 def demo_command(
     output: Annotated[Path, typer.Option(help="The contact sheet to write.")] = Path("demo.html"),
-    store: Annotated[
-        str | None, typer.Option(help="Where to index; by default a temporary Edge folder.", show_default=False)
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Where to index; by default a temporary Edge folder.")] = None,
 ) -> None:
     """Index 300 pictograms and a few documents, run every kind of search, write a contact sheet."""
     from mmembed.demo import run_demo

@@ -37,8 +37,7 @@ def calibrate_command(
         str | None, typer.Option("--in", help="Collection whose encoder is calibrated, and that keeps the result.")
     ] = None,
     encoder: Annotated[
-        str | None,
-        typer.Option(help="By default the collection's own; without a collection, tiny.", show_default=False),
+        str | None, typer.Option(help="By default the collection's own; without a collection, tiny.")
     ] = None,
     templates: l.Templates = "simple",
     background: l.Background = None,

@@ -27,27 +27,21 @@ def classify_command(
     paths: Paths,
     labels: l.LabelsText,
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Name of an encoder of pictures and text; by default tiny.", show_default=False),
+        str | None, typer.Option(help="Name of an encoder of pictures and text; by default tiny.")
     ] = None,
     templates: l.Templates = "simple",
     top_k: l.TopK = None,
     threshold: l.Thresholds = None,
     background: l.Background = None,
     collection: Annotated[
-        str | None,
-        typer.Option("--in", help="Use the encoder and the calibration of this collection.", show_default=False),
+        str | None, typer.Option("--in", help="Use the encoder and the calibration of this collection.")
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.", show_default=False)
-    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.")] = None,
     few_shot: Annotated[
         bool, typer.Option("--few-shot", help="Go by what `mmembed few-shot` learnt in the collection of --in.")
     ] = False,
     exclude: o.Exclude = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default=False)
-    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
     workers: o.Workers = None,
 ) -> None:
     """Say which of your labels fit each picture: zero-shot, or by what a collection learnt.

@@ -109,12 +109,9 @@ def eval_searches(
     session: e.EvalSession,
     log: Annotated[Path, typer.Argument(help="JSONL or CSV of searches with what is relevant, or a BEIR folder.")],
     collections: Annotated[
-        list[str] | None,
-        typer.Option("--in", help="Collection to search; two are compared. By default images.", show_default=False),
+        list[str] | None, typer.Option("--in", help="Collection to search; two are compared. By default images.")
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Only for a collection that mmembed did not make.", show_default=False)
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Only for a collection that mmembed did not make.")] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(help="Index the collection's files again with two encoders, for this only, and compare them."),

@@ -32,26 +32,20 @@ _WIDTH = 100  # columns where stdout is no terminal
 class EvalSession(o.Session):
     """The options of one run of an evaluation, and what they come to."""
 
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Name of the encoder to measure.", show_default=False)
-    ] = None
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Name of the encoder to measure.")] = None
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option("--compare", help="Two encoders, measured on the same things and compared.", show_default=False),
+        typer.Option("--compare", help="Two encoders, measured on the same things and compared."),
     ] = None
     collection: Annotated[
         str | None,
         typer.Option(
-            "--in",
-            help="Collection to index into and to keep; without it, and without --store, all is temporary.",
-            show_default=False,
+            "--in", help="Collection to index into and to keep; without it, and without --store, all is temporary."
         ),
     ] = None
     measure: Annotated[
         list[str] | None,
-        typer.Option(
-            "--measure", help="nDCG@10, hit_rate@1, recall@100, MRR@10, MAP, ...; repeatable.", show_default=False
-        ),
+        typer.Option("--measure", help="nDCG@10, hit_rate@1, recall@100, MRR@10, MAP, ...; repeatable."),
     ] = None
     task: Annotated[
         str | None, typer.Option("--task", help="Task or instruction of the queries, for encoders that take one.")

@@ -19,16 +19,13 @@ def few_shot_command(
     session: o.Session,
     folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder per label.")],
     collection: Annotated[str, typer.Option("--in", help="Collection that the pictures go into, and that learns.")],
-    encoder: Annotated[
-        str | None, typer.Option(help="By default the collection's own, else tiny.", show_default=False)
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="By default the collection's own, else tiny.")] = None,
     labels: Annotated[
-        str | None, typer.Option(help="As for classify; by default the names of the sub-folders.", show_default=False)
+        str | None, typer.Option(help="As for classify; by default the names of the sub-folders.")
     ] = None,
     templates: l.Templates = "simple",
     shots: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pictures of each label to learn from; by default half.", show_default=False),
+        int | None, typer.Option(min=1, help="Pictures of each label to learn from; by default half.")
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key that gets the label.")] = "class",
     seed: Annotated[int, typer.Option(help="Random seed of the split.")] = 0,

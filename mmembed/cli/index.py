@@ -75,23 +75,20 @@ class IndexSession(o.Session):
 
 @index_app.command("images")
 @o.shared(*get_annotations(IndexSession), "json", *o.MODELS, "batch_size", *o.STORE, session=IndexSession)
-def index_images(
+def index_images_command(
     session: IndexSession,
     paths: Paths,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "images",
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Name of an image encoder; by default the collection's own, else tiny.", show_default=False),
+        str | None, typer.Option(help="Name of an image encoder; by default the collection's own, else tiny.")
     ] = None,
     caption_encoder: Annotated[
-        str | None,
-        typer.Option(help="Text encoder for captions; by default minilm once there are captions.", show_default=False),
+        str | None, typer.Option(help="Text encoder for captions; by default minilm once there are captions.")
     ] = None,
     late_encoder: Annotated[
         str | None,
         typer.Option(
-            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any.",
-            show_default=False,
+            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
         ),
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
@@ -115,35 +112,31 @@ def index_images(
 
 @index_app.command("documents")
 @o.shared(*get_annotations(IndexSession), "json", *o.MODELS, "batch_size", *o.STORE, session=IndexSession)
-def index_documents(
+def index_documents_command(
     session: IndexSession,
     paths: Paths,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "documents",
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Name of a text encoder; by default the collection's own, else minilm.", show_default=False),
+        str | None, typer.Option(help="Name of a text encoder; by default the collection's own, else minilm.")
     ] = None,
     cross_encoder: Annotated[
         str | None,
         typer.Option(
             help="Image-text encoder whose text tower makes passages findable by picture; "
-            "by default that of the images collection, else tiny.",
-            show_default=False,
+            "by default that of the images collection, else tiny."
         ),
     ] = None,
     sparse_encoder: Annotated[
         str | None,
         typer.Option(
-            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any.",
-            show_default=False,
+            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any."
         ),
     ] = None,
     late_encoder: Annotated[
         str | None,
         typer.Option(
             help="Late-interaction encoder (multivectors) that orders the best candidates; by default the "
-            "collection's own, if any.",
-            show_default=False,
+            "collection's own, if any."
         ),
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,

@@ -36,12 +36,9 @@ Thresholds: TypeAlias = Annotated[
     typer.Option(
         "--threshold",
         help="Leave out labels of a lower probability: 0.5, or cat=0.5 for one label; repeatable.",
-        show_default=False,
     ),
 ]
-TopK: TypeAlias = Annotated[
-    int | None, typer.Option("--top-k", min=1, help="Only the best labels; by default all.", show_default=False)
-]
+TopK: TypeAlias = Annotated[int | None, typer.Option("--top-k", min=1, help="Only the best labels; by default all.")]
 
 
 def labels_for(labels: str | Sequence[str], templates: str, background: str | None) -> Labels:

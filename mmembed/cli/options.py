@@ -52,14 +52,10 @@ class Session:
             "--store",
             envvar="MMEMBED_STORE",
             help="http://HOST:6333, edge:FOLDER; by default an embedded Qdrant Edge in your data directory.",
-            show_default=False,
         ),
     ] = None
     api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.", show_default=False
-        ),
+        str | None, typer.Option("--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.")
     ] = None
     grpc: Annotated[
         bool, typer.Option("--grpc", help="Talk gRPC to the Qdrant server: faster writes of long vectors.")

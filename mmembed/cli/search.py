@@ -24,8 +24,7 @@ class SearchSession(o.Session):
 
     image: Annotated[Path | None, typer.Option(help="A picture to search with, alone or beside words.")] = None
     collections: Annotated[
-        list[str] | None,
-        typer.Option("--in", help="Collection to search, by default images; repeatable.", show_default=False),
+        list[str] | None, typer.Option("--in", help="Collection to search, by default images; repeatable.")
     ] = None
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Number of hits.")] = 10
     offset: Annotated[int, typer.Option(min=0, help="Hits to skip.")] = 0

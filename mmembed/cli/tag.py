@@ -28,12 +28,9 @@ def tag_command(
     templates: l.Templates = "simple",
     background: l.Background = None,
     threshold: l.Thresholds = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="At most so many labels for one picture.", show_default=False)
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="At most so many labels for one picture.")] = None,
     best: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.", show_default=False),
+        int | None, typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.")
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key of the labels; scores go to KEY_scores.")] = "labels",
     filter: o.FilterJson = None,

@@ -41,8 +41,7 @@ def make_command(
     chat_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
     chat_at_once: Annotated[int, typer.Option(min=1, help="Requests to it at the same time.")] = 4,
     filter_by: Annotated[
-        str | None,
-        typer.Option(help="Keep queries that find their source by this vector; by default as users search."),
+        str | None, typer.Option(help="Keep queries that find their source by this vector; by default as users search.")
     ] = None,
     first: Annotated[int, typer.Option(min=1, help="Hits among which the source must be.")] = 10,
     no_filter: Annotated[bool, typer.Option("--no-filter", help="Keep queries that do not find their source.")] = False,

@@ -18,12 +18,12 @@ from mmembed.evaluation.measures import Qrels, Scores, depth_of, evaluate_run, p
 from mmembed.evaluation.report import Report, System
 from mmembed.types import Encoder, Failure
 
-__all__ = ["Ranker", "Ranking", "compare", "depths_of", "facts_of", "measure_search", "unasked"]
+__all__ = ["DocumentScores", "Ranker", "compare", "depths_of", "facts_of", "measure_search", "unasked"]
 
-Ranking: TypeAlias = dict[str, float]
+DocumentScores: TypeAlias = dict[str, float]
 """What one search finds: document -> score."""
 
-Ranker: TypeAlias = Callable[[str, int, bool], Ranking]
+Ranker: TypeAlias = Callable[[str, int, bool], DocumentScores]
 """Query id, how many documents, whether exactly -> what is found; nothing where the query cannot be asked."""
 
 _STEPS = (10, 100, 1000)
@@ -58,8 +58,8 @@ def measure_search(
     """
     groups = depths_of(measures)
     deepest = max(groups, default=0)
-    exact: dict[str, Ranking] = {}
-    as_is: dict[int, dict[str, Ranking]] = {depth: {} for depth in groups}
+    exact: dict[str, DocumentScores] = {}
+    as_is: dict[int, dict[str, DocumentScores]] = {depth: {} for depth in groups}
     for done, query in enumerate(queries, 1):
         exact[query] = _cut(search(query, deepest + _BEYOND, True), deepest)
         for depth, run in as_is.items():
@@ -73,7 +73,7 @@ def measure_search(
     return System(name, evaluate_run(exact, qrels, names), whole, runs=(exact, as_is[deepest]))
 
 
-def _cut(ranking: Ranking, depth: int) -> Ranking:
+def _cut(ranking: DocumentScores, depth: int) -> DocumentScores:
     return dict(ranked(ranking)[:depth])
 
 

@@ -58,7 +58,7 @@ class QdrantSearch:
         self.exact = exact
         self.tasks = dict(tasks or {})
         self._closing = ExitStack()
-        self._kept = collection
+        self._prefix = collection
         self._collection = ""
         self._documents: list[str] = []
         self.store = store if store is not None else self._temporary()
@@ -100,10 +100,14 @@ class QdrantSearch:
         """
         self._forget()
         self._documents = list(corpus["id"])
-        name = f"{self._kept}-{task_metadata.name}-{hf_subset}-{hf_split}" if self._kept else f"mteb-{uuid.uuid4().hex}"
+        name = (
+            f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
+            if self._prefix
+            else f"mteb-{uuid.uuid4().hex}"
+        )
         self._collection = name
         digest = hashlib.sha256("\n".join(self._documents).encode()).hexdigest()
-        if self._kept and self._is_there(digest):
+        if self._prefix and self._is_there(digest):
             return
         contract = _contract(self.encoder, _modality(task_metadata, self.encoder))
         self.store.create(name, contract, indexes={})
@@ -193,7 +197,7 @@ class QdrantSearch:
 
     def _forget(self) -> None:
         """Drop the collection of the last corpus, unless it is kept."""
-        if self._collection and not self._kept and self._collection in self.store.collections():
+        if self._collection and not self._prefix and self._collection in self.store.collections():
             self.store.drop(self._collection)
         self._collection = ""
 

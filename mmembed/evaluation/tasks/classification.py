@@ -124,11 +124,11 @@ def _json_texts(text: str) -> dict[str, list[str]]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}")
-    texts = {name: [said] if isinstance(said, str) else said for name, said in value.items()}
-    for name, said in texts.items():
-        if not isinstance(said, list) or not said or not all(isinstance(one, str) for one in said):
+    lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in value.items()}
+    for name, texts in lists.items():
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{name!r} has no text")
-    return texts
+    return lists
 
 
 def _csv_texts(text: str) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmembed.collection import Collection
 from mmembed.errors import SettingsError
-from mmembed.evaluation.compare import Ranking, facts_of, measure_search, unasked
+from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
 from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_files, index_corpus
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
@@ -64,7 +64,7 @@ def measure_indexed(
     """Search an indexed corpus by the vectors of the queries; a query without one finds nothing and counts 0."""
     where = indexed.collection
 
-    def search(query: str, limit: int, exact: bool) -> Ranking:
+    def search(query: str, limit: int, exact: bool) -> DocumentScores:
         if query not in queries:
             return {}
         legs = [Leg(indexed.vector_name, queries[query])]

@@ -12,7 +12,7 @@ from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
 from mmembed.errors import InputError, InvalidTestSet
-from mmembed.evaluation.compare import Ranking, facts_of, measure_search, unasked
+from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
 from mmembed.evaluation.corpus_index import OnStep
 from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.search_log import SearchLog
@@ -106,7 +106,7 @@ def measure_collection(
     once = RepeatedQueries(SHARED if encoders is None else encoders)
     repeated = once.of(encoder) if encoder is not None else None
 
-    def search(id: str, limit: int, exact: bool) -> Ranking:
+    def search(id: str, limit: int, exact: bool) -> DocumentScores:
         query = log.queries[id]
         if id not in images:
             images.clear()

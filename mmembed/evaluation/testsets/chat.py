@@ -154,16 +154,16 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / PARTIAL
-        self._kept: dict[str, list[str]] = {}
+        self._answers: dict[str, list[str]] = {}
         text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
         self._whole = not text or text.endswith("\n")
         for line in text.split("\n"):  # not splitlines: a query may hold U+2028
             match _row(line):
                 case {"key": str(key), "queries": [*queries]} if all(isinstance(query, str) for query in queries):
-                    self._kept[key] = [str(query) for query in queries]
+                    self._answers[key] = [str(query) for query in queries]
 
     def get(self, key: str) -> list[str] | None:
-        return self._kept.get(key)
+        return self._answers.get(key)
 
     def add(self, key: str, uri: str, queries: list[str]) -> None:
         """Keep one answer; on return it is in the file."""
@@ -171,7 +171,7 @@ class Answers:
         with self._file.open("a", encoding="utf-8", errors="replace") as stream:
             stream.write(("" if self._whole else "\n") + line + "\n")
         self._whole = True
-        self._kept[key] = queries
+        self._answers[key] = queries
 
 
 def _row(line: str) -> object:

@@ -18,7 +18,7 @@ from mmembed.evaluation.testsets.sampling import QuerySource, whole_text
 from mmembed.images import read_image
 from mmembed.types import Failure
 
-__all__ = ["check_folder", "image_files", "unwritable", "write_files"]
+__all__ = ["check_folder", "corpus_files", "unwritable", "write_files"]
 
 _FACTS = "testset.json"
 _IMAGES = "pictures"
@@ -47,7 +47,7 @@ def unwritable(source: QuerySource) -> Failure | None:
     )
 
 
-def image_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[QuerySource, Path | Failure]]:
+def corpus_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[QuerySource, Path | Failure]]:
     """The file of each picture; those inside documents are taken out of them, into the test set."""
     inside = lru_cache(maxsize=1)(_inside)  # the pictures of one document follow one another
     for source in sources:
