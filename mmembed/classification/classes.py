@@ -18,6 +18,7 @@ from mmembed.classification.calibration import Calibration
 from mmembed.classification.labels import Labels, labels_of
 from mmembed.classification.templates import fill
 from mmembed.errors import InvalidLabels, InvalidSample, UnsupportedModality
+from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder
 from mmembed.vectors import check_embeddings, l2_normalize
 
@@ -74,7 +75,7 @@ class Classes:
             if calibration.labels_key != self.labels.key:
                 raise InvalidSample(
                     f"the calibration was fitted to other labels, templates or background ("
-                    f"{_some(calibration.names)}) than these ({_some(self.names)}): calibrate these"
+                    f"{some_of(calibration.names)}) than these ({some_of(self.names)}): calibrate these"
                 )
         return replace(self, calibration=calibration)
 
@@ -136,8 +137,7 @@ def _encode(encoder: Encoder, sentences: Sequence[str]) -> DenseArray:
     """n texts, equal ones only once -> (n, dim)."""
     distinct = list(dict.fromkeys(sentences))
     blocks = []
-    for start in range(0, len(distinct), _BLOCK):
-        block = distinct[start : start + _BLOCK]
+    for block in batched(distinct, _BLOCK):
         vectors = encoder.encode_text(block, role="query")
         assert isinstance(vectors, np.ndarray)  # embed_classes refuses encoders that are not dense
         blocks.append(check_embeddings(vectors, n=len(block), dim=encoder.spec.dim, encoder=encoder.spec.name))
@@ -190,5 +190,6 @@ def _warn_of_alike(classes: Classes) -> None:
         )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """`"cat, dog and 3 more"`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +120,7 @@ def clean(text: str, what: str) -> str:
 
 
 def _first_twice(texts: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for text in texts:
-        if text in seen:
-            return text
-        seen.add(text)
-    return None
+    return next((text for text, count in Counter(texts).items() if count > 1), None)
 
 
 def parse_labels(text: str) -> Labels:

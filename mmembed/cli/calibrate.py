@@ -115,6 +115,8 @@ def _summary(calibration: Calibration, failures: int) -> dict[str, object]:
 
 
 def _lines(calibration: Calibration) -> list[str]:
+    from mmembed.classification.classes import some_of
+
     before = "none" if calibration.ece_before is None else f"{calibration.ece_before:.3f}"
     fitted = f"temperature {calibration.temperature:.3g}" if calibration.temperature is not None else "Platt"
     lines = [
@@ -122,16 +124,11 @@ def _lines(calibration: Calibration) -> list[str]:
         f"expected calibration error: {before} before, {calibration.ece_after:.3f} after (cross-validated)",
     ]
     if calibration.borrowed:
-        lines.append(f"too few pictures for a line of their own: {_some(calibration.borrowed)}")
+        lines.append(f"too few pictures for a line of their own: {some_of(calibration.borrowed, _SHOWN)}")
     if calibration.rule:
         lines.append(f"thresholds at {calibration.rule}:")
         reached = [(n, t) for n, t in calibration.thresholds.items() if n not in calibration.unreached]
         lines += [f"  {threshold:6.3f}  {name}" for name, threshold in reached]
     if calibration.unreached:
-        lines.append(f"never given, because no threshold keeps the rule: {_some(calibration.unreached)}")
+        lines.append(f"never given, because no threshold keeps the rule: {some_of(calibration.unreached, _SHOWN)}")
     return lines
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -36,7 +36,7 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
             header = False
             continue
         header = False
-        if not _is_whole(grade):
+        if not _number(grade).is_integer():
             raise wrong(line, f"the grade {grade!r} is not a whole number: 1 and above is relevant, 0 is not")
         value = int(float(grade))
         if qrels.setdefault(query, {}).setdefault(document, value) != value:
@@ -58,11 +58,12 @@ def _judgement(line: TextLine) -> tuple[str, str, str]:
     return query, document, grade
 
 
-def _is_whole(number: str) -> bool:
+def _number(text: str) -> float:
+    """NaN for what is no number."""
     try:
-        return float(number).is_integer()
+        return float(text)
     except ValueError:
-        return False
+        return math.nan
 
 
 def read_run(file: Path) -> dict[str, dict[str, float]]:
@@ -73,21 +74,13 @@ def read_run(file: Path) -> dict[str, dict[str, float]]:
         if len(fields) != 6:
             raise wrong(line, f"{len(fields)} columns, not the 6 of `query Q0 document rank score name`")
         query, _, document, _, score, _ = fields
-        value = _score(line, score)
+        value = _number(score)
+        if not math.isfinite(value):
+            raise wrong(line, f"the score {score!r} is not a finite number: in the columns it comes fifth")
         if document in run.setdefault(query, {}):
             raise wrong(line, f"document {document!r} comes twice for query {query!r}: keep one")
         run[query][document] = value
     return run
-
-
-def _score(line: TextLine, score: str) -> float:
-    try:
-        value = float(score)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise wrong(line, f"the score {score!r} is not a finite number: in the columns it comes fifth")
-    return value
 
 
 def read_queries(file: Path) -> dict[str, Query]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from mmembed.collection import Collection
@@ -96,9 +97,8 @@ def make_test_set(
         raise InvalidTestSet(making.nothing(collection, caption_key))
     queries = making.candidates(folder)
     if round_trip is not None:
-        queries = making.filtered(
-            queries, round_trip.tried(where, queries, encoders=SHARED if encoders is None else encoders)
-        )
+        finds = partial(round_trip.finds, where, encoders=SHARED if encoders is None else encoders)
+        queries = making.filtered(queries, finds)
     if not queries:
         raise InvalidTestSet(making.none_left(collection))
     # 3. the files

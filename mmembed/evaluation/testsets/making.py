@@ -80,11 +80,11 @@ class Making:
         self._drop("too common", len(widened) - len(telling))
         return telling
 
-    def filtered(self, among: Sequence[Candidate], tried: Iterable[tuple[Candidate, bool]]) -> list[Candidate]:
-        """Those that found what they were made from."""
+    def filtered(self, among: Sequence[Candidate], finds: Callable[[Candidate], bool]) -> list[Candidate]:
+        """Those that find what they were made from."""
         queries = []
-        for number, (query, found) in enumerate(tried, 1):
-            queries += [query] if found else []
+        for number, query in enumerate(among, 1):
+            queries += [query] if finds(query) else []
             self._report("filtering", number, len(among))
         self._drop("not found again", len(among) - len(queries))
         return queries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmembed.collection import Collection
@@ -37,11 +37,8 @@ class RoundTrip:
         if self.first < 1:
             raise InvalidQuery(f"a source cannot be among the first {self.first} hits: give 1 or more")
 
-    def tried(
-        self, collection: Collection, queries: Iterable[Candidate], *, encoders: Mapping[str, Encoder]
-    ) -> Iterator[tuple[Candidate, bool]]:
-        """Each query, and whether any of its sources is found."""
-        for query in queries:
-            search = Search(text=query.text, vector_name=self.vector_name, limit=self.first, exact=True)
-            hits = search_collection(collection, search, encoder=None, encoders=encoders)
-            yield query, any(str(hit.payload["uri"]) in query.uris for hit in hits)
+    def finds(self, collection: Collection, query: Candidate, encoders: Mapping[str, Encoder]) -> bool:
+        """Whether a search for it comes back to any of its sources."""
+        search = Search(text=query.text, vector_name=self.vector_name, limit=self.first, exact=True)
+        hits = search_collection(collection, search, encoder=None, encoders=encoders)
+        return any(str(hit.payload["uri"]) in query.uris for hit in hits)
