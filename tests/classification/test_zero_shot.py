@@ -39,6 +39,7 @@ from mmembed.classification import (
     Classified,
     Label,
     Labels,
+    Verdict,
     classify,
     decide,
     embed_classes,
@@ -636,7 +637,11 @@ def test_an_encoder_without_pixels_classifies_too() -> None:
     classes = embed_classes(encoder, ["a", "b", "c"])
     expected = decide(classes, score(classes, np.asarray(encoder.encode_image(images))))
     results = list(classify(images, classes, encoder=encoder))
-    assert [result.verdict for result in results if isinstance(result, Classified)] == expected
+    assert [
+        Verdict(result.labels, result.none_of_these, result.groups)
+        for result in results
+        if isinstance(result, Classified)
+    ] == expected
 
 
 def test_pictograms_are_named(tiny: Encoder, data: Path) -> None:

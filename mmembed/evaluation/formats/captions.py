@@ -47,7 +47,7 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     Pictures that are not there, and pictures without a caption, are left out with a warning that counts them.
 
     Args:
-        pictures: the folder that names of pictures are relative to.
+        images: the folder that names of pictures are relative to.
 
     Raises:
         InvalidTestSet: no such file, not one of the three layouts, or none of its pictures is there.

@@ -85,7 +85,7 @@ def write_files(
     queries: Sequence[Candidate],
     facts: Mapping[str, object],
 ) -> None:
-    """Write all files, each whole or not at all; `pictures` are the files of a corpus of pictures, by uri."""
+    """Write all files, each whole or not at all; `images` are the files of a corpus of pictures, by uri."""
     names = [f"q{number}" for number in range(1, len(queries) + 1)]
     testset = TestSet(
         {name: Query(query.text) for name, query in zip(names, queries, strict=True)},
