@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import label_options as l
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def calibrate_command(
     encoder: Annotated[
         str | None, typer.Option(help="By default the collection's own; without a collection, tiny.")
     ] = None,
-    templates: l.Templates = "simple",
-    background: l.Background = None,
+    templates: labelling.Templates = "simple",
+    background: labelling.Background = None,
     output: Annotated[Path | None, typer.Option(help="Also write the calibration to this JSON file.")] = None,
     method: Annotated[
         str, typer.Option(help="temperature, platt, or auto: platt for an encoder with a logit_bias (SigLIP).")
@@ -72,10 +72,10 @@ def calibrate_command(
 
     if plot is not None:
         check_plot_file(plot)
-    loaded = l.encoder_for(session, collection, encoder)
+    loaded = labelling.encoder_for(session, collection, encoder)
     sample = _sample(session, folder, truth, collection, loaded)
     names = labels or sorted({label for label in sample.truth if label is not None})
-    classes = embed_classes(loaded, l.labels_for(names, templates, background), cache=l.class_cache())
+    classes = embed_classes(loaded, labelling.labels_for(names, templates, background), cache=labelling.class_cache())
     calibration = fit_calibration(
         classes,
         sample.vectors,

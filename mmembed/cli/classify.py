@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmembed.cli import label_options as l
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 from mmembed.cli.index import Paths
 
@@ -25,14 +25,14 @@ _SHOWN = 5  # labels of a picture, where people read
 def classify_command(
     session: o.Session,
     paths: Paths,
-    labels: l.LabelsText,
+    labels: labelling.LabelsText,
     encoder: Annotated[
         str | None, typer.Option(help="Name of an encoder of pictures and text; by default tiny.")
     ] = None,
-    templates: l.Templates = "simple",
-    top_k: l.TopK = None,
-    threshold: l.Thresholds = None,
-    background: l.Background = None,
+    templates: labelling.Templates = "simple",
+    top_k: labelling.TopK = None,
+    threshold: labelling.Thresholds = None,
+    background: labelling.Background = None,
     collection: Annotated[
         str | None, typer.Option("--in", help="Use the encoder and the calibration of this collection.")
     ] = None,
@@ -51,8 +51,8 @@ def classify_command(
     """
     if few_shot and (collection is None or calibration is not None):
         raise typer.BadParameter("goes with --in COLLECTION, and without --calibration", param_hint="--few-shot")
-    named = l.labels_for(labels, templates, background)
-    limits = l.threshold_of(threshold, named.names)
+    named = labelling.labels_for(labels, templates, background)
+    limits = labelling.threshold_of(threshold, named.names)
 
     from mmembed.classification import classify, embed_classes
     from mmembed.classification.collection_classes import classes_of
@@ -61,12 +61,12 @@ def classify_command(
     from mmembed.sources import scan
 
     files = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
-    loaded, learnt = l.encoder_for(session, collection, encoder), None
+    loaded, learnt = labelling.encoder_for(session, collection, encoder), None
     if collection is None:
-        classes = embed_classes(loaded, named, cache=l.class_cache())
+        classes = embed_classes(loaded, named, cache=labelling.class_cache())
     else:
         where = Collection(session.store, collection)
-        classes = classes_of(where, named, session.encoders, encoder=loaded, cache=l.class_cache())
+        classes = classes_of(where, named, session.encoders, encoder=loaded, cache=labelling.class_cache())
         if few_shot:
             learnt, classes = _learnt(where, classes), classes.calibrated(None)
     if calibration is not None:

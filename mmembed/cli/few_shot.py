@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import label_options as l
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def few_shot_command(
     labels: Annotated[
         str | None, typer.Option(help="As for classify; by default the names of the sub-folders.")
     ] = None,
-    templates: l.Templates = "simple",
+    templates: labelling.Templates = "simple",
     shots: Annotated[
         int | None, typer.Option(min=1, help="Pictures of each label to learn from; by default half.")
     ] = None,
@@ -47,10 +47,10 @@ def few_shot_command(
         collection,
         images,
         encoder=session.encoder_of(collection, "image", encoder, "tiny"),
-        labels=l.labels_for(names, templates, None),
+        labels=labelling.labels_for(names, templates, None),
         shots=shots,
         key=key,
-        cache=l.class_cache(),
+        cache=labelling.class_cache(),
         workers=workers,
         seed=seed,
     )

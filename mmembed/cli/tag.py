@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import label_options as l
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 from mmembed.cli.progress import show_progress
 
@@ -25,9 +25,9 @@ def tag_command(
     labels: Annotated[
         str | None, typer.Option(help="Labels separated by commas, or a file of them, as for classify.")
     ] = None,
-    templates: l.Templates = "simple",
-    background: l.Background = None,
-    threshold: l.Thresholds = None,
+    templates: labelling.Templates = "simple",
+    background: labelling.Background = None,
+    threshold: labelling.Thresholds = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="At most so many labels for one picture.")] = None,
     best: Annotated[
         int | None, typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.")
@@ -51,7 +51,7 @@ def tag_command(
     from mmembed.classification.tagging import remove_tags, tag
     from mmembed.collection import Collection
 
-    classes = l.labels_for(labels, templates, background) if labels is not None else None
+    classes = labelling.labels_for(labels, templates, background) if labels is not None else None
     store, where = session.store, Collection(session.store, collection)
     if classes is None:
         removed = remove_tags(store, collection, key=key, filter=condition)
@@ -65,12 +65,12 @@ def tag_command(
             collection,
             classes,
             key=key,
-            threshold=l.threshold_of(threshold, classes.names),
+            threshold=labelling.threshold_of(threshold, classes.names),
             top_k=top_k,
             best=best,
             filter=condition,
             on_progress=on_progress,
-            cache=l.class_cache(),
+            cache=labelling.class_cache(),
             encoders=session.encoders,
         )
     typer.echo(o.as_json(report.as_json()) if session.json else _summary(report))
