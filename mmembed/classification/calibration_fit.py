@@ -20,11 +20,11 @@ from mmembed.classification.fitting import (
     threshold_at_precision,
 )
 from mmembed.classification.measures import reliability_bins
-from mmembed.classification.probabilities import logits, score
+from mmembed.classification.probabilities import logits, own_probabilities, score
 from mmembed.collection import Collection
 from mmembed.errors import InvalidSample, SettingsError
 from mmembed.types import Store
-from mmembed.vectors import Floats, sigmoid, softmax
+from mmembed.vectors import Floats
 
 __all__ = ["column_numbers", "fit_calibration", "load_calibration", "save_calibration"]
 
@@ -84,7 +84,7 @@ def fit_calibration(
         for name, level in rules.items()
         for i, label in enumerate(sample.classes.names)
     }
-    own = _own_probabilities(sample)
+    own = own_probabilities(sample.classes, sample.logits)
     return replace(
         fitted,
         thresholds=thresholds,
@@ -193,12 +193,6 @@ def _fit(sample: _Sample) -> Calibration:
         platt={name: fit_platt(decided[:, i], targets[:, i]) for i, name in enumerate(names) if enough[i]},
         borrowed=tuple(name for name, own in zip(names, enough, strict=True) if not own),
     )
-
-
-def _own_probabilities(sample: _Sample) -> Floats | None:
-    if sample.classes.logit_scale is None:
-        return None
-    return softmax(sample.logits) if sample.classes.logit_bias is None else sigmoid(sample.logits)
 
 
 def _judged(sample: _Sample, probabilities: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:

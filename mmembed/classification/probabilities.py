@@ -61,6 +61,11 @@ def probabilities(classes: Classes, scores: Cosines) -> Probabilities | None:
     values = logits(classes, scores)  # (n, m)
     if classes.calibration is not None:
         return classes.calibration.apply(values, classes.columns)
+    return own_probabilities(classes, values)
+
+
+def own_probabilities(classes: Classes, values: Probabilities) -> Probabilities | None:
+    """(n, m) logits -> (n, m) probabilities of the encoder itself, whatever was calibrated."""
     if classes.logit_scale is None:
         return None
     return softmax(values) if classes.logit_bias is None else sigmoid(values)

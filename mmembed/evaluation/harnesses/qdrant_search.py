@@ -109,7 +109,9 @@ class QdrantSearch:
         digest = hashlib.sha256("\n".join(self._documents).encode()).hexdigest()
         if self._prefix and self._is_there(digest):
             return
-        contract = _contract(self.encoder, _modality(task_metadata, self.encoder))
+        modality = _modality(task_metadata, self.encoder)
+        contracts = {_VECTOR: vector_contract(self.encoder, modality)}
+        contract = Contract(kind="images" if modality == "image" else "documents", vectors=contracts)
         self.store.create(name, contract, indexes={})
         numbers = count()
         for vectors in self._encoded(corpus, "document", task_metadata, encode_kwargs, num_proc):
@@ -208,11 +210,6 @@ def _modality(metadata: TaskMetadata, encoder: Encoder) -> Modality:
 
     has_text = "text" in metadata.get_modalities(PromptType.document)
     return "text" if has_text and "text" in encoder.spec.modalities else "image"
-
-
-def _contract(encoder: Encoder, modality: Modality) -> Contract:
-    vectors = {_VECTOR: vector_contract(encoder, modality)}
-    return Contract(kind="images" if modality == "image" else "documents", vectors=vectors)
 
 
 def _point_id(number: int) -> str:

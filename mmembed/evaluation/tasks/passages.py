@@ -58,7 +58,9 @@ def evaluate_passages(
     if not done.stored:
         raise InvalidTestSet(f"none of {len(documents):,} documents has a text: there are no passages to search")
     _forget_others(where, documents)
-    failures = tuple(Failure(documents.get(f.uri, f.uri), _bare(f.error)) for f in done.failures)
+    failures = tuple(  # each a sentence without the path of its file, which is gone
+        Failure(documents.get(f.uri, f.uri), f.error.rpartition(".txt: ")[2]) for f in done.failures
+    )
     warnings = (*test_set.warnings, *IndexedCorpus(where, "", {}, failures).warnings)
     name = f"retrieval by passages, {test_set.name}"
     return measure_collection(
@@ -94,8 +96,3 @@ def _forget_others(collection: Collection, documents: dict[str, str]) -> None:
     store, name = collection.store, collection.name
     points = store.scroll(name, payload=["uri"])
     store.delete(name, [point.id for point in points if point.payload["uri"] not in documents])
-
-
-def _bare(error: str) -> str:
-    """The sentence without the path of a file that is gone."""
-    return error.rpartition(".txt: ")[2]
