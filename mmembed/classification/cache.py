@@ -16,7 +16,7 @@ from mmembed.types import DenseArray, Encoder
 
 __all__ = ["ClassCache", "row_key"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _ROWS_IN_MEMORY = 20_000  # 80 MB of 1,024 dimensions
 
 
@@ -75,11 +75,11 @@ class ClassCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, EOFError) as exc:
-            _log.warning("the class embedding %s cannot be read (%s) and is computed again", file, exc)
+            logger.warning("the class embedding %s cannot be read (%s) and is computed again", file, exc)
             return None
         whole = isinstance(row, np.ndarray) and row.dtype == np.float32 and row.shape == (dim,)
         if not whole or abs(float(np.linalg.norm(row)) - 1) > 1e-3:
-            _log.warning("the class embedding %s is damaged and is computed again", file)
+            logger.warning("the class embedding %s is damaged and is computed again", file)
             return None
         return row
 
@@ -96,6 +96,6 @@ class ClassCache:
                 partial.unlink(missing_ok=True)
         except OSError as exc:
             self._writes = False
-            _log.warning(
+            logger.warning(
                 "class embeddings are not kept in %s (%s): make room or give write access there", self.folder, exc
             )

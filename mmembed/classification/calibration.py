@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from mmembed.classification.measures import ReliabilityBin, error_of
 from mmembed.errors import InvalidSample, UnreadableSource
@@ -72,28 +73,13 @@ class Calibration:
     def from_json(cls, value: Any) -> Calibration:
         """What `to_json` gave. Raises InvalidSample for anything else."""
         try:
-            read = cls(
-                method=value["method"],
-                fingerprint=str(value["fingerprint"]),
-                labels_key=str(value["labels_key"]),
-                names=tuple(map(str, value["names"])),
-                temperature=None if value["temperature"] is None else float(value["temperature"]),
-                platt={str(name): _pair(line) for name, line in value["platt"].items()},
-                shared=None if value["shared"] is None else _pair(value["shared"]),
-                borrowed=tuple(map(str, value["borrowed"])),
-                thresholds={str(name): float(number) for name, number in value["thresholds"].items()},
-                rule=value["rule"],
-                unreached=tuple(map(str, value["unreached"])),
-                images=int(value["images"]),
-                before=tuple(ReliabilityBin(**row) for row in value["before"]),
-                after=tuple(ReliabilityBin(**row) for row in value["after"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise InvalidSample("this is not a calibration that mmembed wrote: fit one") from exc
-        whole = (read.temperature or 0) > 0 if read.method == "temperature" else read.shared is not None
-        if read.method not in ("temperature", "platt") or not whole:
+            calibration = TypeAdapter(cls).validate_python(value)
+        except ValidationError as exc:
+            raise InvalidSample("this is no calibration that mmembed wrote, or a damaged one: fit it again") from exc
+        temperature, lines = calibration.temperature, calibration.shared
+        if not ((temperature or 0) > 0 if calibration.method == "temperature" else lines is not None):
             raise InvalidSample("this calibration is damaged: fit it again")
-        return read
+        return calibration
 
 
 def write_calibration(file: Path, calibration: Calibration) -> None:
@@ -113,8 +99,3 @@ def read_calibration(file: Path) -> Calibration:
     except ValueError as exc:
         raise InvalidSample(f"{file}: not JSON, so not a calibration: fit one") from exc
     return Calibration.from_json(value)
-
-
-def _pair(line: Any) -> tuple[float, float]:
-    a, b = line
-    return float(a), float(b)

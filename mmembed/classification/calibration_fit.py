@@ -20,16 +20,20 @@ from mmembed.classification.fitting import (
     threshold_at_precision,
 )
 from mmembed.classification.measures import reliability_bins
-from mmembed.classification.probabilities import logits, score
+from mmembed.classification.probabilities import logits, own_probabilities, score
 from mmembed.collection import Collection
 from mmembed.errors import InvalidSample, SettingsError
 from mmembed.types import Store
-from mmembed.vectors import Floats, sigmoid, softmax
+from mmembed.vectors import Floats
 
 __all__ = ["column_numbers", "fit_calibration", "load_calibration", "save_calibration"]
 
 Ints = npt.NDArray[np.intp]
 
+_RULES = {
+    "precision": (">=", threshold_at_precision),
+    "false_positive_rate": ("<=", threshold_at_false_positive_rate),
+}
 _MIN_IMAGES = 10
 _MIN_OF_EACH = 5  # pictures with a label, and without it, for a line of its own
 
@@ -60,11 +64,12 @@ def fit_calibration(
         SettingsError: both rules, or one that is not between 0 and 1.
     """
     sample = _sample_of(classes, vectors, truth, method=method)
-    rules = {"precision": precision, "false_positive_rate": false_positive_rate}
-    if None not in rules.values():
+    levels = {"precision": precision, "false_positive_rate": false_positive_rate}
+    rules = {name: level for name, level in levels.items() if level is not None}
+    if len(rules) > 1:
         raise SettingsError("thresholds follow one rule: give a precision or a false-positive rate, not both")
     for name, level in rules.items():
-        if level is not None and not 0 <= level <= 1:
+        if not 0 <= level <= 1:
             raise SettingsError(f"a {name.replace('_', ' ')} is a number between 0 and 1, not {level}")
     if folds < 2:
         raise SettingsError(f"cross-validation needs two folds at least, not {folds}")
@@ -73,13 +78,17 @@ def fit_calibration(
     fold = _fold_numbers(sample.truth, folds, seed)
     for part in np.unique(fold):
         unseen[fold == part] = _fit(sample.rows(fold != part)).apply(sample.logits[fold == part], sample.classes.names)
-    thresholds = _thresholds(sample, fitted.apply(sample.logits, sample.classes.names), precision, false_positive_rate)
-    rule = next((f"{n}{'>=' if n == 'precision' else '<='}{v:g}" for n, v in rules.items() if v is not None), None)
-    own = _own_probabilities(sample)
+    probabilities = fitted.apply(sample.logits, sample.classes.names)
+    thresholds = {
+        label: _RULES[name][1](probabilities[:, i], sample.truth == i, level)
+        for name, level in rules.items()
+        for i, label in enumerate(sample.classes.names)
+    }
+    own = own_probabilities(sample.classes, sample.logits)
     return replace(
         fitted,
         thresholds=thresholds,
-        rule=rule,
+        rule=next((f"{name}{_RULES[name][0]}{level:g}" for name, level in rules.items()), None),
         unreached=tuple(name for name, threshold in thresholds.items() if threshold == NEVER),
         before=() if own is None else reliability_bins(*_judged(sample, own)),
         after=reliability_bins(*_judged(sample, unseen)),
@@ -129,8 +138,8 @@ def _sample_of(
             f"not an array of shape {vectors.shape}"
         )
     chosen: Method = method if method != "auto" else "temperature" if classes.logit_bias is None else "platt"
-    found = logits(classes, score(classes, vectors.astype(np.float32, copy=False)))
-    sample = _Sample(classes, chosen, found, column_numbers(classes.names, truth))
+    compared = logits(classes, score(classes, vectors.astype(np.float32, copy=False)))
+    sample = _Sample(classes, chosen, compared, column_numbers(classes.names, truth))
     counted = sample.truth if chosen == "platt" or classes.labels.background else sample.truth[sample.truth >= 0]
     if len(counted) < _MIN_IMAGES:
         raise InvalidSample(
@@ -186,12 +195,6 @@ def _fit(sample: _Sample) -> Calibration:
     )
 
 
-def _own_probabilities(sample: _Sample) -> Floats | None:
-    if sample.classes.logit_scale is None:
-        return None
-    return softmax(sample.logits) if sample.classes.logit_bias is None else sigmoid(sample.logits)
-
-
 def _judged(sample: _Sample, probabilities: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """What is promised and whether it comes true: of the best column of each picture, or of every decision."""
     n_labels = len(sample.classes.names)
@@ -203,19 +206,6 @@ def _judged(sample: _Sample, probabilities: Floats) -> tuple[Floats, npt.NDArray
     return probabilities.max(axis=1)[known], right[known]
 
 
-def _thresholds(
-    sample: _Sample, probabilities: Floats, precision: float | None, rate: float | None
-) -> dict[str, float]:
-    thresholds = {}
-    for i, name in enumerate(sample.classes.names):
-        p, targets = probabilities[:, i], sample.truth == i
-        if precision is not None:
-            thresholds[name] = threshold_at_precision(p, targets, precision)
-        elif rate is not None:
-            thresholds[name] = threshold_at_false_positive_rate(p, targets, rate)
-    return thresholds
-
-
 def save_calibration(store: Store, collection: str, calibration: Calibration) -> None:
     """Keep it beside the collection, in place of an earlier one of this encoder and these labels."""
     key = _note_key(calibration.fingerprint, calibration.labels_key)
@@ -224,8 +214,8 @@ def save_calibration(store: Store, collection: str, calibration: Calibration) ->
 
 def load_calibration(store: Store, collection: str, classes: Classes) -> Calibration | None:
     """The calibration of these labels, in any order, and this encoder; None where there is none."""
-    kept = Collection(store, collection).note(_note_key(classes.fingerprint, classes.labels.key))
-    return None if kept is None else Calibration.from_json(kept)
+    stored = Collection(store, collection).note(_note_key(classes.fingerprint, classes.labels.key))
+    return None if stored is None else Calibration.from_json(stored)
 
 
 def _note_key(fingerprint: str, labels_key: str) -> str:

@@ -18,6 +18,7 @@ from mmembed.classification.calibration import Calibration
 from mmembed.classification.labels import Labels, labels_of
 from mmembed.classification.templates import fill
 from mmembed.errors import InvalidLabels, InvalidSample, UnsupportedModality
+from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder
 from mmembed.vectors import check_embeddings, l2_normalize
 
@@ -74,7 +75,7 @@ class Classes:
             if calibration.labels_key != self.labels.key:
                 raise InvalidSample(
                     f"the calibration was fitted to other labels, templates or background ("
-                    f"{_some(calibration.names)}) than these ({_some(self.names)}): calibrate these"
+                    f"{some_of(calibration.names)}) than these ({some_of(self.names)}): calibrate these"
                 )
         return replace(self, calibration=calibration)
 
@@ -104,7 +105,7 @@ def embed_classes(encoder: Encoder, labels: Labels | Sequence[str], *, cache: Cl
         )
     rows = _rows(
         encoder,
-        [*(label.said for label in labels.labels), *((text,) for text in labels.background)],
+        [*(label.terms for label in labels.labels), *((text,) for text in labels.background)],
         labels.templates,
         cache or ClassCache(),
     )
@@ -114,30 +115,29 @@ def embed_classes(encoder: Encoder, labels: Labels | Sequence[str], *, cache: Cl
 
 
 def _rows(
-    encoder: Encoder, said: Sequence[tuple[str, ...]], templates: tuple[str, ...], cache: ClassCache
+    encoder: Encoder, classes: Sequence[tuple[str, ...]], templates: tuple[str, ...], cache: ClassCache
 ) -> DenseArray:
     """n classes, each as its texts -> (n, dim)."""
-    keys = [row_key(encoder, texts, templates) for texts in said]
-    found = {key: row for key in keys if (row := cache.get(key, encoder.spec.dim)) is not None}
-    missing = {key: texts for key, texts in zip(keys, said, strict=True) if key not in found}
+    keys = [row_key(encoder, texts, templates) for texts in classes]
+    rows = {key: row for key in keys if (row := cache.get(key, encoder.spec.dim)) is not None}
+    missing = {key: texts for key, texts in zip(keys, classes, strict=True) if key not in rows}
     _check_known(encoder, [text for texts in missing.values() for text in texts])
     sentences = [fill(t, text) for texts in missing.values() for text, t in product(texts, templates)]
     encoded = _encode(encoder, sentences)
     start = 0
     for key, texts in missing.items():
         stop = start + len(texts) * len(templates)
-        found[key] = l2_normalize(encoded[start:stop].mean(axis=0, dtype=np.float64))
-        cache.put(key, found[key])
+        rows[key] = l2_normalize(encoded[start:stop].mean(axis=0, dtype=np.float64))
+        cache.put(key, rows[key])
         start = stop
-    return np.stack([found[key] for key in keys])
+    return np.stack([rows[key] for key in keys])
 
 
 def _encode(encoder: Encoder, sentences: Sequence[str]) -> DenseArray:
     """n texts, equal ones only once -> (n, dim)."""
     distinct = list(dict.fromkeys(sentences))
     blocks = []
-    for start in range(0, len(distinct), _BLOCK):
-        block = distinct[start : start + _BLOCK]
+    for block in batched(distinct, _BLOCK):
         vectors = encoder.encode_text(block, role="query")
         assert isinstance(vectors, np.ndarray)  # embed_classes refuses encoders that are not dense
         blocks.append(check_embeddings(vectors, n=len(block), dim=encoder.spec.dim, encoder=encoder.spec.name))
@@ -190,5 +190,6 @@ def _warn_of_alike(classes: Classes) -> None:
         )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """`"cat, dog and 3 more"`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -61,20 +61,20 @@ def fit_platt(logits: Floats, targets: npt.NDArray[np.bool_]) -> tuple[float, fl
 
     positives = int(targets.sum())
     negatives = len(targets) - positives
-    wanted = np.where(targets, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    smoothed = np.where(targets, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     centre, spread = float(logits.mean()), float(logits.std()) or 1.0
     x = (logits - centre) / spread
 
     def loss(line: Floats) -> tuple[float, Floats]:
         z = line[0] * x + line[1]
-        wrong = sigmoid(z) - wanted
-        return float((np.logaddexp(0, z) - wanted * z).sum()), np.array([wrong @ x, wrong.sum()])
+        wrong = sigmoid(z) - smoothed
+        return float((np.logaddexp(0, z) - smoothed * z).sum()), np.array([wrong @ x, wrong.sum()])
 
     start = [0.0, math.log((positives + 1) / (negatives + 1))]
     options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 10_000}
-    found = minimize(loss, start, jac=True, bounds=[(0, None), (None, None)], method="L-BFGS-B", options=options)
-    slope = float(found.x[0]) / spread
-    return slope, float(found.x[1]) - slope * centre
+    optimum = minimize(loss, start, jac=True, bounds=[(0, None), (None, None)], method="L-BFGS-B", options=options)
+    slope = float(optimum.x[0]) / spread
+    return slope, float(optimum.x[1]) - slope * centre
 
 
 def threshold_at_precision(probabilities: Floats, targets: npt.NDArray[np.bool_], precision: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Label:
         object.__setattr__(self, "parents", tuple(clean(p, f"a parent of label {self.name!r}") for p in self.parents))
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def terms(self) -> tuple[str, ...]:
         """The texts that go into the templates, at least one."""
         return self.texts or (self.name,)
 
@@ -61,10 +62,10 @@ class Labels:
             raise InvalidLabels("no label was given: name what the pictures may show, such as cat,dog")
         if (twice := _first_twice(self.names)) is not None:
             raise InvalidLabels(f"label {twice!r} was given twice: two classes need two names")
-        said = {text for label in self.labels for text in (label.name, *label.said)}
+        taken = {text for label in self.labels for text in (label.name, *label.terms)}
         if (twice := _first_twice(self.background)) is not None:
             raise InvalidLabels(f"background {twice!r} was given twice: name it once")
-        if both := [text for text in self.background if text in said]:
+        if both := [text for text in self.background if text in taken]:
             raise InvalidLabels(f"{both[0]!r} is a label and background too: a picture cannot be it and none of these")
         if not self.templates:
             raise InvalidLabels("no template was given: '{}' alone takes labels as they stand")
@@ -82,8 +83,8 @@ class Labels:
     @property
     def key(self) -> str:
         """64 hexadecimal digits: equal where each label is scored alike, in whatever order labels stand."""
-        said = sorted([label.name, *sorted(label.said)] for label in self.labels)
-        whole = [said, sorted(self.templates), sorted(self.background)]
+        labels = sorted([label.name, *sorted(label.terms)] for label in self.labels)
+        whole = [labels, sorted(self.templates), sorted(self.background)]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
@@ -94,9 +95,9 @@ def labels_of(
     background: Sequence[str] | None = None,
 ) -> Labels:
     """Names, taken as they stand -> Labels; templates and background replace those of Labels. Raises InvalidLabels."""
-    for what, given in (("labels", labels), ("templates", templates), ("background", background)):
-        if isinstance(given, str):
-            raise InvalidLabels(f"{what} is a list, not the one text {given!r}: write [{given!r}]")
+    for what, value in (("labels", labels), ("templates", templates), ("background", background)):
+        if isinstance(value, str):
+            raise InvalidLabels(f"{what} is a list, not the one text {value!r}: write [{value!r}]")
     if not isinstance(labels, Labels):
         labels = Labels(tuple(entry if isinstance(entry, Label) else Label(entry) for entry in labels))
     return Labels(
@@ -119,12 +120,7 @@ def clean(text: str, what: str) -> str:
 
 
 def _first_twice(texts: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for text in texts:
-        if text in seen:
-            return text
-        seen.add(text)
-    return None
+    return next((text for text, count in Counter(texts).items() if count > 1), None)
 
 
 def parse_labels(text: str) -> Labels:
@@ -164,8 +160,8 @@ def _of_file(file: Path, labels: Iterable[Label]) -> Labels:
 
 
 def _line(line: str) -> Label:
-    *parents, said = line.split(">")
-    texts = tuple(said.split("|"))
+    *parents, terms = line.split(">")
+    texts = tuple(terms.split("|"))
     return Label(texts[0], texts=texts if len(texts) > 1 else (), parents=tuple(parents))
 
 

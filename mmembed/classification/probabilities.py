@@ -61,6 +61,11 @@ def probabilities(classes: Classes, scores: Cosines) -> Probabilities | None:
     values = logits(classes, scores)  # (n, m)
     if classes.calibration is not None:
         return classes.calibration.apply(values, classes.columns)
+    return own_probabilities(classes, values)
+
+
+def own_probabilities(classes: Classes, values: Probabilities) -> Probabilities | None:
+    """(n, m) logits -> (n, m) probabilities of the encoder itself, whatever was calibrated."""
     if classes.logit_scale is None:
         return None
     return softmax(values) if classes.logit_bias is None else sigmoid(values)
@@ -68,22 +73,22 @@ def probabilities(classes: Classes, scores: Cosines) -> Probabilities | None:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """Labels of n pictures as arrays; `labels` counts those that are kept, which stand first in each row."""
+    """Labels of n pictures as arrays; `counts` says how many of each picture hold, which stand first in its row."""
 
     order: npt.NDArray[np.intp]  # (n, number of labels) columns, best first
-    kept: npt.NDArray[np.intp]  # (n,)
+    counts: npt.NDArray[np.intp]  # (n,)
     none_of_these: npt.NDArray[np.bool_]  # (n,)
 
 
 def rank(
     classes: Classes,
     scores: Cosines,
-    found: Probabilities | None,
+    probs: Probabilities | None,
     *,
     threshold: Threshold | None = None,
     top_k: int | None = None,
 ) -> Ranked:
-    """Order the labels of each picture, and say how many are kept; `found` is what `probabilities` gave.
+    """Order the labels of each picture, and say how many hold; `probs` is what `probabilities` gave.
 
     See `decide`, which makes objects of it: this is the part that a million pictures can afford.
     """
@@ -91,7 +96,7 @@ def rank(
         raise SettingsError(f"top_k is {top_k}: give 1 or more")
     m = len(classes.labels.labels)
     cosines = scores[:, :m]
-    values = cosines.astype(np.float64) if found is None else found[:, :m]
+    values = cosines.astype(np.float64) if probs is None else probs[:, :m]
     lowest = _thresholds(classes, threshold)
     passes = np.ones(values.shape, dtype=bool) if lowest is None else values >= lowest  # (n, m)
     background = np.zeros(len(scores), dtype=bool)
@@ -99,10 +104,10 @@ def rank(
         background = scores[:, m:].max(axis=1) > cosines.max(axis=1)
         if lowest is not None:
             passes &= ~background[:, None]
-    order = np.lexsort((np.broadcast_to(np.arange(m), values.shape), -cosines, -values, ~passes), axis=1)
-    kept = passes.sum(axis=1)
-    none = background | (kept == 0)
-    return Ranked(order, kept if top_k is None else np.minimum(kept, min(top_k, m)), none)
+    order = np.lexsort((-cosines, -values, ~passes), axis=1)  # stable: equal ones in the order of the labels
+    counts = passes.sum(axis=1)
+    none = background | (counts == 0)
+    return Ranked(order, counts if top_k is None else np.minimum(counts, min(top_k, m)), none)
 
 
 def _thresholds(classes: Classes, threshold: Threshold | None) -> Probabilities | None:
@@ -149,36 +154,34 @@ def decide(
 
     Raises InvalidLabels for a threshold of a label that does not exist, SettingsError for a top_k below 1.
     """
-    found = probabilities(classes, scores) if learnt is None else learnt
-    ranked = rank(classes, scores, found, threshold=threshold, top_k=top_k)
-    groups = list(_groups(classes, scores, found)) if classes.labels.is_hierarchy else [()] * len(scores)
+    probs = probabilities(classes, scores) if learnt is None else learnt
+    ranked = rank(classes, scores, probs, threshold=threshold, top_k=top_k)
+    groups = list(_groups(classes, scores, probs)) if classes.labels.is_hierarchy else [()] * len(scores)
     names = classes.names
     verdicts = []
-    for row, kept in enumerate(ranked.kept):
+    for row, count in enumerate(ranked.counts):
         labels = tuple(
-            LabelScore(names[c], float(scores[row, c]), None if found is None else float(found[row, c]))
-            for c in ranked.order[row, :kept]
+            LabelScore(names[c], float(scores[row, c]), None if probs is None else float(probs[row, c]))
+            for c in ranked.order[row, :count]
         )
         verdicts.append(Verdict(labels, bool(ranked.none_of_these[row]), groups[row]))
     return verdicts
 
 
-def _groups(classes: Classes, scores: Cosines, found: Probabilities | None) -> Iterator[tuple[LabelScore, ...]]:
+def _groups(classes: Classes, scores: Cosines, probs: Probabilities | None) -> Iterator[tuple[LabelScore, ...]]:
     """For each picture its groups, best first. The score of a group is that of its nearest leaf.
 
     Its probability is the sum of those of its leaves where exactly one label is meant, else the largest.
     """
     columns = _columns_by_group(classes.labels.labels)
-    paths = list(columns)
-    cosines = np.stack([scores[:, leaves].max(axis=1) for leaves in columns.values()], axis=1)  # (n, groups)
+    paths, leaves = list(columns), list(columns.values())
+    cosines = np.stack([scores[:, c].max(axis=1) for c in leaves], axis=1)  # (n, groups)
     sums = None
-    if found is not None:
-        sums = np.stack(
-            [found[:, v].sum(axis=1) if classes.exclusive else found[:, v].max(axis=1) for v in columns.values()],
-            axis=1,
-        )
+    if probs is not None:
+        together = np.sum if classes.exclusive else np.max
+        sums = np.stack([together(probs[:, c], axis=1) for c in leaves], axis=1)
     values = cosines.astype(np.float64) if sums is None else sums
-    order = np.lexsort((np.broadcast_to(np.arange(len(paths)), values.shape), -cosines, -values), axis=1)
+    order = np.lexsort((-cosines, -values), axis=1)
     for row, best in enumerate(order):
         yield tuple(
             LabelScore(paths[g], float(cosines[row, g]), None if sums is None else float(sums[row, g])) for g in best

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from qdrant_client import models
 
+from mmembed.collection import Collection, stacked
 from mmembed.collection.payload import is_empty
 from mmembed.encoders.encoding import encode_images
 from mmembed.errors import InvalidSample, UnsupportedModality
@@ -43,36 +44,31 @@ def embed_sample(
     failures: list[Failure] = []
     items = (Item(str(image.path), "image", image.path) for image in images)
     encoded = encode_images(items, encoder, workers=workers, max_pixels=max_pixels)
-    for image, found in zip(images, encoded, strict=True):
-        if isinstance(found, Failure):
-            failures.append(found)
+    for image, result in zip(images, encoded, strict=True):
+        if isinstance(result, Failure):
+            failures.append(result)
         else:
             read.append(image)
-            rows.append(np.asarray(found.vector, dtype=np.float32))
+            rows.append(np.asarray(result.vector, dtype=np.float32))
     if not read:
         first = failures[0].error if failures else "it is empty"
         raise InvalidSample(f"no picture of the sample can be read ({first}): give pictures of each label")
     return LabelledVectors(np.stack(rows), [p.label for p in read], [str(p.path) for p in read], failures)
 
 
-def stored_sample(
-    store: Store, collection: str, key: str, *, vector: str = "image", negatives: str | None = None
-) -> LabelledVectors:
+def stored_sample(store: Store, collection: str, key: str, *, negatives: str | None = None) -> LabelledVectors:
     """The points whose payload `key` is one text: that is their label, `negatives` the text that means none.
 
     Raises InvalidSample where there are no such points.
     """
     has_key = models.Filter(must_not=[is_empty(key)])
-    rows, truth, ids = [], [], []
-    for point in store.scroll(collection, filter=has_key, vectors=[vector], payload=[key]):
-        label, row = point.payload.get(key), point.vectors.get(vector)
-        if isinstance(label, str) and isinstance(row, np.ndarray):
-            rows.append(row)
-            truth.append(None if label == negatives else label)
-            ids.append(point.id)
-    if not rows:
+    blocks = Collection(store, collection).image_vectors(filter=has_key, payload=[key])
+    points = [point for some, _ in blocks for point in some if isinstance(point.payload.get(key), str)]
+    if not points:
         raise InvalidSample(
-            f"no point of collection {collection!r} has a vector {vector!r} and a text as payload {key!r}: "
-            f"name the key that holds the label"
+            f"no point of collection {collection!r} has a vector 'image' and a text as payload {key!r}: name the key "
+            f"that holds the label"
         )
-    return LabelledVectors(np.stack(rows).astype(np.float32, copy=False), truth, ids)
+    labels = [point.payload[key] for point in points]
+    truth = [None if label == negatives else label for label in labels]
+    return LabelledVectors(stacked(points), truth, [point.id for point in points])

@@ -43,20 +43,20 @@ class Rule:
         """n points and their (n, dim) vectors -> what is written to each; `only`: the columns that each may have."""
         names, keys = self.classes.names, self.keys
         scores = score(self.classes, vectors)  # (n, m)
-        found = probabilities(self.classes, scores)  # (n, m)
-        ranked = rank(self.classes, scores, found, threshold=self.threshold, top_k=self.top_k if only is None else None)
-        kept = np.where(ranked.none_of_these, 0, ranked.kept)
-        order = ranked.order[:, : kept.max(initial=0)]  # (n, most labels of one point)
-        values = np.take_along_axis(scores if found is None else found, order, axis=1).astype(np.float64)
+        probs = probabilities(self.classes, scores)  # (n, m)
+        ranked = rank(self.classes, scores, probs, threshold=self.threshold, top_k=self.top_k if only is None else None)
+        counts = np.where(ranked.none_of_these, 0, ranked.counts)
+        order = ranked.order[:, : counts.max(initial=0)]  # (n, most labels of one point)
+        values = np.take_along_axis(scores if probs is None else probs, order, axis=1).astype(np.float64)
         payloads: Payloads = {}
         for point, n, columns, numbers in zip(
-            points, kept.tolist(), order.tolist(), values.round(_DIGITS).tolist(), strict=True
+            points, counts.tolist(), order.tolist(), values.round(_DIGITS).tolist(), strict=True
         ):
             pairs: Iterable[tuple[int, float]] = zip(columns[:n], numbers[:n], strict=True)
             if only is not None:
                 pairs = islice([(c, v) for c, v in pairs if c in only[point.id]], self.top_k)
-            shown = {names[column]: value for column, value in pairs}
-            payloads[point.id] = {keys.labels: list(shown), keys.scores: shown, keys.by: self.by}
+            values_of = {names[column]: value for column, value in pairs}
+            payloads[point.id] = {keys.labels: list(values_of), keys.scores: values_of, keys.by: self.by}
         return payloads
 
 
@@ -64,8 +64,8 @@ def rule_of(classes: Classes, keys: TagKeys, threshold: Threshold | None, top_k:
     """Fill in what was not said. Raises SettingsError and InvalidLabels as `rank` does."""
     if best is not None and best < 1:
         raise SettingsError(f"best is {best}: the nearest pictures of a label are at least 1")
-    given = threshold.values() if isinstance(threshold, Mapping) else [] if threshold is None else [threshold]
-    if unreal := [number for number in given if not math.isfinite(number)]:
+    numbers = threshold.values() if isinstance(threshold, Mapping) else [] if threshold is None else [threshold]
+    if unreal := [number for number in numbers if not math.isfinite(number)]:
         raise SettingsError(f"a threshold is {unreal[0]}: give a number between 0 and 1")
     calibration = classes.calibration
     limits = calibration.thresholds if calibration is not None else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,16 +15,16 @@ from mmembed.classification.cache import ClassCache
 from mmembed.classification.calibration import Calibration
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.labels import Labels
-from mmembed.classification.probabilities import LabelScore, Threshold, Verdict, decide, score
+from mmembed.classification.probabilities import Threshold, Verdict, decide, score
 from mmembed.encoders.encoding import EncodedImage, encode_images
 from mmembed.errors import InvalidLabels, UnsupportedModality
 from mmembed.images import MAX_PIXELS
 from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder, Failure, Item
 
-__all__ = ["Classified", "Learnt", "Source", "classify"]
+__all__ = ["Classified", "ImageInput", "Learnt", "classify"]
 
-Source: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
+ImageInput: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
 """A file, by its path; its bytes, an image or an array in memory, or what `mmembed.sources.scan` found."""
 
 Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
@@ -32,27 +32,14 @@ Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Classified:
-    """One picture and its verdict; `uri` is its path, or "#3" for the fourth source where it has none."""
+class Classified(Verdict):
+    """The verdict on one picture."""
 
-    uri: str
-    verdict: Verdict
-
-    @property
-    def labels(self) -> tuple[LabelScore, ...]:
-        return self.verdict.labels
-
-    @property
-    def none_of_these(self) -> bool:
-        return self.verdict.none_of_these
-
-    @property
-    def groups(self) -> tuple[LabelScore, ...]:
-        return self.verdict.groups
+    uri: str = field(kw_only=True)  # its path, or "#3" for the fourth source where it has none
 
 
 def classify(
-    sources: Iterable[Source],
+    sources: Iterable[ImageInput],
     labels: Labels | Sequence[str] | Classes,
     *,
     encoder: Encoder,
@@ -98,7 +85,7 @@ def classify(
     return _classify(encoded, classes, encoder.batch_size, learnt, threshold, top_k)
 
 
-def _item(number: int, source: Source) -> Item | Failure:
+def _item(number: int, source: ImageInput) -> Item | Failure:
     if isinstance(source, Item | Failure):
         return source
     if isinstance(source, str | Path):
@@ -122,4 +109,8 @@ def _classify(
             found = None if learnt is None else learnt(vectors)
             decided = iter(decide(classes, score(classes, vectors), learnt=found, threshold=threshold, top_k=top_k))
         for entry in batch:
-            yield entry if isinstance(entry, Failure) else Classified(entry.item.uri, next(decided))
+            if isinstance(entry, Failure):
+                yield entry
+            else:
+                verdict = next(decided)
+                yield Classified(verdict.labels, verdict.none_of_these, verdict.groups, uri=entry.item.uri)

@@ -32,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(index.app, name="index")
-app.add_typer(evaluate.app, name="eval")
+app.add_typer(index.index_app, name="index")
+app.add_typer(evaluate.eval_app, name="eval")
 app.command("search")(find.search_command)
 app.command("classify")(classify.classify_command)
 app.command("calibrate")(calibrate.calibrate_command)
@@ -52,9 +52,7 @@ app.command("verify")(verify.verify_command)
 @app.command("demo")
 def demo_command(
     output: Annotated[Path, typer.Option(help="The contact sheet to write.")] = Path("demo.html"),
-    store: Annotated[
-        str | None, typer.Option(help="Where to index; by default a temporary Edge folder.", show_default=False)
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Where to index; by default a temporary Edge folder.")] = None,
 ) -> None:
     """Index 300 pictograms and a few documents, run every kind of search, write a contact sheet."""
     from mmembed.demo import run_demo

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import label_options as asked
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
     from mmembed.classification.calibration import Calibration
     from mmembed.classification.sample import LabelledVectors
-    from mmembed.types import Encoder, Failure
+    from mmembed.types import Encoder
 
 _SHOWN = 20  # labels
 
@@ -37,11 +37,10 @@ def calibrate_command(
         str | None, typer.Option("--in", help="Collection whose encoder is calibrated, and that keeps the result.")
     ] = None,
     encoder: Annotated[
-        str | None,
-        typer.Option(help="By default the collection's own; without a collection, tiny.", show_default=False),
+        str | None, typer.Option(help="By default the collection's own; without a collection, tiny.")
     ] = None,
-    templates: asked.Templates = "simple",
-    background: asked.Background = None,
+    templates: labelling.Templates = "simple",
+    background: labelling.Background = None,
     output: Annotated[Path | None, typer.Option(help="Also write the calibration to this JSON file.")] = None,
     method: Annotated[
         str, typer.Option(help="temperature, platt, or auto: platt for an encoder with a logit_bias (SigLIP).")
@@ -73,11 +72,10 @@ def calibrate_command(
 
     if plot is not None:
         check_plot_file(plot)
-    loaded = asked.image_encoder(session, collection, encoder)
+    loaded = labelling.encoder_for(session, collection, encoder)
     sample = _sample(session, folder, truth, collection, loaded)
     names = labels or sorted({label for label in sample.truth if label is not None})
-    wanted = asked.asked_labels(names, templates, background)
-    classes = embed_classes(loaded, wanted, cache=asked.class_cache())
+    classes = embed_classes(loaded, labelling.labels_for(names, templates, background), cache=labelling.class_cache())
     calibration = fit_calibration(
         classes,
         sample.vectors,
@@ -92,7 +90,8 @@ def calibrate_command(
         save_calibration(session.store, collection, calibration)  # refuses what is too large for it: the file is there
     if plot is not None:
         plot_reliability({"before": calibration.before, "after, cross-validated": calibration.after}, plot)
-    _tell(calibration, sample.failures, json=session.json)
+    summary = _summary(calibration, len(sample.failures))
+    o.show_result(summary, lambda: _lines(calibration), sample.failures, json=session.json)
 
 
 def _sample(
@@ -108,25 +107,16 @@ def _sample(
     return stored_sample(session.store, collection, truth, negatives=NEGATIVES)
 
 
-def _tell(calibration: Calibration, failures: list[Failure], *, json: bool) -> None:
-    o.tell_failures(failures)
-    if json:
-        typer.echo(o.as_json(_summary(calibration, failures)))
-    else:
-        for line in _lines(calibration):
-            typer.echo(line)
-    if failures:
-        raise typer.Exit(3)
-
-
-def _summary(calibration: Calibration, failures: list[Failure]) -> dict[str, object]:
-    kept = calibration.to_json()
-    bins = {"before": kept.pop("before"), "after": kept.pop("after")}
+def _summary(calibration: Calibration, failures: int) -> dict[str, object]:
+    summary = calibration.to_json()
+    bins = {"before": summary.pop("before"), "after": summary.pop("after")}
     errors = {"ece_before": calibration.ece_before, "ece_after": calibration.ece_after}
-    return {**kept, **errors, "reliability": bins, "failures": len(failures)}
+    return {**summary, **errors, "reliability": bins, "failures": failures}
 
 
 def _lines(calibration: Calibration) -> list[str]:
+    from mmembed.classification.classes import some_of
+
     before = "none" if calibration.ece_before is None else f"{calibration.ece_before:.3f}"
     fitted = f"temperature {calibration.temperature:.3g}" if calibration.temperature is not None else "Platt"
     lines = [
@@ -134,16 +124,11 @@ def _lines(calibration: Calibration) -> list[str]:
         f"expected calibration error: {before} before, {calibration.ece_after:.3f} after (cross-validated)",
     ]
     if calibration.borrowed:
-        lines.append(f"too few pictures for a line of their own: {_some(calibration.borrowed)}")
+        lines.append(f"too few pictures for a line of their own: {some_of(calibration.borrowed, _SHOWN)}")
     if calibration.rule:
         lines.append(f"thresholds at {calibration.rule}:")
         reached = [(n, t) for n, t in calibration.thresholds.items() if n not in calibration.unreached]
         lines += [f"  {threshold:6.3f}  {name}" for name, threshold in reached]
     if calibration.unreached:
-        lines.append(f"never given, because no threshold keeps the rule: {_some(calibration.unreached)}")
+        lines.append(f"never given, because no threshold keeps the rule: {some_of(calibration.unreached, _SHOWN)}")
     return lines
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmembed.cli import label_options as asked
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 from mmembed.cli.index import Paths
 
 if TYPE_CHECKING:
     from mmembed.classification import Classes, Classified, LabelScore
     from mmembed.classification.zero_shot import Learnt
-    from mmembed.types import Failure, Store
+    from mmembed.collection import Collection
+    from mmembed.types import Failure
 
 _SHOWN = 5  # labels of a picture, where people read
 
@@ -24,29 +25,23 @@ _SHOWN = 5  # labels of a picture, where people read
 def classify_command(
     session: o.Session,
     paths: Paths,
-    labels: asked.LabelsText,
+    labels: labelling.LabelsText,
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Name of an encoder of pictures and text; by default tiny.", show_default=False),
+        str | None, typer.Option(help="Name of an encoder of pictures and text; by default tiny.")
     ] = None,
-    templates: asked.Templates = "simple",
-    top_k: asked.TopK = None,
-    threshold: asked.Thresholds = None,
-    background: asked.Background = None,
+    templates: labelling.Templates = "simple",
+    top_k: labelling.TopK = None,
+    threshold: labelling.Thresholds = None,
+    background: labelling.Background = None,
     collection: Annotated[
-        str | None,
-        typer.Option("--in", help="Use the encoder and the calibration of this collection.", show_default=False),
+        str | None, typer.Option("--in", help="Use the encoder and the calibration of this collection.")
     ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.", show_default=False)
-    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.")] = None,
     few_shot: Annotated[
         bool, typer.Option("--few-shot", help="Go by what `mmembed few-shot` learnt in the collection of --in.")
     ] = False,
     exclude: o.Exclude = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Larger pictures are refused.", show_default=False)
-    ] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
     workers: o.Workers = None,
 ) -> None:
     """Say which of your labels fit each picture: zero-shot, or by what a collection learnt.
@@ -56,8 +51,8 @@ def classify_command(
     """
     if few_shot and (collection is None or calibration is not None):
         raise typer.BadParameter("goes with --in COLLECTION, and without --calibration", param_hint="--few-shot")
-    wanted = asked.asked_labels(labels, templates, background)
-    limits = asked.asked_threshold(threshold, wanted.names)
+    named = labelling.labels_for(labels, templates, background)
+    limits = labelling.threshold_of(threshold, named.names)
 
     from mmembed.classification import classify, embed_classes
     from mmembed.classification.collection_classes import classes_of
@@ -65,23 +60,23 @@ def classify_command(
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.sources import scan
 
-    found = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
-    used, learnt = asked.image_encoder(session, collection, encoder), None
+    files = scan(paths, modality="image", suffixes=IMAGE_SUFFIXES, exclude=exclude or ())
+    loaded, learnt = labelling.encoder_for(session, collection, encoder), None
     if collection is None:
-        classes = embed_classes(used, wanted, cache=asked.class_cache())
+        classes = embed_classes(loaded, named, cache=labelling.class_cache())
     else:
         where = Collection(session.store, collection)
-        classes = classes_of(where, wanted, session.encoders, encoder=used, cache=asked.class_cache())
+        classes = classes_of(where, named, session.encoders, encoder=loaded, cache=labelling.class_cache())
         if few_shot:
-            learnt, classes = _learnt(session.store, collection, classes), classes.calibrated(None)
+            learnt, classes = _learnt(where, classes), classes.calibrated(None)
     if calibration is not None:
         from mmembed.classification.calibration import read_calibration
 
         classes = classes.calibrated(read_calibration(o.existing_file(calibration)))
     results = classify(
-        found,
+        files,
         classes,
-        encoder=used,
+        encoder=loaded,
         threshold=limits,
         top_k=top_k,
         learnt=learnt,
@@ -91,15 +86,15 @@ def classify_command(
     _print(results, classes, cut=limits is not None, as_json=session.json, shown=top_k or _SHOWN)
 
 
-def _learnt(opened: Store, collection: str, classes: Classes) -> Learnt:
+def _learnt(collection: Collection, classes: Classes) -> Learnt:
     from mmembed.classification.few_shot import load_few_shot
     from mmembed.errors import InvalidSample
 
-    learnt = load_few_shot(opened, collection, classes)
+    learnt = load_few_shot(collection.store, collection.name, classes)
     if learnt is None:
         raise InvalidSample(
-            f"collection {collection!r} has learnt nothing for these labels and templates: teach it with "
-            f"`mmembed few-shot FOLDER --in {collection}`"
+            f"collection {collection.name!r} has learnt nothing for these labels and templates: teach it with "
+            f"`mmembed few-shot FOLDER --in {collection.name}`"
         )
     return learnt
 
@@ -131,27 +126,23 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
 
 
 def _as_json(result: Classified, *, open_set: bool, grouped: bool) -> dict[str, Any]:
-    line: dict[str, Any] = {"uri": result.uri, "labels": _scores(result.labels)}
+    line: dict[str, Any] = {"uri": result.uri, "labels": result.labels}
     if open_set:
         line["none_of_these"] = result.none_of_these
     if grouped:
-        line["groups"] = _scores(result.groups)
+        line["groups"] = result.groups
     return line
-
-
-def _scores(labels: Sequence[LabelScore]) -> list[dict[str, Any]]:
-    return [{"label": one.label, "score": one.score, "probability": one.probability} for one in labels]
 
 
 def _line(result: Classified, paths: dict[str, str], shown: int) -> str:
     """`cat.jpg: animal > cat 91.2%, animal > dog 8.1% [animal 99.3%]`."""
     parts = [f"{paths[one.label]} {_number(one)}" for one in result.labels[:shown]]
     left = len(result.labels) - shown
-    said = ", ".join(parts) + (f" and {left} more" if left > 0 else "")
+    labels = ", ".join(parts) + (f" and {left} more" if left > 0 else "")
     if result.none_of_these:
-        said = f"none of these{f' (nearest: {said})' if said else ''}"
+        labels = f"none of these{f' (nearest: {labels})' if labels else ''}"
     groups = ", ".join(f"{one.label} {_number(one)}" for one in result.groups[:shown])
-    return f"{result.uri}: {said}" + (f" [{groups}]" if groups else "")
+    return f"{result.uri}: {labels}" + (f" [{groups}]" if groups else "")
 
 
 def _number(one: LabelScore) -> str:

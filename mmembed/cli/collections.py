@@ -45,8 +45,8 @@ def delete_command(
     """Remove points by id or by filter; prints how many."""
     if bool(ids) == bool(filter):
         raise typer.BadParameter("give ids or --filter, one of the two", param_hint="ID")
-    wanted = o.parse_filter(filter)
-    if wanted is not None and not wanted.model_dump(exclude_none=True, exclude_defaults=True):
+    condition = o.parse_filter(filter)
+    if condition is not None and not condition.model_dump(exclude_none=True, exclude_defaults=True):
         raise typer.BadParameter(
             f"an empty filter matches every point: `mmembed drop {collection}` removes them all", param_hint="--filter"
         )
@@ -55,7 +55,7 @@ def delete_command(
     from mmembed.collection.removal import remove_ids, remove_where
 
     where = Collection(session.store, collection)
-    removed = remove_ids(where, ids or []) if wanted is None else remove_where(where, wanted)
+    removed = remove_ids(where, ids or []) if condition is None else remove_where(where, condition)
     typer.echo(f"{removed.points:,} points removed from {collection}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +11,12 @@ import typer
 
 from mmembed.cli import evaluate_options as e
 from mmembed.cli import options as o
-from mmembed.cli.evaluate_searches import eval_runs, eval_searches
 from mmembed.cli.progress import show_steps
 
-app = typer.Typer(no_args_is_help=True, help="Measure retrieval, classification and searches, with intervals.")
-app.command("searches")(eval_searches)
-app.command("runs")(eval_runs)
+eval_app = typer.Typer(no_args_is_help=True, help="Measure retrieval, classification and searches, with intervals.")
 
 
-@app.command("captions")
+@eval_app.command("captions")
 @o.shared("measure", "task", *e.ENCODERS, *e.RESULTS, session=e.EvalSession)
 def eval_captions(
     session: e.EvalSession,
@@ -36,26 +35,12 @@ def eval_captions(
 
     measures = session.measures(IMAGE_TEXT_MEASURES)
     read = read_captions(captions, images=images)
-    encoders = session.measured_encoders("tiny")
-    opened = session.place_to_index(context)
-    with show_steps() as on_progress:
-        results = [
-            evaluate_captions(
-                opened,
-                session.collection_for(each, read.name, captions),
-                read,
-                encoder=each,
-                task=session.task,
-                measures=measures,
-                on_progress=on_progress,
-            )
-            for each in encoders
-        ]
-    both = compare_both_ways(results)
+    evaluate = partial(evaluate_captions, captions=read, task=session.task, measures=measures)
+    both = compare_both_ways(session.evaluate_each(evaluate, "tiny", read.name, captions, context))
     session.show([("text_to_image", both.text_to_image), ("image_to_text", both.image_to_text)])
 
 
-@app.command("retrieval")
+@eval_app.command("retrieval")
 @o.shared("measure", "task", *e.ENCODERS, *e.RESULTS, session=e.EvalSession)
 def eval_retrieval(
     session: e.EvalSession,
@@ -80,28 +65,14 @@ def eval_retrieval(
     measures = session.measures()
     test_set = read_test_set(folder.expanduser(), split=split)
     images = [entry.image for some in (test_set.corpus, test_set.queries) for entry in some.values() if entry.image]
-    default = "tiny" if images else "minilm"
-    encoders = session.measured_encoders(default)
-    evaluate = evaluate_passages if passages else evaluate_retrieval
+    evaluate = partial(
+        evaluate_passages if passages else evaluate_retrieval, test_set=test_set, task=session.task, measures=measures
+    )
     name = f"{test_set.name}-passages" if passages else test_set.name
-    opened = session.place_to_index(context)
-    with show_steps() as on_progress:
-        reports = [
-            evaluate(
-                opened,
-                session.collection_for(each, name, folder),
-                test_set,
-                encoder=each,
-                task=session.task,
-                measures=measures,
-                on_progress=on_progress,
-            )
-            for each in encoders
-        ]
-    session.finish(reports)
+    session.finish(session.evaluate_each(evaluate, "tiny" if images else "minilm", name, folder, context))
 
 
-@app.command("zero-shot")
+@eval_app.command("zero-shot")
 @o.shared(*e.ENCODERS, *e.RESULTS, session=e.EvalSession)
 def eval_zero_shot(
     session: e.EvalSession,
@@ -119,27 +90,93 @@ def eval_zero_shot(
     The encoder is tiny by default.
     """
     session.check_files()
-    from mmembed.cli.label_options import asked_labels
+    from mmembed.cli.label_options import labels_for
     from mmembed.evaluation.tasks.classification import evaluate_classes, read_class_texts
     from mmembed.sources.labelled import read_class_folders
 
     read = read_class_folders(folder.expanduser())
     names = sorted({image.label for image in read if image.label is not None})
-    wanted = asked_labels(names, templates, None)
+    classes = labels_for(names, templates, None)
     if labels is not None:
-        wanted = read_class_texts(labels, names, templates=wanted.templates)
-    encoders = session.measured_encoders("tiny")
-    opened = session.place_to_index(context)
+        classes = read_class_texts(labels, names, templates=classes.templates)
+    evaluate = partial(evaluate_classes, images=read, labels=classes)
+    session.finish(session.evaluate_each(evaluate, "tiny", folder.resolve().name, folder, context))
+
+
+@eval_app.command("searches")
+@o.shared("measure", "task", *e.RESULTS, *o.MODELS, *o.STORE, session=e.EvalSession, to_read=True)
+def eval_searches(
+    session: e.EvalSession,
+    log: Annotated[Path, typer.Argument(help="JSONL or CSV of searches with what is relevant, or a BEIR folder.")],
+    collections: Annotated[
+        list[str] | None, typer.Option("--in", help="Collection to search; two are compared. By default images.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Only for a collection that mmembed did not make.")] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Index the collection's files again with two encoders, for this only, and compare them."),
+    ] = None,
+) -> None:
+    """Your own searches: a log with clicks, or a handful of judged queries, asked of a collection as its users ask it.
+
+    A line of JSONL is {"query": "red shoes", "relevant": ["a.jpg", ...]} or {"image": "q.jpg", ...}, "clicked" for
+    "relevant", and "filter" a Qdrant filter; columns of a CSV are query, uri and grade.
+    """
+    session.check_files()
+    from mmembed.evaluation.formats import read_test_set
+    from mmembed.evaluation.formats.search_log import log_of, read_searches
+    from mmembed.evaluation.tasks.encoders import evaluate_encoders
+    from mmembed.evaluation.tasks.searches import evaluate_searches
+
+    names = collections or ["images"]
+    if len(names) > 1 and compare is not None:
+        raise typer.BadParameter("indexes one collection again: name one with --in", param_hint="--compare")
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"{names[0]!r} cannot be compared with itself", param_hint="--in")
+    measures = session.measures()
+    file = log.expanduser()
+    read = log_of(read_test_set(file)) if file.is_dir() else read_searches(file)
     with show_steps() as on_progress:
-        reports = [
-            evaluate_classes(
-                opened,
-                session.collection_for(each, folder.resolve().name, folder),
+        if compare is not None:
+            encoders = replace(session, encoder=encoder, compare=compare).measured_encoders("tiny")
+            reports = evaluate_encoders(
+                session.store,
+                names[0],
                 read,
-                encoder=each,
-                labels=wanted,
+                encoders,
+                query_task=session.task,
+                measures=measures,
                 on_progress=on_progress,
             )
-            for each in encoders
-        ]
+        else:
+            reports = [
+                evaluate_searches(
+                    session.store,
+                    name,
+                    read,
+                    encoder=session.encoders[encoder] if encoder is not None else None,
+                    query_task=session.task,
+                    measures=measures,
+                    encoders=session.encoders,
+                    on_progress=on_progress,
+                )
+                for name in names
+            ]
     session.finish(reports)
+
+
+@eval_app.command("runs")
+@o.shared("measure", *e.RESULTS, session=e.EvalSession)
+def eval_runs(
+    session: e.EvalSession,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="TREC run files: topic Q0 document rank score tag.")
+    ],
+    qrels: Annotated[Path, typer.Option(help="TREC judgements: topic 0 document grade.")],
+) -> None:
+    """Rankings made before, by any system: judge them, and compare each pair."""
+    session.check_files()
+    from mmembed.evaluation.tasks.run_files import evaluate_run_files
+
+    report = evaluate_run_files(qrels.expanduser(), [run.expanduser() for run in runs], measures=session.measures())
+    session.show([("runs", report)])

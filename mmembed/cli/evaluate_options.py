@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from mmembed.cli import options as o
+from mmembed.cli.progress import show_steps
 
 if TYPE_CHECKING:
     from mmembed.evaluation.report import Report
     from mmembed.types import Encoder, Store
+
+_T = TypeVar("_T")
 
 RESULTS = ("plot", "output", "seed", "json")
 ENCODERS = ("encoder", "compare", "collection", *o.STORE, *o.MODELS, "batch_size")
@@ -30,26 +32,20 @@ _WIDTH = 100  # columns where stdout is no terminal
 class EvalSession(o.Session):
     """The options of one run of an evaluation, and what they come to."""
 
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Name of the encoder to measure.", show_default=False)
-    ] = None
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Name of the encoder to measure.")] = None
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option("--compare", help="Two encoders, measured on the same things and compared.", show_default=False),
+        typer.Option("--compare", help="Two encoders, measured on the same things and compared."),
     ] = None
     collection: Annotated[
         str | None,
         typer.Option(
-            "--in",
-            help="Collection to index into and to keep; without it, and without --store, all is temporary.",
-            show_default=False,
+            "--in", help="Collection to index into and to keep; without it, and without --store, all is temporary."
         ),
     ] = None
     measure: Annotated[
         list[str] | None,
-        typer.Option(
-            "--measure", help="nDCG@10, hit_rate@1, recall@100, MRR@10, MAP, ...; repeatable.", show_default=False
-        ),
+        typer.Option("--measure", help="nDCG@10, hit_rate@1, recall@100, MRR@10, MAP, ...; repeatable."),
     ] = None
     task: Annotated[
         str | None, typer.Option("--task", help="Task or instruction of the queries, for encoders that take one.")
@@ -58,7 +54,25 @@ class EvalSession(o.Session):
     output: Annotated[Path | None, typer.Option("--output", help="Write all of it as JSON, query by query.")] = None
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the intervals and tests.")] = 0
 
-    def place_to_index(self, context: typer.Context) -> Store:
+    def evaluate_each(
+        self, evaluate: Callable[..., _T], default: str, name: str, place: Path, context: typer.Context
+    ) -> list[_T]:
+        """What `evaluate` gives for each encoder, in a collection for it.
+
+        Args:
+            evaluate: takes the store and the collection, and the keywords encoder and on_progress.
+            default: the encoder that is measured where none was named.
+            name: of what is measured, which lies at `place`.
+        """
+        encoders = self.measured_encoders(default)
+        store = self._place_to_index(context)
+        with show_steps() as on_progress:
+            return [
+                evaluate(store, self._collection_for(each, name, place), encoder=each, on_progress=on_progress)
+                for each in encoders
+            ]
+
+    def _place_to_index(self, context: typer.Context) -> Store:
         """The store that was asked for, or a temporary Edge folder where neither it nor a collection was."""
         from mmembed.stores import open_store
 
@@ -71,9 +85,17 @@ class EvalSession(o.Session):
         return opened
 
     def measured_encoders(self, default: str) -> Iterator[Encoder]:
-        return measured_encoders(self, self.encoder, self.compare, default)
+        """One, or the two that are compared, each loaded when it is its turn."""
+        pair = self.compare
+        if pair is not None and self.encoder is not None:
+            raise typer.BadParameter(
+                "names two encoders, and --encoder one more: give one of them", param_hint="--compare"
+            )
+        if pair is not None and pair[0] == pair[1]:
+            raise typer.BadParameter(f"{pair[0]!r} cannot be compared with itself", param_hint="--compare")
+        return (self.encoders[name] for name in pair or (self.encoder or default,))
 
-    def collection_for(self, encoder: Encoder, default: str, place: Path) -> str:
+    def _collection_for(self, encoder: Encoder, default: str, place: Path) -> str:
         """What was asked for; with several encoders, or where nothing was, a name that tells encoders apart.
 
         Where nothing was, also one that tells places apart: two test sets of one name share no collection.
@@ -118,19 +140,17 @@ class EvalSession(o.Session):
 
         seeded = {name: replace(report, seed=self.seed) for name, report in named}
 
-        def together(*, per_query: bool) -> Any:
+        def together(*, per_query: bool) -> str:
             entries = {name: report.as_json(per_query=per_query) for name, report in seeded.items()}
-            return entries if len(entries) > 1 else next(iter(entries.values()))
+            return o.as_json(entries if len(entries) > 1 else next(iter(entries.values())))
 
         if self.json:
-            typer.echo(json.dumps(together(per_query=False), ensure_ascii=False))
+            typer.echo(together(per_query=False))
         else:
             _print_tables(list(seeded.values()))
         try:
             if self.output is not None:
-                self.output.expanduser().write_text(
-                    f"{json.dumps(together(per_query=True), ensure_ascii=False)}\n", encoding="utf-8"
-                )
+                self.output.expanduser().write_text(f"{together(per_query=True)}\n", encoding="utf-8")
             if self.plot is not None:
                 plot_reports(list(seeded.values()), self.plot.expanduser())
         except OSError as exc:
@@ -138,17 +158,6 @@ class EvalSession(o.Session):
             raise SettingsError(
                 f"the results cannot be written to --output or --plot ({reason}): name another"
             ) from exc
-
-
-def measured_encoders(
-    session: o.Session, encoder: str | None, compare: tuple[str, str] | None, default: str
-) -> Iterator[Encoder]:
-    """One, or the two that are compared, each loaded when it is its turn."""
-    if compare is not None and encoder is not None:
-        raise typer.BadParameter("names two encoders, and --encoder one more: give one of them", param_hint="--compare")
-    if compare is not None and compare[0] == compare[1]:
-        raise typer.BadParameter(f"{compare[0]!r} cannot be compared with itself", param_hint="--compare")
-    return (session.encoders[name] for name in compare or (encoder or default,))
 
 
 def _plain(text: str) -> str:

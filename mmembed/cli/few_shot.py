@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import label_options as asked
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 
 if TYPE_CHECKING:
@@ -19,16 +19,13 @@ def few_shot_command(
     session: o.Session,
     folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder per label.")],
     collection: Annotated[str, typer.Option("--in", help="Collection that the pictures go into, and that learns.")],
-    encoder: Annotated[
-        str | None, typer.Option(help="By default the collection's own, else tiny.", show_default=False)
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="By default the collection's own, else tiny.")] = None,
     labels: Annotated[
-        str | None, typer.Option(help="As for classify; by default the names of the sub-folders.", show_default=False)
+        str | None, typer.Option(help="As for classify; by default the names of the sub-folders.")
     ] = None,
-    templates: asked.Templates = "simple",
+    templates: labelling.Templates = "simple",
     shots: Annotated[
-        int | None,
-        typer.Option(min=1, help="Pictures of each label to learn from; by default half.", show_default=False),
+        int | None, typer.Option(min=1, help="Pictures of each label to learn from; by default half.")
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key that gets the label.")] = "class",
     seed: Annotated[int, typer.Option(help="Random seed of the split.")] = 0,
@@ -45,43 +42,23 @@ def few_shot_command(
 
     images = read_class_folders(folder)
     names = labels or sorted({image.label for image in images if image.label is not None})
-    wanted = asked.asked_labels(names, templates, None)
     report = learn_few_shot(
         session.store,
         collection,
         images,
         encoder=session.encoder_of(collection, "image", encoder, "tiny"),
-        labels=wanted,
+        labels=labelling.labels_for(names, templates, None),
         shots=shots,
         key=key,
-        cache=asked.class_cache(),
+        cache=labelling.class_cache(),
         workers=workers,
         seed=seed,
     )
-    o.tell_failures(report.failures)
-    if session.json:
-        typer.echo(o.as_json(_as_json(report)))
-    else:
-        for line in _lines(report):
-            typer.echo(line)
-    if report.failures:
-        raise typer.Exit(3)
-
-
-def _as_json(report: FewShotReport) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {
-        "images": report.images,
-        "measured": [asdict(measured) for measured in report.measured],
-        "chosen": asdict(report.note),
-        "outcomes": [asdict(outcome) for outcome in report.outcomes],
-        "failures": [{"uri": failure.uri, "error": failure.error} for failure in report.failures],
-    }
+    o.show_result(report, lambda: _lines(report), report.failures, json=session.json)
 
 
 def _lines(report: FewShotReport) -> list[str]:
-    parts, note = report.images, report.note
+    parts, note = report.images, report.chosen
     sizes = f"{parts['train']} pictures to learn from, {parts['validation']} to choose by, {parts['test']} to test"
     lines = [
         f"{len(note.names)} labels: {sizes}",

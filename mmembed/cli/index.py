@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,40 +17,81 @@ if TYPE_CHECKING:
     from mmembed.ingest import IngestReport
     from mmembed.types import Modality
 
-app = typer.Typer(no_args_is_help=True, help="Index pictures or documents.")
+index_app = typer.Typer(no_args_is_help=True, help="Index pictures or documents.")
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PATH...", help="Folders, files, patterns, or manifests (.csv, .jsonl).")
 ]
 
 
-@app.command("images")
-@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
-def index_images(
-    session: o.Session,
+@dataclass(frozen=True)
+class IndexSession(o.Session):
+    """The options that both kinds of indexing have."""
+
+    sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")] = (
+        False
+    )
+    exclude: o.Exclude = None
+    workers: o.Workers = None
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, help="Shards of a collection that is created in a Qdrant cluster.")
+    ] = None
+    replicas: Annotated[
+        int | None,
+        typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster."),
+    ] = None
+
+    def index(
+        self,
+        ingest: Callable[..., IngestReport],
+        collection: str,
+        paths: list[str],
+        modality: Modality,
+        suffixes: frozenset[str],
+    ) -> None:
+        """Run it with these options, show its progress, print the report, leave with the exit code it calls for."""
+        from mmembed.sources import scan
+
+        what, exclude = "pictures" if modality == "image" else "documents", self.exclude or ()
+
+        def count() -> int:
+            return sum(1 for _ in scan(paths, modality=modality, suffixes=suffixes, exclude=exclude))
+
+        with show_progress(count, what) as on_progress:
+            report = ingest(
+                self.store,
+                collection,
+                paths,
+                sync=self.sync,
+                exclude=exclude,
+                workers=self.workers,
+                shards=self.shards,
+                replicas=self.replicas,
+                encoders=self.encoders,
+                on_progress=on_progress,
+            )
+        _finish(report, what, as_json=self.json)
+
+
+@index_app.command("images")
+@o.shared(*get_annotations(IndexSession), "json", *o.MODELS, "batch_size", *o.STORE, session=IndexSession)
+def index_images_command(
+    session: IndexSession,
     paths: Paths,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "images",
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Name of an image encoder; by default the collection's own, else tiny.", show_default=False),
+        str | None, typer.Option(help="Name of an image encoder; by default the collection's own, else tiny.")
     ] = None,
     caption_encoder: Annotated[
-        str | None,
-        typer.Option(help="Text encoder for captions; by default minilm once there are captions.", show_default=False),
+        str | None, typer.Option(help="Text encoder for captions; by default minilm once there are captions.")
     ] = None,
     late_encoder: Annotated[
         str | None,
         typer.Option(
-            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any.",
-            show_default=False,
+            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
         ),
     ] = None,
-    sync: o.Sync = False,
-    exclude: o.Exclude = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
-    workers: o.Workers = None,
-    shards: o.Shards = None,
-    replicas: o.Replicas = None,
 ) -> None:
     """Index pictures for text-to-image and image-to-image search.
 
@@ -55,66 +100,47 @@ def index_images(
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.ingest import ingest_images
 
-    with show_progress(lambda: _count(paths, "image", IMAGE_SUFFIXES, exclude), "pictures") as on_progress:
-        report = ingest_images(
-            session.store,
-            collection,
-            paths,
-            encoder=session.encoder_of(collection, "image", encoder, "tiny"),
-            caption_encoder=session.load(caption_encoder),
-            late_encoder=session.load(late_encoder),
-            sync=sync,
-            exclude=exclude or (),
-            workers=workers,
-            max_pixels=max_pixels or MAX_PIXELS,
-            shards=shards,
-            replicas=replicas,
-            encoders=session.encoders,
-            on_progress=on_progress,
-        )
-    _finish(report, "pictures", as_json=session.json)
+    ingest = partial(
+        ingest_images,
+        encoder=session.encoder_of(collection, "image", encoder, "tiny"),
+        caption_encoder=session.load(caption_encoder),
+        late_encoder=session.load(late_encoder),
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    session.index(ingest, collection, paths, "image", IMAGE_SUFFIXES)
 
 
-@app.command("documents")
-@o.shared("json", *o.MODELS, "batch_size", *o.STORE)
-def index_documents(
-    session: o.Session,
+@index_app.command("documents")
+@o.shared(*get_annotations(IndexSession), "json", *o.MODELS, "batch_size", *o.STORE, session=IndexSession)
+def index_documents_command(
+    session: IndexSession,
     paths: Paths,
     collection: Annotated[str, typer.Option(help="Collection to write to.")] = "documents",
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Name of a text encoder; by default the collection's own, else minilm.", show_default=False),
+        str | None, typer.Option(help="Name of a text encoder; by default the collection's own, else minilm.")
     ] = None,
     cross_encoder: Annotated[
         str | None,
         typer.Option(
             help="Image-text encoder whose text tower makes passages findable by picture; "
-            "by default that of the images collection, else tiny.",
-            show_default=False,
+            "by default that of the images collection, else tiny."
         ),
     ] = None,
     sparse_encoder: Annotated[
         str | None,
         typer.Option(
-            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any.",
-            show_default=False,
+            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any."
         ),
     ] = None,
     late_encoder: Annotated[
         str | None,
         typer.Option(
             help="Late-interaction encoder (multivectors) that orders the best candidates; by default the "
-            "collection's own, if any.",
-            show_default=False,
+            "collection's own, if any."
         ),
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,
     images_collection: Annotated[str, typer.Option(help="Where pictures inside documents go.")] = "images",
-    sync: o.Sync = False,
-    exclude: o.Exclude = None,
-    workers: o.Workers = None,
-    shards: o.Shards = None,
-    replicas: o.Replicas = None,
 ) -> None:
     """Index text, Markdown, HTML, PDF and DOCX for text-to-text and image-to-text search.
 
@@ -123,32 +149,15 @@ def index_documents(
     from mmembed.documents import DOCUMENT_SUFFIXES
     from mmembed.ingest import ingest_documents
 
-    with show_progress(lambda: _count(paths, "text", DOCUMENT_SUFFIXES, exclude), "documents") as on_progress:
-        report = ingest_documents(
-            session.store,
-            collection,
-            paths,
-            encoder=session.encoder_of(collection, "text", encoder, "minilm"),
-            cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
-            sparse_encoder=session.load(sparse_encoder),
-            late_encoder=session.load(late_encoder),
-            images_into=images_collection if images else None,
-            sync=sync,
-            exclude=exclude or (),
-            workers=workers,
-            shards=shards,
-            replicas=replicas,
-            encoders=session.encoders,
-            on_progress=on_progress,
-        )
-    _finish(report, "documents", as_json=session.json)
-
-
-def _count(paths: list[str], modality: Modality, suffixes: frozenset[str], exclude: list[str] | None) -> int:
-    """How many files there are to look at, counted without opening any."""
-    from mmembed.sources import scan
-
-    return sum(1 for _ in scan(paths, modality=modality, suffixes=suffixes, exclude=exclude or ()))
+    ingest = partial(
+        ingest_documents,
+        encoder=session.encoder_of(collection, "text", encoder, "minilm"),
+        cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
+        sparse_encoder=session.load(sparse_encoder),
+        late_encoder=session.load(late_encoder),
+        images_into=images_collection if images else None,
+    )
+    session.index(ingest, collection, paths, "text", DOCUMENT_SUFFIXES)
 
 
 def _finish(report: IngestReport, what: str, *, as_json: bool) -> None:
@@ -171,8 +180,8 @@ def _summary(report: IngestReport, what: str) -> str:
     rate = report.done / report.seconds if report.seconds > 0 else 0.0
     counts = [(report.embedded, "embedded"), (report.unchanged, "unchanged"), (report.moved, "moved")]
     counts += [(report.copied, "copied"), (report.removed, "removed"), (len(report.failures), "failed")]
-    said = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
-    line = f"{what}: {said} in {report.seconds:.1f} s ({rate:,.1f} a second)"
+    done = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
+    line = f"{what}: {done} in {report.seconds:.1f} s ({rate:,.1f} a second)"
     if report.images is not None and report.images.done:
         line += "\n" + _summary(report.images, "pictures in them").partition(" in 0.0 s")[0]
     return line

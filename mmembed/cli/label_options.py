@@ -36,15 +36,12 @@ Thresholds: TypeAlias = Annotated[
     typer.Option(
         "--threshold",
         help="Leave out labels of a lower probability: 0.5, or cat=0.5 for one label; repeatable.",
-        show_default=False,
     ),
 ]
-TopK: TypeAlias = Annotated[
-    int | None, typer.Option("--top-k", min=1, help="Only the best labels; by default all.", show_default=False)
-]
+TopK: TypeAlias = Annotated[int | None, typer.Option("--top-k", min=1, help="Only the best labels; by default all.")]
 
 
-def asked_labels(labels: str | Sequence[str], templates: str, background: str | None) -> Labels:
+def labels_for(labels: str | Sequence[str], templates: str, background: str | None) -> Labels:
     """What --labels (or names, taken as they stand), --templates and --background mean.
 
     Raises InvalidLabels, and BadParameter where a file is named that is not there.
@@ -55,21 +52,21 @@ def asked_labels(labels: str | Sequence[str], templates: str, background: str | 
         raise typer.BadParameter(
             f"{templates!r} is not one of {', '.join(TEMPLATES)}, nor a file", param_hint="--templates"
         )
-    given: Labels | Sequence[str] = labels
+    classes: Labels | Sequence[str] = labels
     if isinstance(labels, str):
         if labels.endswith((".txt", ".json")) and "," not in labels and not _is_file(labels):
             raise typer.BadParameter(
                 f"there is no file {labels!r}: name one, or labels separated by commas", param_hint="--labels"
             )
-        given = read_labels(Path(labels)) if _is_file(labels) else parse_labels(labels)
+        classes = read_labels(Path(labels)) if _is_file(labels) else parse_labels(labels)
     return labels_of(
-        given,
+        classes,
         templates=TEMPLATES[templates] if templates in TEMPLATES else read_templates(Path(templates)),
         background=background.split(",") if background is not None else (),
     )
 
 
-def asked_threshold(entries: Sequence[str] | None, names: Sequence[str]) -> float | dict[str, float] | None:
+def threshold_of(entries: Sequence[str] | None, names: Sequence[str]) -> float | dict[str, float] | None:
     """`["0.5"]` -> 0.5; `["0.5", "cat=0.7"]` -> one for each label; `["cat=0.7"]` -> one for this label alone."""
     whole: float | None = None
     single: dict[str, float] = {}
@@ -90,7 +87,7 @@ def asked_threshold(entries: Sequence[str] | None, names: Sequence[str]) -> floa
     return single if whole is None else {**dict.fromkeys(names, whole), **single}
 
 
-def image_encoder(session: Session, collection: str | None, name: str | None) -> Encoder:
+def encoder_for(session: Session, collection: str | None, name: str | None) -> Encoder:
     """The encoder of the collection's images; without a collection the one that is named, or tiny."""
     from mmembed.classification.collection_classes import image_encoder
     from mmembed.collection import Collection

@@ -6,9 +6,9 @@ import functools
 import inspect
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_type_hints
@@ -29,19 +29,10 @@ MODELS = ("device", "dtype", "trust_remote_code")
 _FLAGS = {"vector_name": "--using"}  # others are called as their parameter is
 _QUOTES = "'\""
 
-Sync: TypeAlias = Annotated[
-    bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")
-]
 Exclude: TypeAlias = Annotated[
     list[str] | None, typer.Option("--exclude", help="Leave out paths that match this pattern; repeatable.")
 ]
 Workers: TypeAlias = Annotated[int | None, typer.Option("--workers", min=1, help="Reading threads.")]
-Shards: TypeAlias = Annotated[
-    int | None, typer.Option("--shards", min=1, help="Shards of a collection that is created in a Qdrant cluster.")
-]
-Replicas: TypeAlias = Annotated[
-    int | None, typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster.")
-]
 FilterJson: TypeAlias = Annotated[
     str | None, typer.Option("--filter", help='A Qdrant filter as JSON: {"must": [{"key": "...", "match": {...}}]}.')
 ]
@@ -61,14 +52,10 @@ class Session:
             "--store",
             envvar="MMEMBED_STORE",
             help="http://HOST:6333, edge:FOLDER; by default an embedded Qdrant Edge in your data directory.",
-            show_default=False,
         ),
     ] = None
     api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.", show_default=False
-        ),
+        str | None, typer.Option("--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.")
     ] = None
     grpc: Annotated[
         bool, typer.Option("--grpc", help="Talk gRPC to the Qdrant server: faster writes of long vectors.")
@@ -149,14 +136,14 @@ def shared(
         hints |= {name: declared[name] for name in options}
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            flags = {name: given.pop(name) for name in options}
+        def run(**values: Any) -> None:
+            flags = {name: values.pop(name) for name in options}
             with ExitStack() as closing:
-                command(session(**flags, to_read=to_read, closing=closing), **given)
+                command(session(**flags, to_read=to_read, closing=closing), **values)
 
-        shown = own + [defaults[name] for name in options]
+        parameters = own + [defaults[name] for name in options]
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in shown]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in parameters]
         )
         run.__annotations__ = hints
         return run
@@ -188,8 +175,8 @@ def parse_filter(text: str | None) -> Filter | None:
 def tell_failures(failures: Sequence[Failure], *, shown: int = 20) -> None:
     """A line on stderr for each, up to `shown`."""
     for failure in failures[:shown]:
-        said = failure.error if failure.uri in failure.error else f"{failure.uri}: {failure.error}"
-        typer.echo(f"failed: {as_flags(said)}", err=True)
+        error = failure.error if failure.uri in failure.error else f"{failure.uri}: {failure.error}"
+        typer.echo(f"failed: {as_flags(error)}", err=True)
     if len(failures) > shown:
         typer.echo(f"failed: and {len(failures) - shown:,} more", err=True)
 
@@ -211,4 +198,24 @@ def existing_file(path: Path) -> Path:
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """One line; a dataclass is an object of its fields, and a Failure one of uri and error."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    from mmembed.types import Failure
+
+    if isinstance(value, Failure):
+        return {"uri": value.uri, "error": value.error}
+    return vars(value) if is_dataclass(value) else str(value)
+
+
+def show_result(value: Any, lines: Callable[[], Iterable[str]], failures: Sequence[Failure], *, json: bool) -> None:
+    """The value as JSON, or its lines for people; exits with 3 where something failed, told on stderr."""
+    tell_failures(failures)
+    if json:
+        typer.echo(as_json(value))
+    else:
+        typer.echo("\n".join(lines()))
+    if failures:
+        raise typer.Exit(3)

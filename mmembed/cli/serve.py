@@ -37,7 +37,7 @@ def _options() -> list[inspect.Parameter]:
     """Typer reads a function's signature: this is one made of the fields of Settings, whose defaults stay theirs."""
     from mmembed.service.settings import Settings
 
-    found = []
+    options = []
     for name, field in Settings.model_fields.items():
         flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
         default = field.get_default()
@@ -48,13 +48,13 @@ def _options() -> list[inspect.Parameter]:
             kind = list[str] | None
         else:
             kind = kind | None
-        said = "Repeatable." if isinstance(default, tuple) else f"Default: {default}."
-        told = field.description if default in (None, False) else f"{field.description} {said}"
-        option = typer.Option(flag, help=told, show_default=False)
-        found.append(
+        shown = "Repeatable." if isinstance(default, tuple) else f"Default: {default}."
+        text = field.description if default in (None, False) else f"{field.description} {shown}"
+        option = typer.Option(flag, help=text, show_default=False)
+        options.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
         )
-    return found
+    return options
 
 
 _parameters = _options()

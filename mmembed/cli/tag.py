@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmembed.cli import label_options as asked
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 from mmembed.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from mmembed.classification.tagging import TagReport
-    from mmembed.types import Store
+    from mmembed.collection import Collection
 
 
 _MANY = 10_000  # points that a search compares with in no time, graph or not
@@ -25,15 +25,12 @@ def tag_command(
     labels: Annotated[
         str | None, typer.Option(help="Labels separated by commas, or a file of them, as for classify.")
     ] = None,
-    templates: asked.Templates = "simple",
-    background: asked.Background = None,
-    threshold: asked.Thresholds = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="At most so many labels for one picture.", show_default=False)
-    ] = None,
+    templates: labelling.Templates = "simple",
+    background: labelling.Background = None,
+    threshold: labelling.Thresholds = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="At most so many labels for one picture.")] = None,
     best: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.", show_default=False),
+        int | None, typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.")
     ] = None,
     key: Annotated[str, typer.Option(help="Payload key of the labels; scores go to KEY_scores.")] = "labels",
     filter: o.FilterJson = None,
@@ -49,51 +46,50 @@ def tag_command(
     """
     if (labels is None) != remove:
         raise typer.BadParameter("give --labels, or --remove to remove tags, one of the two", param_hint="--labels")
-    wanted = o.parse_filter(filter)
+    condition = o.parse_filter(filter)
 
     from mmembed.classification.tagging import remove_tags, tag
+    from mmembed.collection import Collection
 
-    given = asked.asked_labels(labels, templates, background) if labels is not None else None
-    store = session.store
-    if given is None:
-        removed = remove_tags(store, collection, key=key, filter=wanted)
-        said = (
-            o.as_json({"removed": removed}) if session.json else f"{removed:,} points of {collection} lost their tags"
-        )
-        typer.echo(said)
-        _after_writing(store, collection, removed, optimize=optimize)
+    classes = labelling.labels_for(labels, templates, background) if labels is not None else None
+    store, where = session.store, Collection(session.store, collection)
+    if classes is None:
+        removed = remove_tags(store, collection, key=key, filter=condition)
+        line = f"{removed:,} points of {collection} lost their tags"
+        typer.echo(o.as_json({"removed": removed}) if session.json else line)
+        _after_writing(where, removed, optimize=optimize)
         return
-    with show_progress(lambda: store.count(collection, filter=wanted), "points") as on_progress:
+    with show_progress(lambda: store.count(collection, filter=condition), "points") as on_progress:
         report = tag(
             store,
             collection,
-            given,
+            classes,
             key=key,
-            threshold=asked.asked_threshold(threshold, given.names),
+            threshold=labelling.threshold_of(threshold, classes.names),
             top_k=top_k,
             best=best,
-            filter=wanted,
+            filter=condition,
             on_progress=on_progress,
-            cache=asked.class_cache(),
+            cache=labelling.class_cache(),
             encoders=session.encoders,
         )
     typer.echo(o.as_json(report.as_json()) if session.json else _summary(report))
-    _after_writing(store, collection, report.tagged + report.untagged + report.removed, optimize=optimize)
+    _after_writing(where, report.tagged + report.untagged + report.removed, optimize=optimize)
 
 
-def _after_writing(store: Store, collection: str, written: int, *, optimize: bool) -> None:
+def _after_writing(collection: Collection, written: int, *, optimize: bool) -> None:
     """Build the search graph if that was asked for, else say that it is due. A server does it by itself."""
     if optimize:
-        store.optimize(collection)
-    elif written >= _MANY and store.url.startswith("edge:"):
+        collection.store.optimize(collection.name)
+    elif written >= _MANY and collection.store.url.startswith("edge:"):
         typer.echo("searches compare with every vector until the graph is rebuilt: add --optimize", err=True)
 
 
 def _summary(report: TagReport) -> str:
     counts = [(report.tagged, "tagged"), (report.untagged, "none of these"), (report.unchanged, "unchanged")]
     counts += [(report.removed, "removed")]
-    said = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
-    lines = [f"points: {said} in {report.seconds:.1f} s"]
+    changed = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
+    lines = [f"points: {changed} in {report.seconds:.1f} s"]
     width = max(len(f"{n:,}") for n in report.per_label.values())
     by_count = sorted(report.per_label.items(), key=lambda row: -row[1])
     return "\n".join(lines + [f"{n:>{width},}  {label}" for label, n in by_count])

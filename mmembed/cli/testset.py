@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,15 +13,9 @@ from mmembed.cli.progress import show_steps
 
 if TYPE_CHECKING:
     from mmembed.encoders.remote import ApiKey
-    from mmembed.evaluation.testsets import Chat, MadeTestSet
+    from mmembed.evaluation.testsets import Chat, TestSetReport
 
 _KEY = "MMEMBED_CHAT_API_KEY"
-
-
-class QueriesFrom(StrEnum):
-    auto = "auto"
-    captions = "captions"
-    headings = "headings"
 
 
 @o.shared("json", *o.MODELS, *o.STORE, to_read=True)
@@ -34,8 +27,9 @@ def make_command(
     queries_each: Annotated[int, typer.Option(min=1, help="Queries for each of them.")] = 2,
     seed: Annotated[int, typer.Option(help="Another seed draws another sample.")] = 0,
     queries_from: Annotated[
-        QueriesFrom, typer.Option("--from", help="Captions of pictures, headings of documents; auto: what there is.")
-    ] = QueriesFrom.auto,
+        Literal["auto", "captions", "headings"],
+        typer.Option("--from", help="Captions of pictures, headings of documents; auto: what there is."),
+    ] = "auto",
     caption_key: Annotated[str, typer.Option(help="Payload key that holds the caption of a picture.")] = "caption",
     chat: Annotated[
         str | None,
@@ -47,8 +41,7 @@ def make_command(
     chat_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
     chat_at_once: Annotated[int, typer.Option(min=1, help="Requests to it at the same time.")] = 4,
     filter_by: Annotated[
-        str | None,
-        typer.Option(help="Keep queries that find their source by this vector; by default as users search."),
+        str | None, typer.Option(help="Keep queries that find their source by this vector; by default as users search.")
     ] = None,
     first: Annotated[int, typer.Option(min=1, help="Hits among which the source must be.")] = 10,
     no_filter: Annotated[bool, typer.Option("--no-filter", help="Keep queries that do not find their source.")] = False,
@@ -66,11 +59,11 @@ def make_command(
     from mmembed.evaluation.testsets import RoundTrip, make_test_set
 
     with show_steps() as on_progress:
-        made = make_test_set(
+        report = make_test_set(
             session.store,
             collection,
             output,
-            queries_from=model or queries_from.value,
+            queries_from=model or queries_from,
             sample=sample,
             queries_each=queries_each,
             seed=seed,
@@ -79,32 +72,25 @@ def make_command(
             encoders=session.encoders,
             on_progress=on_progress,
         )
-    _show(made, session.json)
-
-
-def _show(made: MadeTestSet, json: bool) -> None:
-    o.tell_failures(made.failures, shown=5)
-    lost = made.dropped.get("not found again", 0)
-    if lost > made.queries:
+    lost = report.dropped.get("not found again", 0)
+    if lost > report.queries:
         typer.echo(
-            f"the filter dropped {lost} queries and kept {made.queries}: those are the ones that this collection's "
+            f"the filter dropped {lost} queries and kept {report.queries}: those are the ones that this collection's "
             f"own encoders find, so they say little of others; see --filter-by and --no-filter",
             err=True,
         )
-    if json:
-        failures = [{"uri": failure.uri, "error": failure.error} for failure in made.failures]
-        typer.echo(o.as_json({**vars(made), "folder": str(made.folder), "failures": failures}))
-    else:
-        dropped = ", ".join(f"{count} {why}" for why, count in sorted(made.dropped.items()))
-        typer.echo(
-            f"{made.folder}: {made.queries} queries with {made.judgements} relevant of {made.documents} in the corpus, "
-            f"from a sample of {made.sampled}" + (f" (dropped: {dropped})" if dropped else "")
-        )
-    if made.failures:
-        raise typer.Exit(3)
+    o.show_result(report, lambda: [_summary(report)], report.failures, json=session.json)
 
 
-def _chat(url: str | None, model: str | None, at_once: int, queries_from: QueriesFrom) -> Chat | None:
+def _summary(report: TestSetReport) -> str:
+    dropped = ", ".join(f"{count} {why}" for why, count in sorted(report.dropped.items()))
+    return (
+        f"{report.folder}: {report.queries} queries with {report.judgements} relevant of {report.documents} in the "
+        f"corpus, from a sample of {report.sampled}" + (f" (dropped: {dropped})" if dropped else "")
+    )
+
+
+def _chat(url: str | None, model: str | None, at_once: int, queries_from: str) -> Chat | None:
     """The chat model that was asked for; what else it takes or excludes is a usage error."""
     if url is None:
         if model is not None:
@@ -114,10 +100,8 @@ def _chat(url: str | None, model: str | None, at_once: int, queries_from: Querie
         return None
     if model is None:
         raise typer.BadParameter("needs --chat-model NAME", param_hint="--chat")
-    if queries_from is not QueriesFrom.auto:
-        raise typer.BadParameter(
-            f"{queries_from.value} are queries without a model: leave out --chat", param_hint="--from"
-        )
+    if queries_from != "auto":
+        raise typer.BadParameter(f"{queries_from} are queries without a model: leave out --chat", param_hint="--from")
 
     from mmembed.evaluation.testsets.chat import Chat, server_of
 

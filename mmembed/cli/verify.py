@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from dataclasses import asdict
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from mmembed.errors import EncoderLoadError
 
 if TYPE_CHECKING:
     from mmembed.encoders import Encoders
-    from mmembed.testing import Check, EncoderReport
+    from mmembed.testing import EncoderReport
     from mmembed.types import Encoder
 
 _COLOURS = {"passed": typer.colors.GREEN, "fault": typer.colors.RED, "skipped": typer.colors.BRIGHT_BLACK}
@@ -65,9 +65,7 @@ def verify_command(
         tolerance=tolerance,
     )
     if session.json:
-        typer.echo(
-            o.as_json({"encoder": report.encoder, "ok": report.ok, "checks": [asdict(c) for c in report.checks]})
-        )
+        typer.echo(o.as_json({"encoder": report.encoder, "ok": report.ok, "checks": report.checks}))
     else:
         _print(report)
     if not report.ok:
@@ -83,16 +81,15 @@ def _load(name: str, encoders: Encoders) -> Encoder:
 
 def _make(file: Path, name: str) -> Encoder:
     """Run the file as `python FILE` would, and take what it calls `name`, or what that returns."""
-    found = vars(_run_file(file)).get(name)
-    if found is None:
+    value = vars(_run_file(file)).get(name)
+    if value is None:
         raise EncoderLoadError(f"{file} defines no {name!r}: name an encoder in it, or a function that makes one")
-    if hasattr(found, "encode_text") and not isinstance(found, type):
-        encoder: Encoder = found
-        return encoder
-    if not callable(found):
-        raise EncoderLoadError(f"{name!r} in {file} is a {type(found).__name__}, not an encoder: wrap it in one")
-    made: Encoder = _made(found, f"{name}() in {file}")
-    return made
+    if isinstance(value, type) or not hasattr(value, "encode_text"):
+        if not callable(value):
+            raise EncoderLoadError(f"{name!r} in {file} is a {type(value).__name__}, not an encoder: wrap it in one")
+        value = _call(value, f"{name}() in {file}")
+    encoder: Encoder = value
+    return encoder
 
 
 def _run_file(file: Path) -> Any:
@@ -105,11 +102,11 @@ def _run_file(file: Path) -> Any:
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(file.parent.resolve()))
     loader = spec.loader
-    _made(lambda: loader.exec_module(module), str(file))
+    _call(lambda: loader.exec_module(module), str(file))
     return module
 
 
-def _made(make: Any, what: str) -> Any:
+def _call(make: Any, what: str) -> Any:
     """Run a stranger's code; whatever it raises becomes one line."""
     try:
         return make()
@@ -130,13 +127,10 @@ def _print(report: EncoderReport) -> None:
 
 
 def _verdict(report: EncoderReport) -> str:
-    passed, skipped = (_count(report.checks, outcome) for outcome in ("passed", "skipped"))
+    counts = Counter(check.outcome for check in report.checks)
+    passed, skipped = counts["passed"], counts["skipped"]
     if report.ok:
         return f"right, as far as was judged: {passed} checks passed, {skipped} skipped"
     faults = ", ".join(check.name for check in report.faults)
     s = "" if len(report.faults) == 1 else "s"
     return f"wrong: {len(report.faults)} fault{s} ({faults}), {passed} checks passed, {skipped} skipped"
-
-
-def _count(checks: tuple[Check, ...], outcome: str) -> int:
-    return sum(check.outcome == outcome for check in checks)

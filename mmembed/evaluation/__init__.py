@@ -29,7 +29,7 @@ from mmembed.evaluation.formats.search_log import SearchLog, log_of, read_search
 from mmembed.evaluation.formats.trec import read_qrels, read_queries, read_run, read_trec, write_qrels, write_run
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, depth_of, evaluate_run, parse_measures
 from mmembed.evaluation.plots import plot_reports
-from mmembed.evaluation.report import Compared, Comparison, Estimate, MeasureRow, Report, System, evaluate_system
+from mmembed.evaluation.report import Comparison, Estimate, MeasureRow, Report, System, evaluate_system
 from mmembed.evaluation.tables import report_tables
 from mmembed.evaluation.tasks.classification import evaluate_classes
 from mmembed.evaluation.tasks.encoders import evaluate_encoders
@@ -45,7 +45,6 @@ __all__ = [
     "MEASURES",
     "BothWays",
     "Captions",
-    "Compared",
     "Comparison",
     "CorpusDocument",
     "Estimate",

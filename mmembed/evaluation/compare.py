@@ -11,21 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from mmembed.collection import Collection
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.corpus_index import OnProgress
-from mmembed.evaluation.measures import Qrels, Run, Scores, depth_of, evaluate_run, parse_measures
-from mmembed.evaluation.report import Compared, Report, System
-from mmembed.types import Encoder
+from mmembed.evaluation.corpus_index import OnStep
+from mmembed.evaluation.measures import Qrels, Scores, depth_of, evaluate_run, parse_measures, ranked
+from mmembed.evaluation.report import Report, System
+from mmembed.types import Encoder, Failure
 
-__all__ = ["Found", "Ranker", "compare", "depths_of", "facts_of", "measure_search"]
+__all__ = ["DocumentScores", "Ranker", "compare", "depths_of", "facts_of", "measure_search", "unasked"]
 
-Found: TypeAlias = dict[str, float]
-"""What one search found: document -> score."""
+DocumentScores: TypeAlias = dict[str, float]
+"""What one search finds: document -> score."""
 
-Ranker: TypeAlias = Callable[[str, int, bool], Found]
+Ranker: TypeAlias = Callable[[str, int, bool], DocumentScores]
 """Query id, how many documents, whether exactly -> what is found; nothing where the query cannot be asked."""
 
 _STEPS = (10, 100, 1000)
@@ -52,7 +50,7 @@ def measure_search(
     qrels: Qrels,
     *,
     measures: Sequence[str],
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> System:
     """Ask every query exactly and as the collection is, and judge both. Errors are those of `evaluate_run`.
 
@@ -60,8 +58,8 @@ def measure_search(
     """
     groups = depths_of(measures)
     deepest = max(groups, default=0)
-    exact: dict[str, Found] = {}
-    as_is: dict[int, dict[str, Found]] = {depth: {} for depth in groups}
+    exact: dict[str, DocumentScores] = {}
+    as_is: dict[int, dict[str, DocumentScores]] = {depth: {} for depth in groups}
     for done, query in enumerate(queries, 1):
         exact[query] = _cut(search(query, deepest + _BEYOND, True), deepest)
         for depth, run in as_is.items():
@@ -70,16 +68,18 @@ def measure_search(
             on_progress("searches", done, len(queries))
     judged = {depth: evaluate_run(run, qrels, groups[depth]) for depth, run in as_is.items()}
     together = {measure: values for scores in judged.values() for measure, values in scores.per_query.items()}
-    asked = parse_measures(measures)
-    whole = Scores({m: together[m] for m in asked}, judged[deepest].left_out, judged[deepest].missing)
-    runs: tuple[Run, ...] = (exact, as_is[deepest])
-    return System(name, Compared(evaluate_run(exact, qrels, asked), whole), runs)
+    names = parse_measures(measures)
+    whole = Scores({m: together[m] for m in names}, judged[deepest].left_out, judged[deepest].missing)
+    return System(name, evaluate_run(exact, qrels, names), whole, runs=(exact, as_is[deepest]))
 
 
-def _cut(found: Found, depth: int) -> Found:
-    """The first `depth` in the order of trec_eval: by score as float32, those of one score by id, last first."""
-    ordered = sorted(found, key=lambda document: (np.float32(found[document]), document), reverse=True)
-    return {document: found[document] for document in ordered[:depth]}
+def _cut(ranking: DocumentScores, depth: int) -> DocumentScores:
+    return dict(ranked(ranking)[:depth])
+
+
+def unasked(failures: Sequence[Failure]) -> tuple[str, ...]:
+    """The warning of queries that could not be asked, if there are any."""
+    return (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",) if failures else ()
 
 
 def compare(reports: Sequence[Report]) -> Report:

@@ -30,7 +30,7 @@ from mmembed.types import Encoder, Failure, Item, Payload, Point, SparseVector, 
 __all__ = [
     "NOTE",
     "IndexedCorpus",
-    "OnProgress",
+    "OnStep",
     "encode_files",
     "index_corpus",
     "index_images",
@@ -41,7 +41,7 @@ __all__ = [
 NOTE = "evaluation"
 """Key of the note of a collection that an evaluation made and may add to."""
 
-OnProgress: TypeAlias = Callable[[str, int, int], None]
+OnStep: TypeAlias = Callable[[str, int, int], None]
 """Told what is done, how many of it are done, and of how many."""
 
 _BATCH = 256
@@ -61,16 +61,18 @@ class IndexedCorpus:
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each way in which this is not the test set alone and in full."""
-        said = []
+        sentences = []
         if self.failures:
             first = self.failures[0].error
-            said.append(f"{len(self.failures):,} documents cannot be encoded and are not found by any search: {first}")
+            sentences.append(
+                f"{len(self.failures):,} documents cannot be encoded and are not found by any search: {first}"
+            )
         if self.others:
-            said.append(
+            sentences.append(
                 f"collection {self.collection.name!r} holds {self.others:,} points beside the documents of this test "
                 f"set, and each that is found counts as a wrong answer"
             )
-        return tuple(said)
+        return tuple(sentences)
 
     def vectors(self) -> dict[str, Vector]:
         """Document id -> its stored vector."""
@@ -88,7 +90,7 @@ def index_corpus(
     corpus: Mapping[str, CorpusDocument],
     *,
     encoder: Encoder,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> IndexedCorpus:
     """Every document as one vector: its title and text joined by a space and truncated, or its picture.
 
@@ -111,7 +113,7 @@ def index_images(
     images: Mapping[str, Path],
     *,
     encoder: Encoder,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> IndexedCorpus:
     """Pictures by document id -> a collection of pictures, as `ingest_images` makes it; errors of `index_corpus`."""
     ids: dict[str, list[str]] = {}
@@ -130,9 +132,9 @@ def index_images(
         stored = _points_by_uri(collection)
     else:
         stored = _images_of(collection, ids, encoder)
-    found = {stored[uri]: tuple(some) for uri, some in ids.items() if uri in stored}
-    _check_found(collection, found, len(ids), failures)
-    return IndexedCorpus(collection, "image", found, tuple(failures), len(stored) - len(found))
+    documents = {stored[uri]: tuple(some) for uri, some in ids.items() if uri in stored}
+    _check_any(collection, documents, len(ids), failures)
+    return IndexedCorpus(collection, "image", documents, tuple(failures), len(stored) - len(documents))
 
 
 def _images_of(collection: Collection, uris: Mapping[str, object], encoder: Encoder) -> dict[str, str]:
@@ -148,7 +150,7 @@ def _images_of(collection: Collection, uris: Mapping[str, object], encoder: Enco
 
 
 def _index_rows(
-    collection: Collection, corpus: Mapping[str, CorpusDocument], encoder: Encoder, on_progress: OnProgress | None
+    collection: Collection, corpus: Mapping[str, CorpusDocument], encoder: Encoder, on_progress: OnStep | None
 ) -> IndexedCorpus:
     if not corpus:
         raise InvalidTestSet("the test set has no documents: there is nothing to be found")
@@ -182,12 +184,12 @@ def _index_rows(
     if fresh:
         store.optimize(name)
     lost = {failure.uri for failure in failures}
-    found = {points[id]: (id,) for id in hashes if id not in lost}
-    _check_found(collection, found, len(corpus), failures)
-    return IndexedCorpus(collection, vector, found, tuple(failures), len(known.keys() - found.keys()))
+    documents = {points[id]: (id,) for id in hashes if id not in lost}
+    _check_any(collection, documents, len(corpus), failures)
+    return IndexedCorpus(collection, vector, documents, tuple(failures), len(known.keys() - documents.keys()))
 
 
-def ingest_progress(on_progress: OnProgress | None, what: str, total: int) -> Callable[[IngestReport], None] | None:
+def ingest_progress(on_progress: OnStep | None, what: str, total: int) -> Callable[[IngestReport], None] | None:
     """What the verbs of `mmembed.ingest` take as their `on_progress`."""
     return None if on_progress is None else lambda report: on_progress(what, report.done, total)
 
@@ -202,12 +204,10 @@ def _points_by_uri(collection: Collection) -> dict[str, str]:
     return {str(point.payload.get("uri")): point.id for point in points}
 
 
-def _check_found(collection: Collection, found: Mapping[str, object], wanted: int, failures: Sequence[Failure]) -> None:
-    if not found:
+def _check_any(collection: Collection, indexed: Mapping[str, object], of: int, failures: Sequence[Failure]) -> None:
+    if not indexed:
         why = f" ({failures[0].error})" if failures else ""
-        raise InvalidTestSet(
-            f"none of {wanted:,} documents could be brought into {collection.name!r}{why}: correct them"
-        )
+        raise InvalidTestSet(f"none of {of:,} documents could be brought into {collection.name!r}{why}: correct them")
 
 
 def _hashes(corpus: Mapping[str, CorpusDocument], failures: list[Failure]) -> Iterator[tuple[str, str]]:
@@ -234,22 +234,22 @@ def _encoded(documents: Mapping[str, CorpusDocument], encoder: Encoder, failures
     """Document id -> its vector; a picture that cannot be read has none and is a failure."""
     texts = {id: document.whole_text for id, document in documents.items() if document.image is None}
     files = {id: document.image for id, document in documents.items() if document.image is not None}
-    made: dict[str, Vector] = {}
+    vectors: dict[str, Vector] = {}
     if texts:
-        made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="document"), strict=True))
-    return made | encode_files(files, encoder, failures)
+        vectors |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="document"), strict=True))
+    return vectors | encode_files(files, encoder, failures)
 
 
 def encode_files(files: Mapping[str, Path], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
     """Images by id -> their vectors; one that cannot be read has none and goes to `failures`."""
     items = (Item(file.name, "image", file) for file in files.values())
-    made: dict[str, Vector] = {}
-    for id, found in zip(files, encode_images(items, encoder), strict=True):
-        if isinstance(found, Failure):
-            failures.append(Failure(id, found.error))
+    vectors: dict[str, Vector] = {}
+    for id, encoded in zip(files, encode_images(items, encoder), strict=True):
+        if isinstance(encoded, Failure):
+            failures.append(Failure(id, encoded.error))
         else:
-            made[id] = found.vector
-    return made
+            vectors[id] = encoded.vector
+    return vectors
 
 
 def _has_rows(vector: Vector) -> bool:

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from mmembed.errors import InvalidTestSet, SettingsError
 
-__all__ = ["MEASURES", "Qrels", "Run", "Scores", "depth_of", "evaluate_run", "parse_measures"]
+__all__ = ["MEASURES", "Qrels", "Run", "Scores", "depth_of", "evaluate_run", "parse_measures", "ranked"]
 
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
 """Query -> document -> score, higher is better."""
@@ -50,13 +52,13 @@ class _Measure:
     cutoff: int | None
 
     @property
-    def asked(self) -> str:
+    def trec_name(self) -> str:
         """What trec_eval is asked for; it knows no cutoff of the reciprocal rank."""
         return self.trec if self.cutoff is None or self.trec == "recip_rank" else f"{self.trec}.{self.cutoff}"
 
     def value(self, answer: Mapping[str, float]) -> float:
         """Of one query, from trec_eval's answer on it."""
-        value = float(answer[self.asked.replace(".", "_")])
+        value = float(answer[self.trec_name.replace(".", "_")])
         beyond = self.trec == "recip_rank" and self.cutoff is not None and value > 0 and round(1 / value) > self.cutoff
         return 0.0 if beyond else value
 
@@ -89,6 +91,11 @@ def depth_of(names: Iterable[str]) -> int:
     return max((_parsed(name).cutoff or _WHOLE for name in names), default=0)
 
 
+def ranked(documents: Mapping[str, float]) -> list[tuple[str, float]]:
+    """In trec_eval's order: by score, compared as float32, those of one score by id, last first."""
+    return sorted(documents.items(), key=lambda entry: (np.float32(entry[1]), entry[0]), reverse=True)
+
+
 def evaluate_run(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Scores:
     """Every measure of every query that has a relevant document.
 
@@ -99,8 +106,8 @@ def evaluate_run(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> 
     """
     import pytrec_eval
 
-    wanted = [_parsed(name) for name in dict.fromkeys(measures)]
-    if not wanted:
+    parsed = [_parsed(name) for name in dict.fromkeys(measures)]
+    if not parsed:
         raise SettingsError(f"no measure to evaluate by was given: there are {_KNOWN}")
     # only these are handed on: pytrec_eval may not return from a query that has negative judgements alone
     judged = {query: dict(grades) for query, grades in qrels.items() if any(g > 0 for g in grades.values())}
@@ -108,15 +115,15 @@ def evaluate_run(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> 
         raise InvalidTestSet(
             f"none of {len(qrels)} judged queries has a relevant document (a grade of 1 or more): nothing to measure"
         )
-    found = {query: _numbers(query, run[query]) for query in judged if run.get(query)}
-    evaluator = pytrec_eval.RelevanceEvaluator(judged, {measure.asked for measure in wanted})
-    answers = evaluator.evaluate(found)
+    rankings = {query: _numbers(query, run[query]) for query in judged if run.get(query)}
+    evaluator = pytrec_eval.RelevanceEvaluator(judged, {measure.trec_name for measure in parsed})
+    answers = evaluator.evaluate(rankings)
     per_query = {
         measure.name: {query: measure.value(answers[query]) if query in answers else 0.0 for query in judged}
-        for measure in wanted
+        for measure in parsed
     }
     left_out = len({*qrels, *run} - judged.keys())
-    return Scores(per_query, left_out=left_out, missing=len(judged) - len(found))
+    return Scores(per_query, left_out=left_out, missing=len(judged) - len(rankings))
 
 
 def _numbers(query: str, documents: Mapping[str, float]) -> dict[str, float]:

@@ -45,7 +45,7 @@ def plot_reports(reports: Sequence[Report], file: Path) -> None:
 
 def _marks(report: Report) -> int:
     """Markers of one measure."""
-    return sum(1 if system.compared.as_is is None else 2 for system in report.systems)
+    return sum(1 if system.as_is is None else 2 for system in report.systems)
 
 
 def _height(report: Report) -> float:

@@ -13,15 +13,7 @@ import numpy as np
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, evaluate_run
 from mmembed.statistics import CONFIDENCE, Interval, bootstrap_intervals, differences, randomisation_test
 
-__all__ = ["Compared", "Comparison", "Estimate", "MeasureRow", "Report", "System", "evaluate_system"]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One system twice: by exact search over its vectors, and by the collection as it is, with its index loss."""
-
-    exact: Scores
-    as_is: Scores | None = None  # None: there is one ranking only, which no collection gave
+__all__ = ["Comparison", "Estimate", "MeasureRow", "Report", "System", "evaluate_system"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,8 @@ class System:
     """What is measured: an encoder, a collection, a file of rankings."""
 
     name: str
-    compared: Compared
+    exact: Scores  # by exact search over its vectors
+    as_is: Scores | None = None  # by the collection, with its index loss; None: there is one ranking only
     runs: tuple[Run, ...] = ()  # exact, as it is; none where no documents are ranked
 
 
@@ -81,7 +74,7 @@ class Report:
     @property
     def left_out(self) -> int:
         """Queries without a relevant document: they are in no mean."""
-        return max((system.compared.exact.left_out for system in self.systems), default=0)
+        return max((system.exact.left_out for system in self.systems), default=0)
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -101,27 +94,20 @@ class Report:
         return tuple(comparison for first, second in pairs for comparison in self._compare(first, second))
 
     def _rows_of(self, system: System) -> list[MeasureRow]:
-        exact, as_is = system.compared.exact, system.compared.as_is
-        if as_is is None:
-            values = self._estimates([_values(exact, measure) for measure in self.measures])
-            return [
-                MeasureRow(system.name, m, value, None, None) for m, value in zip(self.measures, values, strict=True)
-            ]
-        columns = [
-            column
-            for m in self.measures
-            for column in (_values(exact, m), _values(as_is, m), differences(as_is.per_query[m], exact.per_query[m]))
-        ]
-        found = self._estimates(columns)
+        exact, as_is, n = system.exact, system.as_is, len(self.measures)
+        columns = [_values(exact, m) for m in self.measures]
+        if as_is is not None:
+            columns += [_values(as_is, m) for m in self.measures]
+            columns += [differences(as_is.per_query[m], exact.per_query[m]) for m in self.measures]
+        estimates = self._estimates(columns)
         return [
-            MeasureRow(system.name, m, *three)
-            for m, three in zip(self.measures, zip(found[::3], found[1::3], found[2::3], strict=True), strict=True)
+            MeasureRow(system.name, m, estimates[i], *(estimates[n + i :: n] or (None, None)))
+            for i, m in enumerate(self.measures)
         ]
 
     def _compare(self, first: System, second: System) -> list[Comparison]:
-        exact = self._differences(first.compared.exact, second.compared.exact)
-        before, after = first.compared.as_is, second.compared.as_is
-        as_is = self._differences(before, after) if before is not None and after is not None else None
+        exact = self._differences(first.exact, second.exact)
+        as_is = self._differences(first.as_is, second.as_is) if first.as_is and second.as_is else None
         return [
             Comparison((first.name, second.name), m, *exact[m], *(as_is[m] if as_is is not None else (None, None)))
             for m in self.measures
@@ -147,13 +133,19 @@ class Report:
 
     def as_json(self, *, per_query: bool = False) -> dict[str, Any]:
         """Every number, unrounded, with `per_query` also each query's; intervals as [low, high], null for none."""
+
+        def row_json(row: MeasureRow) -> dict[str, Any]:
+            return {what: _estimate_json(getattr(row, what)) for what in ("exact", "as_is", "difference")}
+
         systems = []
         for system in self.systems:
             rows = [row for row in self.rows if row.system == system.name]
-            entry: dict[str, Any] = {"name": system.name, "measures": {row.measure: _row_json(row) for row in rows}}
+            entry: dict[str, Any] = {"name": system.name, "measures": {row.measure: row_json(row) for row in rows}}
             if per_query:
-                exact, as_is = system.compared.exact, system.compared.as_is
-                entry["per_query"] = {"exact": exact.per_query, "as_is": None if as_is is None else as_is.per_query}
+                entry["per_query"] = {
+                    "exact": system.exact.per_query,
+                    "as_is": None if system.as_is is None else system.as_is.per_query,
+                }
             systems.append(entry)
         return {
             "task": self.task,
@@ -172,7 +164,7 @@ class Report:
 def _lacking(system: System) -> list[str]:
     """Queries for which a run has nothing."""
     cautions = []
-    for what, scores in (("", system.compared.exact), (" as it is", system.compared.as_is)):
+    for what, scores in (("", system.exact), (" as it is", system.as_is)):
         if scores is not None and scores.missing:
             of = max(len(values) for values in scores.per_query.values())
             lacking = "any query" if scores.missing == of else f"{scores.missing} of {of} queries"
@@ -188,15 +180,9 @@ def evaluate_system(
     name: str, exact: Run, as_is: Run | None, qrels: Qrels, *, measures: Sequence[str] = MEASURES
 ) -> System:
     """Both runs of a system by the same judgements; see `evaluate_run` for what raises."""
-    found = evaluate_run(exact, qrels, measures)
-    if as_is is None:
-        return System(name, Compared(found), (exact,))
-    return System(name, Compared(found, evaluate_run(as_is, qrels, measures)), (exact, as_is))
-
-
-def _row_json(row: MeasureRow) -> dict[str, Any]:
-    numbers = {"exact": row.exact, "as_is": row.as_is, "difference": row.difference}
-    return {what: _estimate_json(estimate) for what, estimate in numbers.items()}
+    runs = (exact,) if as_is is None else (exact, as_is)
+    scores = [evaluate_run(run, qrels, measures) for run in runs]
+    return System(name, scores[0], scores[-1] if as_is is not None else None, runs)
 
 
 def _comparisons_json(comparisons: Iterable[Comparison]) -> Iterable[dict[str, Any]]:

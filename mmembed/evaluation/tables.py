@@ -36,11 +36,8 @@ def report_tables(report: Report) -> Group:
 
 
 def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
-    table = _table(name)
-    if all(row.as_is is None for row in rows):
-        _numbers(table, "value")
-    else:
-        _numbers(table, "exact search", "as it is", "difference")
+    once = all(row.as_is is None for row in rows)
+    table = _table(name, *(("value",) if once else ("exact search", "as it is", "difference")))
     for row in rows:
         cells = (_shown(row.exact), _shown(row.as_is), _shown(row.difference, sign="+"))
         table.add_row(row.measure, *cells[: len(table.columns) - 1])
@@ -48,9 +45,9 @@ def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
 
 
 def _comparison_table(systems: tuple[str, str], comparisons: Sequence[Comparison]) -> Table:
-    table = _table(f"{systems[1]} - {systems[0]}")
     twice = any(comparison.as_is is not None for comparison in comparisons)
-    _numbers(table, *(("exact search", "p", "as it is", "p") if twice else ("difference", "p")))
+    columns = ("exact search", "p", "as it is", "p") if twice else ("difference", "p")
+    table = _table(f"{systems[1]} - {systems[0]}", *columns)
     for comparison in comparisons:
         cells = [_shown(comparison.exact, sign="+"), _probability(comparison.exact_p)]
         cells += [_shown(comparison.as_is, sign="+"), _probability(comparison.as_is_p)]
@@ -58,7 +55,8 @@ def _comparison_table(systems: tuple[str, str], comparisons: Sequence[Comparison
     return table
 
 
-def _table(title: str) -> Table:
+def _table(title: str, *numbers: str) -> Table:
+    """Columns of numbers keep their width, a narrow terminal folds the names of the measures."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -66,13 +64,9 @@ def _table(title: str) -> Table:
     bold = Text(title, style="bold")
     table = Table(title=bold, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("measure", overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
     return table
-
-
-def _numbers(table: Table, *titles: str) -> None:
-    """Columns of numbers: they keep their width, a narrow terminal folds the names of the measures."""
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
 
 
 def _shown(estimate: Estimate | None, *, sign: str = "") -> str:

@@ -83,14 +83,14 @@ def check_test_set(
 
 
 def _faults(queries: Mapping[str, Query], corpus: Mapping[str, CorpusDocument], qrels: Qrels) -> list[str]:
-    asked = {query: grades for query, grades in qrels.items() if query in queries}
-    relevant = {document for grades in asked.values() for document, grade in grades.items() if grade > 0}
+    known = {query: grades for query, grades in qrels.items() if query in queries}
+    relevant = {document for grades in known.values() for document, grade in grades.items() if grade > 0}
     absent = sorted(relevant - corpus.keys()) if corpus else []
     faults = {
         "queries judged, but not among the queries, so not asked": [q for q in qrels if q not in queries],
         "documents relevant, but not in the corpus, so never found": absent,
         "queries judged, but without a relevant document, so left out": [
-            query for query, grades in asked.items() if not any(grade > 0 for grade in grades.values())
+            query for query, grades in known.items() if not any(grade > 0 for grade in grades.values())
         ],
     }
     return [

@@ -20,7 +20,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from checkpoints_clip import OPEN_CLIP, open_clip_folder, photos, siglip2_folder
+from checkpoints_clip import OPEN_CLIP, open_clip_folder, siglip2_folder
+from checkpoints_clip import images as photos
 from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
@@ -38,6 +39,7 @@ from mmembed.classification import (
     Classified,
     Label,
     Labels,
+    Verdict,
     classify,
     decide,
     embed_classes,
@@ -50,7 +52,7 @@ from mmembed.classification import (
 )
 from mmembed.classification.calibration import Calibration
 from mmembed.classification.templates import fill
-from mmembed.classification.zero_shot import Source
+from mmembed.classification.zero_shot import ImageInput
 from mmembed.errors import InvalidLabels, InvalidSample, SettingsError, UnsupportedModality
 from mmembed.types import DenseArray, Role
 
@@ -635,7 +637,11 @@ def test_an_encoder_without_pixels_classifies_too() -> None:
     classes = embed_classes(encoder, ["a", "b", "c"])
     expected = decide(classes, score(classes, np.asarray(encoder.encode_image(images))))
     results = list(classify(images, classes, encoder=encoder))
-    assert [result.verdict for result in results if isinstance(result, Classified)] == expected
+    assert [
+        Verdict(result.labels, result.none_of_these, result.groups)
+        for result in results
+        if isinstance(result, Classified)
+    ] == expected
 
 
 def test_pictograms_are_named(tiny: Encoder, data: Path) -> None:
@@ -655,7 +661,7 @@ def test_pictograms_are_named(tiny: Encoder, data: Path) -> None:
 def test_a_path_may_be_a_text(tiny: Encoder, tmp_path: Path) -> None:
     """As elsewhere; a single one in place of a list is a TypeError, not a picture for each of its letters."""
     photos()[0].save(tmp_path / "a.png")
-    sources: list[Source] = [str(tmp_path / "a.png"), tmp_path / "a.png", "nowhere.png"]
+    sources: list[ImageInput] = [str(tmp_path / "a.png"), tmp_path / "a.png", "nowhere.png"]
     as_text, as_path, missing = classify(sources, ["cat", "dog"], encoder=tiny)
     assert as_text == as_path
     assert isinstance(missing, Failure)

@@ -167,7 +167,7 @@ def test_search_in_several_collections(indexed: Program) -> None:
     skipping = indexed("search", "--id", id, "--in", "images", "--in", "documents", "--json").err
     assert skipping.startswith("skipped: ")
     assert skipping.count("\n") == 1
-    assert "orders the hits of one collection" in indexed.fails(*asked, "--rerank", "x", code=2)
+    assert "no encoder 'x'" in indexed.fails(*asked, "--rerank", "x")
     assert "no collection 'nothing'" in indexed.fails(*asked, "--in", "nothing")
 
 

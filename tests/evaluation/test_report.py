@@ -25,7 +25,7 @@ from mmembed.evaluation import (
     write_qrels,
     write_run,
 )
-from mmembed.evaluation.report import Compared, System
+from mmembed.evaluation.report import System
 from mmembed.statistics import randomisation_test
 
 QUERIES = 60
@@ -67,7 +67,7 @@ def test_three_numbers_side_by_side(report: Report) -> None:
     """Each row has the mean by exact search, that of the collection as it is, and what lies between them."""
     assert [(row.system, row.measure) for row in report.rows] == [(name, m) for name in NAMES for m in MEASURES]
     for row in report.rows:
-        compared = next(system.compared for system in report.systems if system.name == row.system)
+        compared = next(system for system in report.systems if system.name == row.system)
         assert row.as_is is not None
         assert row.difference is not None
         assert compared.as_is is not None
@@ -94,7 +94,7 @@ def test_pairing_makes_the_difference_certain(report: Report) -> None:
 
 def test_two_systems(report: Report) -> None:
     """Second - first, with the p of the paired test, for exact search and for the collections as they are."""
-    first, second = (system.compared for system in report.systems)
+    first, second = report.systems
     for comparison in report.comparisons:
         m = comparison.measure
         assert comparison.systems == NAMES
@@ -109,7 +109,7 @@ def test_two_systems(report: Report) -> None:
 
 def test_more_than_two_systems_are_compared_in_pairs() -> None:
     """Three systems make three comparisons of each measure, in their order."""
-    scores = Compared(Scores({"MAP": {"a": 0.5, "b": 1.0}}))
+    scores = Scores({"MAP": {"a": 0.5, "b": 1.0}})
     three = Report("x", tuple(System(name, scores) for name in "abc"), ("MAP",), 2, 2)
     assert [c.systems for c in three.comparisons] == [("a", "b"), ("a", "c"), ("b", "c")]
 
@@ -117,7 +117,7 @@ def test_more_than_two_systems_are_compared_in_pairs() -> None:
 def test_other_queries_are_not_compared() -> None:
     """Two systems measured on different queries are refused."""
     one, other = Scores({"MAP": {"a": 0.5, "b": 1.0}}), Scores({"MAP": {"a": 0.5, "c": 1.0}})
-    wrong = Report("x", (System("a", Compared(one)), System("b", Compared(other))), ("MAP",), 2, 2)
+    wrong = Report("x", (System("a", one), System("b", other)), ("MAP",), 2, 2)
     with pytest.raises(InvalidTestSet, match="the same queries"):
         _ = wrong.comparisons
 
@@ -125,7 +125,7 @@ def test_other_queries_are_not_compared() -> None:
 def test_measures_may_be_means_of_different_things() -> None:
     """A measure over pictures beside one over classes: each has the interval of its own."""
     scores = Scores({"acc1": {str(n): float(n % 2) for n in range(100)}, "recall": {"cat": 0.5, "dog": 0.5}})
-    accuracy, recall = Report("x", (System("a", Compared(scores)),), ("acc1", "recall"), 100, 2).rows
+    accuracy, recall = Report("x", (System("a", scores),), ("acc1", "recall"), 100, 2).rows
     assert accuracy.exact.interval is not None
     assert np.ptp(accuracy.exact.interval) == pytest.approx(0.2, abs=0.02)
     assert recall.exact.interval == (0.5, 0.5)
@@ -134,7 +134,7 @@ def test_measures_may_be_means_of_different_things() -> None:
 def test_one_query(tmp_path: Path) -> None:
     """One query has values, no intervals, p 1 and a caution that says so, in every form."""
     systems = tuple(
-        System(n, Compared(Scores({"MAP": {"q": v}}), Scores({"MAP": {"q": v}}))) for n, v in (("a", 0.1), ("b", 0.9))
+        System(n, Scores({"MAP": {"q": v}}), Scores({"MAP": {"q": v}})) for n, v in (("a", 0.1), ("b", 0.9))
     )
     one = Report("x", systems, ("MAP",), 1, 5)
     assert all(row.exact.interval is None and row.difference is not None for row in one.rows)
@@ -180,7 +180,7 @@ def test_json_has_every_number(report: Report) -> None:
     assert pair["measures"]["MAP"]["exact"]["p"] == pytest.approx(0.0001)
     assert "per_query" not in found["systems"][0]
     each = report.as_json(per_query=True)["systems"][1]["per_query"]
-    assert each["as_is"]["MAP"] == report.systems[1].compared.as_is.per_query["MAP"]  # type: ignore[union-attr]
+    assert each["as_is"]["MAP"] == report.systems[1].as_is.per_query["MAP"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -203,7 +203,7 @@ def test_tables_fit(report: Report, width: int) -> None:
 def test_long_names_of_measures_are_folded() -> None:
     """At 80 columns a long name is broken before a number is."""
     scores = Scores({"mean_per_class_recall": {"cat": 0.25, "dog": 0.75}})
-    lines = printed(Report("x", (System("a", Compared(scores, scores)),), ("mean_per_class_recall",), 2, 2), 80)
+    lines = printed(Report("x", (System("a", scores, scores),), ("mean_per_class_recall",), 2, 2), 80)
     assert any("0.5000 [.250, .750]" in line and "+0.0000 [+.000, +.000]" in line for line in lines)
 
 
@@ -235,7 +235,7 @@ def test_plot_is_a_image(report: Report, tmp_path: Path) -> None:
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """An underscore in front hides nothing and dollars are no formula: a run file may be called anything."""
-    scores = Compared(Scores({"MAP": {"a": 0.5, "b": 1.0}}))
+    scores = Scores({"MAP": {"a": 0.5, "b": 1.0}})
     dollars = Report("to $5 <", tuple(System(n, scores) for n in ("_mine", "$x$")), ("MAP",), 2, 2)
     plot_reports([dollars], tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
@@ -261,7 +261,7 @@ def test_run_files(tmp_path: Path) -> None:
     )
     assert [system.name for system in found.systems] == ["bad", "good.v2"]
     assert (found.measures, found.queries, found.documents, found.left_out) == (("MAP", "nDCG@10"), QUERIES, 200, 1)
-    expected = evaluate_system("good", good, None, qrels, measures=["MAP"]).compared.exact.mean("MAP")
+    expected = evaluate_system("good", good, None, qrels, measures=["MAP"]).exact.mean("MAP")
     assert found.rows[2].exact.value == pytest.approx(expected)
     assert found.comparisons[0].exact.value > 0
     assert found.comparisons[0].exact_p < 0.01

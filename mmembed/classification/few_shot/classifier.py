@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 from qdrant_client import models
 
 from mmembed.classification.calibration_fit import column_numbers
@@ -58,10 +59,9 @@ class FewShotNote:
     def from_json(cls, value: Any) -> FewShotNote:
         """What `asdict` gave. Raises InvalidSample for anything else."""
         try:
-            note = cls(**{**value, "names": tuple(value["names"])})
-        except (KeyError, TypeError) as exc:
+            return TypeAdapter(cls).validate_python(value)
+        except ValidationError as exc:
             raise InvalidSample("what was learnt cannot be read: learn it again") from exc
-        return note
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +110,10 @@ def load_few_shot(
     The probe is fitted again, to the stored vectors of its training pictures, when it is first asked.
     """
     where = Collection(store, collection)
-    kept = where.note(note_key(classes))
-    if kept is None:
+    stored = where.note(note_key(classes))
+    if stored is None:
         return None
-    note = FewShotNote.from_json(kept)
+    note = FewShotNote.from_json(stored)
     return FewShotClassifier(where, classes, note, note.best if way == "best" else way)
 
 

@@ -47,10 +47,10 @@ _MAX_NEIGHBOURS = 1024
 class FewShotReport:
     """What was chosen, how each way does on the test pictures, and what became of every one of them."""
 
-    note: FewShotNote
-    measured: tuple[Measured, ...]
-    outcomes: tuple[Prediction, ...]
     images: Mapping[Split, int]  # in each part
+    measured: tuple[Measured, ...]
+    chosen: FewShotNote
+    outcomes: tuple[Prediction, ...]
     failures: tuple[Failure, ...]
 
 
@@ -75,7 +75,7 @@ def learn_few_shot(
     Of copies of a picture one takes part, and none where they have different labels: these are failures.
 
     Args:
-        pictures: of `read_class_folders`; those of no label are left out.
+        images: of `read_class_folders`; those of no label are left out.
         labels: what zero-shot reads, and the order of probabilities; None: the names of the folders.
         shots: training pictures of each label; None: half of them.
         key: payload key that gets the label; `KEY_split` gets train, validation or test.
@@ -90,11 +90,11 @@ def learn_few_shot(
     where = Collection(store, collection)
     known = [image for image in images if image.label is not None]
     # 1. what cannot be is refused before anything is written
-    given = [image.label for image in known if image.label is not None]
-    stratified_split(given, shots=shots)
+    truth = [image.label for image in known if image.label is not None]
+    stratified_split(truth, shots=shots)
     _check_key(where, key)
-    classes = embed_classes(encoder, labels if labels is not None else sorted(set(given)), cache=cache)
-    column_numbers(classes.names, given)
+    classes = embed_classes(encoder, labels if labels is not None else sorted(set(truth)), cache=cache)
+    column_numbers(classes.names, truth)
     # 2. index, label, split
     report = ingest_images(store, collection, [p.path for p in known], encoder=encoder, workers=workers)
     if not report.stored:
@@ -105,13 +105,13 @@ def learn_few_shot(
     # 3. choose, compare, keep
     limit = neighbours or min(len(train.ids), _MAX_NEIGHBOURS)
     note = _choose(where, classes, train, validation, key=key, limit=limit)
-    found = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
+    by_way = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
     for way in WAYS:
-        found[way] = FewShotClassifier(where, classes, note, way).logits(test.vectors)
-    measured, outcomes = compare_ways(found, test.truth, names=classes.names, ids=test.ids, seed=seed)
+        by_way[way] = FewShotClassifier(where, classes, note, way).logits(test.vectors)
+    measured, outcomes = compare_ways(by_way, test.truth, names=classes.names, ids=test.ids, seed=seed)
     save_note(where, classes, note)
     sizes: dict[Split, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
-    return FewShotReport(note, measured, outcomes, sizes, (*report.failures, *unclear))
+    return FewShotReport(sizes, measured, note, outcomes, (*report.failures, *unclear))
 
 
 def _mark(
@@ -167,10 +167,10 @@ def _choose(
     """What does best on the validation part."""
     n_labels = len(classes.names)
     where = in_part(key, "train")
-    found = find_neighbours(collection, validation.vectors, classes.names, key=key, filter=where, limit=limit)
+    neighbours = find_neighbours(collection, validation.vectors, classes.names, key=key, filter=where, limit=limit)
     cosines = score(classes, validation.vectors)[:, :n_labels]
-    tip = choose_tip(cosines, found, validation.truth)
-    voted = tip_logits(cosines, found, alpha=tip.alpha, beta=tip.beta)
+    tip = choose_tip(cosines, neighbours, validation.truth)
+    voted = tip_logits(cosines, neighbours, alpha=tip.alpha, beta=tip.beta)
     probe = choose_probe((train.vectors, train.truth), (validation.vectors, validation.truth), n_labels)
     fitted = fit_probe(train.vectors, train.truth, strength=probe.strength)
     return FewShotNote(
@@ -221,15 +221,15 @@ def compare_ways(
     seed: int = 0,
 ) -> tuple[tuple[Measured, ...], tuple[Prediction, ...]]:
     """`(n, labels)` logits of each way, zero-shot among them -> what is measured of each, and of each picture."""
-    right = {way: accuracy_at(found, truth, 1) for way, found in logits.items()}
+    right = {way: accuracy_at(scores, truth, 1) for way, scores in logits.items()}
     intervals = bootstrap_intervals(np.stack(list(right.values()), axis=1), seed=seed)
     measured = []
-    for (way, found), interval in zip(logits.items(), intervals, strict=True):
+    for (way, scores), interval in zip(logits.items(), intervals, strict=True):
         assert interval is not None  # of two labels at least there is a test picture each
-        recall = mean_per_class_recall(found, truth)
+        recall = mean_per_class_recall(scores, truth)
         p_value = None if way == ZERO_SHOT else paired_p(right[ZERO_SHOT], right[way])
         measured.append(Measured(way, float(right[way].mean()), *interval, recall, p_value))
-    best = {way: found.argmax(axis=1) for way, found in logits.items()}
+    best = {way: scores.argmax(axis=1) for way, scores in logits.items()}
     outcomes = tuple(
         Prediction(id, names[truth[row]], {way: names[columns[row]] for way, columns in best.items()})
         for row, id in enumerate(ids)

@@ -50,10 +50,9 @@ def choose_probe(
     n_labels: int,
 ) -> ProbeChoice:
     """The C of the most accurate probe; of equal ones the smallest."""
-    best = ProbeChoice(STRENGTHS[0], -1.0)
-    for strength in STRENGTHS:
+
+    def choice(strength: float) -> ProbeChoice:
         logits = probe_logits(fit_probe(*train, strength=strength), validation[0], n_labels)
-        accuracy = float(accuracy_at(logits, validation[1], 1).mean())
-        if accuracy > best.accuracy:
-            best = ProbeChoice(strength, accuracy)
-    return best
+        return ProbeChoice(strength, float(accuracy_at(logits, validation[1], 1).mean()))
+
+    return max(map(choice, STRENGTHS), key=lambda choice: choice.accuracy)  # the first of equal ones

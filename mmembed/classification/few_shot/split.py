@@ -41,7 +41,7 @@ def stratified_split(truth: Sequence[str], *, shots: int | None = None, seed: in
     parts: list[Split] = ["train"] * len(truth)
     rng = np.random.default_rng(seed)
     for label in labels:
-        places = rng.permutation([place for place, given in enumerate(truth) if given == label])
+        places = rng.permutation([place for place, of in enumerate(truth) if of == label])
         if len(places) < least:
             raise InvalidSample(
                 f"{len(places)} of the pictures that can be read have the label {label!r}, and {least} are the least: "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +42,12 @@ def tip_logits(cosines: npt.NDArray[np.floating], neighbours: Neighbours, *, alp
 
 def choose_tip(cosines: npt.NDArray[np.floating], neighbours: Neighbours, truth: npt.NDArray[np.integer]) -> TipChoice:
     """The alpha and beta of the most accurate logits; of equal ones the smallest alpha, then the smallest beta."""
-    best = TipChoice(0.0, BETAS[0], -1.0)
     votes = {beta: neighbours.votes(beta, cosines.shape[1]) for beta in BETAS}
-    for alpha in ALPHAS:
-        for beta in BETAS:
-            accuracy = float(accuracy_at(SCALE * cosines + alpha * votes[beta], truth, 1).mean())
-            if accuracy > best.accuracy:
-                best = TipChoice(alpha, beta, accuracy)
-    return best
+    choices = (
+        TipChoice(alpha, beta, float(accuracy_at(SCALE * cosines + alpha * votes[beta], truth, 1).mean()))
+        for alpha, beta in product(ALPHAS, BETAS)
+    )
+    return max(choices, key=lambda choice: choice.accuracy)  # the first of equal ones
 
 
 # --- The key cache of Tip-Adapter: labelled points of a Qdrant collection, found by its own search ---

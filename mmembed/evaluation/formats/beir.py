@@ -7,7 +7,9 @@ Either may have `"image": "photos/cat.jpg"`, relative to the folder, instead of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from mmembed.evaluation.formats.lines import TextLine, first_of, rows_of, wrong
 from mmembed.evaluation.formats.trec import read_qrels
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
-__all__ = ["SPLITS", "read_beir", "write_beir"]
+__all__ = ["SPLITS", "breaks_rows", "read_beir", "write_beir", "write_lines"]
 
 SPLITS = ("test", "dev", "train")  # the first that there is
 
@@ -51,8 +53,8 @@ def _identified(file: Path, what: str) -> Iterator[tuple[TextLine, str, dict[str
     """The rows, each with its `_id`."""
     seen: set[str] = set()
     for line, row in rows_of(file):
-        given = row.get("_id")
-        id = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else ""
+        value = row.get("_id")
+        id = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
         if not id.strip():
             raise wrong(line, f"this {what} has no `_id`: give it one, of its own")
         if id in seen:
@@ -86,35 +88,42 @@ def _text(line: TextLine, row: dict[str, Any], key: str) -> str | None:
 def write_beir(folder: Path, testset: TestSet, *, split: str = "test") -> None:
     """The layout that `read_beir` reads. Pictures stay where they are: inside the folder they are named relative to it.
 
-    Raises InvalidTestSet for an id with a tab or a line break in it: the judgements are told apart by them.
+    Each file is written whole or not at all. Raises InvalidTestSet for an id with a tab, a line break or another
+    control character in it: the judgements are told apart by them.
     """
-    ids = [*testset.queries, *testset.corpus]
-    broken = next((id for id in ids if id != " ".join(id.splitlines()).replace("\t", " ")), None)
+    broken = next((id for id in (*testset.queries, *testset.corpus) if breaks_rows(id)), None)
     if broken is not None:
         raise InvalidTestSet(f"the id {broken!r} has a tab or a line break in it: qrels/{split}.tsv cannot hold it")
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    _write_rows(
-        folder / "corpus.jsonl",
-        (
-            {"_id": id, "title": d.title, "text": d.text, "image": _named(d.image, folder), "uri": d.uri}
-            for id, d in testset.corpus.items()
-        ),
+    documents = (
+        {"_id": id, "title": d.title, "text": d.text, "image": _named(d.image, folder), "uri": d.uri}
+        for id, d in testset.corpus.items()
     )
-    _write_rows(
-        folder / "queries.jsonl",
-        ({"_id": id, "text": q.text, "image": _named(q.image, folder)} for id, q in testset.queries.items()),
-    )
-    with (folder / "qrels" / f"{split}.tsv").open("w", encoding="utf-8", newline="\n") as lines:
-        lines.write("query-id\tcorpus-id\tscore\n")
-        for query, grades in testset.qrels.items():
-            lines.writelines(f"{query}\t{document}\t{grade}\n" for document, grade in grades.items())
+    write_lines(folder / "corpus.jsonl", map(_as_json, documents))
+    queries = ({"_id": id, "text": q.text, "image": _named(q.image, folder)} for id, q in testset.queries.items())
+    write_lines(folder / "queries.jsonl", map(_as_json, queries))
+    judged = (f"{query}\t{id}\t{grade}" for query, grades in testset.qrels.items() for id, grade in grades.items())
+    write_lines(folder / "qrels" / f"{split}.tsv", chain(["query-id\tcorpus-id\tscore"], judged))
 
 
-def _write_rows(file: Path, rows: Iterator[dict[str, str | None]]) -> None:
-    with file.open("w", encoding="utf-8", newline="\n") as lines:
-        for row in rows:
-            kept = {key: value for key, value in row.items() if value is not None}
-            lines.write(json.dumps(kept, ensure_ascii=False) + "\n")
+def breaks_rows(id: str) -> bool:
+    """Whether rows of judgements, which are parted by tabs and line breaks, cannot hold this id."""
+    return any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in id)
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Beside the file first, then in its place: a run that is stopped leaves the old one."""
+    new = file.with_name(f".{file.name}.new")
+    try:
+        with new.open("w", encoding="utf-8", errors="replace", newline="\n") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _as_json(row: Mapping[str, str | None]) -> str:
+    return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
 
 
 def _named(image: Path | None, folder: Path) -> str | None:

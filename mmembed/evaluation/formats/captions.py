@@ -11,8 +11,6 @@ Names of pictures are relative to the file's folder, or to the folder `images` b
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -21,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from mmembed.errors import InvalidTestSet
+from mmembed.evaluation.formats.lines import a_few, parsed_rows, whole_file
 
 __all__ = ["CaptionedImage", "Captions", "read_captions"]
 
 _NAMES = ("captions.json", "captions.jsonl", "captions.csv")
-_SHOWN = 3  # names in a warning
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     Pictures that are not there, and pictures without a caption, are left out with a warning that counts them.
 
     Args:
-        pictures: the folder that names of pictures are relative to.
+        images: the folder that names of pictures are relative to.
 
     Raises:
         InvalidTestSet: no such file, not one of the three layouts, or none of its pictures is there.
@@ -57,44 +55,44 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     file = _file_of(Path(file).expanduser())
     named: dict[str, list[str]] = {}
     for name, caption in _rows(file):
-        said = named.setdefault(name, [])
+        captions = named.setdefault(name, [])
         if caption.strip():
-            said.append(caption)
+            captions.append(caption)
     roots = [Path(images).expanduser()] if images is not None else [file.parent, file.parent / "images"]
-    found: dict[Path, list[str]] = {}
+    by_path: dict[Path, list[str]] = {}
     missing = []
-    for name, said in named.items():
+    for name, captions in named.items():
         path = _image(roots, name)
         if path is None:
             missing.append(name)
         else:
-            found.setdefault(path, []).extend(said)
-    if not found:
+            by_path.setdefault(path, []).extend(captions)
+    if not by_path:
         where = " or ".join(str(root) for root in roots)
         what = f"names {len(missing):,} pictures, and none is in {where}" if missing else "names no picture"
         raise InvalidTestSet(f"{file.name}: {what}: put the pictures there, or name their folder with `images=`")
-    captioned = tuple(CaptionedImage(path, tuple(said)) for path, said in found.items() if said)
+    captioned = tuple(CaptionedImage(path, tuple(captions)) for path, captions in by_path.items() if captions)
     if not captioned:
-        raise InvalidTestSet(f"{file.name}: its {len(found):,} pictures have no caption: write at least one for each")
+        raise InvalidTestSet(f"{file.name}: its {len(by_path):,} pictures have no caption: write at least one for each")
     warnings = []
     if missing:
         warnings.append(
-            f"{len(missing):,} pictures are not there and were left out, with their captions: {_few(missing)}"
+            f"{len(missing):,} pictures are not there and were left out, with their captions: {a_few(missing)}"
         )
-    if len(captioned) < len(found):
-        bare = [path.name for path, said in found.items() if not said]
-        warnings.append(f"{len(bare):,} pictures have no caption and were left out: {_few(bare)}")
+    if len(captioned) < len(by_path):
+        bare = [path.name for path, captions in by_path.items() if not captions]
+        warnings.append(f"{len(bare):,} pictures have no caption and were left out: {a_few(bare)}")
     name = file.parent.name if file.name in _NAMES else file.stem
     return Captions(name, captioned, tuple(warnings))
 
 
-def _file_of(given: Path) -> Path:
-    if not given.is_dir():
-        return given
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
     for name in _NAMES:
-        if (given / name).is_file():
-            return given / name
-    raise InvalidTestSet(f"{given.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
+        if (path / name).is_file():
+            return path / name
+    raise InvalidTestSet(f"{path.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
 
 
 def _image(roots: Iterable[Path], name: str) -> Path | None:
@@ -107,17 +105,14 @@ def _image(roots: Iterable[Path], name: str) -> Path | None:
 
 def _rows(file: Path) -> Iterator[tuple[str, str]]:
     """(name of a picture, caption) of a file in one of the three layouts; a picture without any gives ("name", "")."""
-    readers = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    reader = readers.get(file.suffix.lower())
-    if reader is None:
+    suffix = file.suffix.lower()
+    if suffix not in (".json", ".jsonl", ".csv"):
         raise InvalidTestSet(f"{file.name}: a captions file ends in .json, .jsonl or .csv: convert it to one of them")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise InvalidTestSet(f"{file.name}: cannot be read ({exc.strerror}): name a captions file") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidTestSet(f"{file.name}: is not UTF-8 (byte {exc.start}): convert it") from exc
-    yield from reader(file.name, text)
+    text = whole_file(file, "a captions file")
+    if suffix == ".json":
+        yield from _json_rows(file.name, text)
+    else:
+        yield from parsed_rows(file, text, ("uri", "caption"), _pair, _pair, '{"uri": ..., "caption": ...}')
 
 
 def _json_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
@@ -154,29 +149,7 @@ def _coco_rows(name: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from ((files[number], "") for number in files.keys() - {image for image, _ in captions})
 
 
-def _jsonl_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold U+2028 as it is
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            yield str(row["uri"]), str(row["caption"])
-        except (ValueError, KeyError, TypeError) as exc:
-            raise InvalidTestSet(f'{name}: line {number} is not {{"uri": ..., "caption": ...}} ({exc})') from exc
-
-
-def _csv_rows(name: str, text: str) -> Iterator[tuple[str, str]]:
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    try:
-        if not {"uri", "caption"} <= set(reader.fieldnames or ()):
-            raise InvalidTestSet(f"{name}: has the columns {reader.fieldnames or 'none'}: it needs uri and caption")
-        for row in reader:
-            if row["uri"] is None or row["caption"] is None:
-                raise InvalidTestSet(f"{name}: line {reader.line_num} has too few cells: write uri and caption")
-            yield row["uri"], row["caption"]
-    except csv.Error as exc:
-        raise InvalidTestSet(f"{name}: line {reader.line_num} is not CSV ({exc})") from exc
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def _pair(row: Any) -> tuple[str, str]:
+    if row["uri"] is None or row["caption"] is None:
+        raise ValueError("it has too few cells")
+    return str(row["uri"]), str(row["caption"])

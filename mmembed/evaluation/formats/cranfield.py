@@ -27,8 +27,8 @@ def read_cranfield(folder: Path) -> TestSet:
         if number in corpus:
             raise wrong(line, f"abstract {number!r} comes twice: each has a number of its own")
         corpus[number] = CorpusDocument(title=fields.get("T", ""), text=fields.get("W", ""))
-    asked = enumerate(_records(folder / "cran.qry"), 1)
-    queries = {str(position): Query(fields.get("W", "")) for position, (_, _, fields) in asked}
+    questions = enumerate(_records(folder / "cran.qry"), 1)
+    queries = {str(position): Query(fields.get("W", "")) for position, (_, _, fields) in questions}
     qrels: dict[str, dict[str, int]] = {}
     for line in text_lines(folder / "cranqrel"):
         query, abstract, grade = _judgement(line)

@@ -12,11 +12,10 @@ comes again, as it does in a log, is one query, and what was clicked on any time
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from pydantic import ValidationError
 from qdrant_client.models import Filter
 
 from mmembed.errors import InvalidTestSet
+from mmembed.evaluation.formats.lines import parsed_rows, whole_file
 from mmembed.evaluation.measures import Qrels
 from mmembed.evaluation.testset import Query, TestSet
 
@@ -55,18 +55,13 @@ def read_searches(file: str | Path) -> SearchLog:
     Raises InvalidTestSet where it cannot be read, a line is not as above, or no search has anything relevant.
     """
     file = Path(file).expanduser()
-    reader = {".jsonl": _jsonl_lines, ".csv": _csv_lines}.get(file.suffix.lower())
-    if reader is None:
+    if file.suffix.lower() not in (".jsonl", ".csv"):
         raise InvalidTestSet(f"{file.name}: a log of searches ends in .jsonl or .csv, or is a folder as BEIR has it")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise InvalidTestSet(f"{file.name}: cannot be read ({exc.strerror}): name a log of searches") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidTestSet(f"{file.name}: is not UTF-8 (byte {exc.start}): convert it") from exc
+    text = whole_file(file, "a log of searches")
     ids: dict[tuple[Query, str | None], str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    for line in reader(file, text):
+    of_json = partial(_json_line, folder=file.parent)
+    for line in parsed_rows(file, text, ("query", "uri"), of_json, _csv_line, "a search"):
         id = ids.setdefault((line.query, line.filter), str(len(ids) + 1))
         grades = qrels.setdefault(id, {})
         for uri, grade in line.grades.items():
@@ -75,7 +70,11 @@ def read_searches(file: str | Path) -> SearchLog:
         raise InvalidTestSet(f"{file.name}: the log is empty: write one search a line, with what is relevant to it")
     queries = {id: query for (query, _), id in ids.items()}
     filters = {id: Filter.model_validate_json(condition) for (_, condition), id in ids.items() if condition}
-    return _checked(SearchLog(file.name, file.parent, queries, qrels, filters))
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        raise InvalidTestSet(
+            f"{file.name}: none of {len(qrels):,} searches has anything relevant: say for some what should be found"
+        )
+    return SearchLog(file.name, file.parent, queries, qrels, filters)
 
 
 def log_of(test_set: TestSet) -> SearchLog:
@@ -85,26 +84,7 @@ def log_of(test_set: TestSet) -> SearchLog:
     return SearchLog(test_set.name, Path(), test_set.queries, qrels, {}, test_set.warnings)
 
 
-def _checked(log: SearchLog) -> SearchLog:
-    barren = sum(not any(grade > 0 for grade in grades.values()) for grades in log.qrels.values())
-    if barren == len(log.qrels):
-        raise InvalidTestSet(
-            f"{log.name}: none of {barren:,} searches has anything relevant: say for some what should be found"
-        )
-    return log
-
-
-def _jsonl_lines(file: Path, text: str) -> Iterator[_Line]:
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold U+2028 as it is
-        if not line.strip():
-            continue
-        try:
-            yield _line(json.loads(line), file.parent)
-        except (ValueError, TypeError) as exc:
-            raise InvalidTestSet(f"{file.name}: line {number} is not a search ({_reason(exc)}): correct it") from exc
-
-
-def _line(row: Any, folder: Path) -> _Line:
+def _json_line(row: Any, folder: Path) -> _Line:
     if not isinstance(row, dict):
         raise ValueError("a line is a JSON object")
     text, image = row.get("query"), row.get("image")
@@ -117,25 +97,20 @@ def _line(row: Any, folder: Path) -> _Line:
         if not isinstance(named, list | dict) or not all(isinstance(uri, str) for uri in named):
             raise ValueError(f'"{key}" is a list of uris or ids, or an object of them with grades')
         some = named if isinstance(named, dict) else dict.fromkeys(named, 1)
-        for uri, given in some.items():
-            grade = _grade(given)
+        for uri, value in some.items():
+            grade = _grade(value)
             grades[uri] = max(grade, grades.get(uri, grade))
-    asked = Filter.model_validate(row["filter"]) if row.get("filter") else None
-    condition = None if asked is None else json.dumps(row["filter"], sort_keys=True)
+    condition = _condition(row["filter"]) if row.get("filter") else None
     query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)
     return _Line(query, grades, condition)
 
 
-def _csv_lines(file: Path, text: str) -> Iterator[_Line]:
-    reader = csv.DictReader(io.StringIO(text), strict=True)
+def _condition(value: object) -> str:
     try:
-        columns = reader.fieldnames or ()
-        if text.strip() and not {"query", "uri"} <= set(columns):
-            raise InvalidTestSet(f"{file.name}: has the columns {', '.join(columns)}: it needs query and uri")
-        for row in reader:
-            yield _csv_line(row)
-    except (csv.Error, ValueError) as exc:
-        raise InvalidTestSet(f"{file.name}: line {reader.line_num} is not a search ({exc}): correct it") from exc
+        Filter.model_validate(value)
+    except ValidationError as exc:
+        raise ValueError(f"its filter is not a Qdrant filter: {exc.errors()[0]['msg']}") from exc
+    return json.dumps(value, sort_keys=True)
 
 
 def _csv_line(row: Mapping[str, str | None]) -> _Line:
@@ -145,14 +120,8 @@ def _csv_line(row: Mapping[str, str | None]) -> _Line:
     return _Line(Query(query.strip()), {uri: _grade(float(grade)) if grade else 1} if uri else {})
 
 
-def _grade(given: object) -> int:
+def _grade(value: object) -> int:
     """Spreadsheets and data frames write 2 as 2.0."""
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not float(given).is_integer():
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
         raise ValueError("a grade is a whole number, 1 and above for what is relevant")
-    return int(given)
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, ValidationError):
-        return f"its filter is not a Qdrant filter: {exc.errors()[0]['msg']}"
-    return str(exc)
+    return int(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmembed.errors import InvalidTestSet, SettingsError
 from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wrong
-from mmembed.evaluation.measures import Qrels, Run
+from mmembed.evaluation.measures import Qrels, Run, ranked
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
 __all__ = ["QRELS", "read_qrels", "read_queries", "read_run", "read_trec", "write_qrels", "write_run"]
@@ -36,7 +36,7 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
             header = False
             continue
         header = False
-        if not _is_whole(grade):
+        if not _number(grade).is_integer():
             raise wrong(line, f"the grade {grade!r} is not a whole number: 1 and above is relevant, 0 is not")
         value = int(float(grade))
         if qrels.setdefault(query, {}).setdefault(document, value) != value:
@@ -58,11 +58,12 @@ def _judgement(line: TextLine) -> tuple[str, str, str]:
     return query, document, grade
 
 
-def _is_whole(number: str) -> bool:
+def _number(text: str) -> float:
+    """NaN for what is no number."""
     try:
-        return float(number).is_integer()
+        return float(text)
     except ValueError:
-        return False
+        return math.nan
 
 
 def read_run(file: Path) -> dict[str, dict[str, float]]:
@@ -73,21 +74,13 @@ def read_run(file: Path) -> dict[str, dict[str, float]]:
         if len(fields) != 6:
             raise wrong(line, f"{len(fields)} columns, not the 6 of `query Q0 document rank score name`")
         query, _, document, _, score, _ = fields
-        value = _score(line, score)
+        value = _number(score)
+        if not math.isfinite(value):
+            raise wrong(line, f"the score {score!r} is not a finite number: in the columns it comes fifth")
         if document in run.setdefault(query, {}):
             raise wrong(line, f"document {document!r} comes twice for query {query!r}: keep one")
         run[query][document] = value
     return run
-
-
-def _score(line: TextLine, score: str) -> float:
-    try:
-        value = float(score)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise wrong(line, f"the score {score!r} is not a finite number: in the columns it comes fifth")
-    return value
 
 
 def read_queries(file: Path) -> dict[str, Query]:
@@ -105,13 +98,13 @@ def read_queries(file: Path) -> dict[str, Query]:
 
 def read_trec(folder: Path) -> TestSet:
     """A folder with queries.tsv, qrels.txt (or qrels, qrels.tsv) and corpus.tsv (or collection.tsv)."""
-    found = {
+    files = {
         "queries.tsv": first_of(folder, "queries.tsv"),
         "corpus.tsv": first_of(folder, *_CORPUS),
         "qrels.txt": first_of(folder, *QRELS),
     }
-    missing = [name for name, file in found.items() if file is None]
-    queries, corpus, qrels = found.values()
+    missing = [name for name, file in files.items() if file is None]
+    queries, corpus, qrels = files.values()
     if queries is None or corpus is None or qrels is None:
         raise InvalidTestSet(f"test set {folder} lacks {' and '.join(missing)}: a folder of TREC files has all three")
     return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.resolve().name)
@@ -137,15 +130,12 @@ def write_run(file: Path, run: Run, *, name: str = "mmembed") -> None:
     Scores are written in full, so that reading them back ranks alike. Raises SettingsError for a query, document or
     name with white space in it: the columns are told apart by it.
     """
-    import numpy as np
-
     _refuse_spaces([name, *run, *chain.from_iterable(run.values())])
     with file.open("w", encoding="utf-8") as lines:
         for query, documents in run.items():
-            ranked = sorted(documents.items(), key=lambda entry: (np.float32(entry[1]), entry[0]), reverse=True)
             lines.writelines(
                 f"{query} Q0 {document} {rank} {float(score)!r} {name}\n"
-                for rank, (document, score) in enumerate(ranked, 1)
+                for rank, (document, score) in enumerate(ranked(documents), 1)
             )
 
 

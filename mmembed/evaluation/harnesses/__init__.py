@@ -4,7 +4,7 @@
 |---|---|---|
 | mteb | `MtebEncoder(encoder)` | an encoder, by exact search |
 | mteb, its retrieval tasks | `QdrantSearch(encoder)` | the encoder and the collection: graph and quantization |
-| CLIP_benchmark | `load_clip(name)`, `register_clip_benchmark()` | an encoder of pictures and texts |
+| CLIP_benchmark | `load_clip_model(name)`, `register_clip_benchmark()` | an encoder of pictures and texts |
 
 Both harnesses come with pip install 'mmembed[harnesses]'; without them each of these raises MissingDependency.
 """
@@ -12,22 +12,31 @@ Both harnesses come with pip install 'mmembed[harnesses]'; without them each of 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from mmembed.errors import MissingDependency
+
 if TYPE_CHECKING:
-    from mmembed.evaluation.harnesses.clip_benchmark_model import ClipModel, load_clip, register_clip_benchmark
+    from mmembed.evaluation.harnesses.clip_benchmark_model import ClipModel, load_clip_model, register_clip_benchmark
     from mmembed.evaluation.harnesses.mteb_encoder import MtebEncoder
     from mmembed.evaluation.harnesses.qdrant_search import QdrantSearch
 
-__all__ = ["ClipModel", "MtebEncoder", "QdrantSearch", "load_clip", "register_clip_benchmark"]
+__all__ = ["ClipModel", "MtebEncoder", "QdrantSearch", "load_clip_model", "register_clip_benchmark"]
 
 _HOME = {
     "ClipModel": "clip_benchmark_model",
     "MtebEncoder": "mteb_encoder",
     "QdrantSearch": "qdrant_search",
-    "load_clip": "clip_benchmark_model",
+    "load_clip_model": "clip_benchmark_model",
     "register_clip_benchmark": "clip_benchmark_model",
 }
+
+
+def check_installed(what: str, package: str) -> None:
+    """Raise MissingDependency unless `package` can be imported; nothing is imported."""
+    if find_spec(package) is None:
+        raise MissingDependency(what, package, "mmembed[harnesses]")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses.installed import check_installed
+from mmembed.evaluation.harnesses import check_installed
 from mmembed.images import to_rgb
 from mmembed.types import Encoder, PixelEncoder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ClipModel", "Loaded", "load_clip", "register_clip_benchmark", "tokenize"]
+__all__ = ["ClipModel", "load_clip_model", "register_clip_benchmark", "tokenize"]
 
 Transform: TypeAlias = Callable[["Image"], Tensor]
 Tokenizer: TypeAlias = Callable[[Sequence[str]], Tensor]
-Loaded: TypeAlias = tuple[nn.Module, Transform, Tokenizer]
+Parts: TypeAlias = tuple[nn.Module, Transform, Tokenizer]
 """Three at once: what CLIP_benchmark's own load functions return."""
 
 MODEL_TYPE = "mmembed"
@@ -79,12 +79,12 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     return tokens
 
 
-def load_clip(
+def load_clip_model(
     model_name: str | Encoder,
     pretrained: str | None = None,  # noqa: ARG001  the name says which weights
     cache_dir: str | None = None,  # noqa: ARG001  they lie where Hugging Face puts them
     device: str | torch.device | None = None,
-) -> Loaded:
+) -> Parts:
     """An encoder, or its name -> `(model, transform, tokenizer)`, as CLIP_benchmark's own load functions return them.
 
     Args:
@@ -116,7 +116,7 @@ def register_clip_benchmark() -> None:
     check_installed("running CLIP_benchmark", "clip_benchmark")
     from clip_benchmark import models
 
-    models.TYPE2FUNC[MODEL_TYPE] = load_clip
+    models.TYPE2FUNC[MODEL_TYPE] = load_clip_model
     if MODEL_TYPE not in models.MODEL_TYPES:
         models.MODEL_TYPES.append(MODEL_TYPE)
 

@@ -58,7 +58,7 @@ class QdrantSearch:
         self.exact = exact
         self.tasks = dict(tasks or {})
         self._closing = ExitStack()
-        self._kept = collection
+        self._prefix = collection
         self._collection = ""
         self._documents: list[str] = []
         self.store = store if store is not None else self._temporary()
@@ -100,12 +100,18 @@ class QdrantSearch:
         """
         self._forget()
         self._documents = list(corpus["id"])
-        name = f"{self._kept}-{task_metadata.name}-{hf_subset}-{hf_split}" if self._kept else f"mteb-{uuid.uuid4().hex}"
+        name = (
+            f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
+            if self._prefix
+            else f"mteb-{uuid.uuid4().hex}"
+        )
         self._collection = name
         digest = hashlib.sha256("\n".join(self._documents).encode()).hexdigest()
-        if self._kept and self._is_there(digest):
+        if self._prefix and self._is_there(digest):
             return
-        contract = _contract(self.encoder, _modality(task_metadata, self.encoder))
+        modality = _modality(task_metadata, self.encoder)
+        contracts = {_VECTOR: vector_contract(self.encoder, modality)}
+        contract = Contract(kind="images" if modality == "image" else "documents", vectors=contracts)
         self.store.create(name, contract, indexes={})
         numbers = count()
         for vectors in self._encoded(corpus, "document", task_metadata, encode_kwargs, num_proc):
@@ -193,7 +199,7 @@ class QdrantSearch:
 
     def _forget(self) -> None:
         """Drop the collection of the last corpus, unless it is kept."""
-        if self._collection and not self._kept and self._collection in self.store.collections():
+        if self._collection and not self._prefix and self._collection in self.store.collections():
             self.store.drop(self._collection)
         self._collection = ""
 
@@ -204,11 +210,6 @@ def _modality(metadata: TaskMetadata, encoder: Encoder) -> Modality:
 
     has_text = "text" in metadata.get_modalities(PromptType.document)
     return "text" if has_text and "text" in encoder.spec.modalities else "image"
-
-
-def _contract(encoder: Encoder, modality: Modality) -> Contract:
-    vectors = {_VECTOR: vector_contract(encoder, modality)}
-    return Contract(kind="images" if modality == "image" else "documents", vectors=vectors)
 
 
 def _point_id(number: int) -> str:

@@ -22,9 +22,10 @@ from mmembed.classification.probabilities import score
 from mmembed.collection import Collection
 from mmembed.errors import InvalidLabels, InvalidSample
 from mmembed.evaluation.compare import facts_of
-from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, index_images
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, index_images
+from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.measures import Scores
-from mmembed.evaluation.report import Compared, Report, System
+from mmembed.evaluation.report import Report, System
 from mmembed.sources.labelled import LabelledImage
 from mmembed.types import Encoder, Leg, Store, StoreQuery
 
@@ -42,7 +43,7 @@ def evaluate_classes(
     *,
     encoder: Encoder,
     labels: Labels | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Give each picture the class of the highest score, and see how often it is the folder that it lies in.
 
@@ -79,9 +80,7 @@ def evaluate_classes(
     return Report(
         task=f"zero-shot classification into {len(classes.names):,} classes",
         systems=(
-            System(
-                encoder.spec.name, Compared(_judged(exact, truth, uris, classes), _judged(as_is, truth, uris, classes))
-            ),
+            System(encoder.spec.name, _judged(exact, truth, uris, classes), _judged(as_is, truth, uris, classes)),
         ),
         measures=_measures(classes),
         queries=len(uris),
@@ -115,8 +114,8 @@ def read_class_texts(file: str | Path, names: Sequence[str], *, templates: tuple
     strangers = sorted(texts.keys() - set(names))
     if strangers:
         raise InvalidLabels(
-            f"{file.name}: names {strangers[0]!r}, and there is no such folder, only {', '.join(names[:5])}"
-            f"{', ...' if len(names) > 5 else ''}: write the names of the folders"
+            f"{file.name}: names {strangers[0]!r}, and there is no such folder, only {a_few(names, 5)}: write the "
+            f"names of the folders"
         )
     return Labels(tuple(Label(name, tuple(texts.get(name, ()))) for name in names), templates)
 
@@ -125,11 +124,11 @@ def _json_texts(text: str) -> dict[str, list[str]]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}")
-    texts = {name: [said] if isinstance(said, str) else said for name, said in value.items()}
-    for name, said in texts.items():
-        if not isinstance(said, list) or not said or not all(isinstance(one, str) for one in said):
+    lists = {name: [texts] if isinstance(texts, str) else texts for name, texts in value.items()}
+    for name, texts in lists.items():
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{name!r} has no text")
-    return texts
+    return lists
 
 
 def _csv_texts(text: str) -> dict[str, list[str]]:
@@ -152,7 +151,7 @@ def _check_named(folders: Sequence[str], labels: Labels) -> None:
         )
 
 
-def _searched(indexed: IndexedCorpus, classes: Classes, uris: Sequence[str], on_progress: OnProgress | None) -> Matrix:
+def _searched(indexed: IndexedCorpus, classes: Classes, uris: Sequence[str], on_progress: OnStep | None) -> Matrix:
     """`(n, m)` scores as searches for the classes give them; -inf where a picture is not found."""
     row_of = {uri: row for row, uri in enumerate(uris)}
     scores = np.full((len(uris), len(classes.names)), -np.inf, dtype=np.float32)

@@ -13,7 +13,7 @@ from mmembed.collection import Collection
 from mmembed.collection.payload import OURS
 from mmembed.encoders.pool import Encoders
 from mmembed.errors import InvalidTestSet
-from mmembed.evaluation.corpus_index import OnProgress, ingest_progress
+from mmembed.evaluation.corpus_index import OnStep, ingest_progress
 from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
@@ -33,7 +33,7 @@ def evaluate_encoders(
     *,
     query_task: str | None = None,
     measures: Sequence[str] = MEASURES,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> list[Report]:
     """A report of each encoder: the collection's files in a temporary store, with their captions and payloads.
 
@@ -83,8 +83,8 @@ def _files_of(collection: Collection, manifest: Path) -> _Files:
                 gone += 1
                 continue
             there += 1
-            said = {key: value for key, value in point.payload.items() if key not in ours}
-            row = {"uri": uri, "caption": point.payload.get("caption"), "payload": said}
+            payload = {key: value for key, value in point.payload.items() if key not in ours}
+            row = {"uri": uri, "caption": point.payload.get("caption"), "payload": payload}
             lines.write(json.dumps({key: value for key, value in row.items() if value}) + "\n")
     if not there:
         raise InvalidTestSet(
@@ -97,7 +97,7 @@ def _files_of(collection: Collection, manifest: Path) -> _Files:
     return _Files(contract.kind, manifest, there, (lost,) if gone else ())
 
 
-def _index(anew: Collection, files: _Files, encoder: Encoder, on_progress: OnProgress | None) -> None:
+def _index(anew: Collection, files: _Files, encoder: Encoder, on_progress: OnStep | None) -> None:
     tell = ingest_progress(on_progress, f"files, {encoder.spec.name}", files.count)
     store, name = anew.store, anew.name
     if files.kind == "images":

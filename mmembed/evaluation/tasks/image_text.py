@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
 from mmembed.collection import Collection
 from mmembed.errors import UnsupportedModality
 from mmembed.evaluation.compare import compare
-from mmembed.evaluation.corpus_index import OnProgress, index_corpus
+from mmembed.evaluation.corpus_index import OnStep, index_corpus
 from mmembed.evaluation.formats.captions import Captions
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.tasks.retrieval import encode_queries, measure_indexed
@@ -33,31 +33,21 @@ class BothWays:
     text_to_image: Report
     image_to_text: Report
 
-    @property
-    def reports(self) -> tuple[Report, Report]:
-        return self.text_to_image, self.image_to_text
-
-    def as_json(self, *, per_query: bool = False) -> dict[str, Any]:
-        return {
-            "text_to_image": self.text_to_image.as_json(per_query=per_query),
-            "image_to_text": self.image_to_text.as_json(per_query=per_query),
-        }
-
 
 def caption_sets(captions: Captions) -> tuple[TestSet, TestSet]:
     """Text to image: each caption is a query, and its picture relevant. Image to text: the other way round.
 
     Pictures are called by their paths, the n-th caption of a file by `caption-n`.
     """
-    said = [(str(image.path), caption) for image in captions.images for caption in image.captions]
-    texts = {f"caption-{number}": text for number, (_, text) in enumerate(said, 1)}
+    pairs = [(str(image.path), caption) for image in captions.images for caption in image.captions]
+    texts = {f"caption-{number}": text for number, (_, text) in enumerate(pairs, 1)}
     of_image: dict[str, dict[str, int]] = {}
-    for id, (path, _) in zip(texts, said, strict=True):
+    for id, (path, _) in zip(texts, pairs, strict=True):
         of_image.setdefault(path, {})[id] = 1
     to_image = TestSet(
         {id: Query(text) for id, text in texts.items()},
         {str(image.path): CorpusDocument(image=image.path) for image in captions.images},
-        {id: {path: 1} for id, (path, _) in zip(texts, said, strict=True)},
+        {id: {path: 1} for id, (path, _) in zip(texts, pairs, strict=True)},
         captions.name,
         captions.warnings,
     )
@@ -79,7 +69,7 @@ def evaluate_captions(
     encoder: Encoder,
     task: str | None = None,
     measures: Sequence[str] = IMAGE_TEXT_MEASURES,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> BothWays:
     """Pictures in `collection`, captions in `COLLECTION-captions`; both kept, and taken up again by the next run.
 
@@ -96,28 +86,14 @@ def evaluate_captions(
     beside = Collection(store, f"{collection}-captions")
     texts = index_corpus(beside, to_text.corpus, encoder=encoder, on_progress=on_progress)
     if task is None and _same_in_both_roles(encoder, to_image):
-        asked = texts.vectors()
+        queries = texts.vectors()
     else:
-        asked = encode_queries(encoder, to_image.judged, [], task=task)
-    first = measure_indexed(
-        images,
-        to_image,
-        asked,
-        encoder=encoder,
-        task=f"text to image, {captions.name}",
-        measures=measures,
-        on_progress=on_progress,
+        queries = encode_queries(encoder, to_image.judged, [], task=task)
+    measure = partial(measure_indexed, encoder=encoder, measures=measures, on_progress=on_progress)
+    return BothWays(
+        measure(images, to_image, queries, task=f"text to image, {captions.name}"),
+        measure(texts, to_text, images.vectors(), task=f"image to text, {captions.name}"),
     )
-    second = measure_indexed(
-        texts,
-        to_text,
-        images.vectors(),
-        encoder=encoder,
-        task=f"image to text, {captions.name}",
-        measures=measures,
-        on_progress=on_progress,
-    )
-    return BothWays(first, second)
 
 
 def compare_both_ways(results: Sequence[BothWays]) -> BothWays:

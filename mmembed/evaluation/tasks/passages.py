@@ -9,10 +9,11 @@ from pathlib import Path
 from mmembed.collection import Collection
 from mmembed.encoders.pool import Encoders
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.corpus_index import NOTE, IndexedCorpus, OnProgress, may_write
+from mmembed.evaluation.corpus_index import NOTE, IndexedCorpus, OnStep, may_write
+from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES
 from mmembed.evaluation.report import Report
-from mmembed.evaluation.tasks.searches import JudgedQueries, measure_collection
+from mmembed.evaluation.tasks.searches import measure_collection
 from mmembed.evaluation.testset import CorpusDocument, TestSet
 from mmembed.ingest import IngestReport, ingest_documents
 from mmembed.types import Encoder, Failure, Store
@@ -28,7 +29,7 @@ def evaluate_passages(
     encoder: Encoder,
     task: str | None = None,
     measures: Sequence[str] = MEASURES,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Index the corpus by `ingest_documents` and ask by `search`; other arguments as of `evaluate_retrieval`.
 
@@ -57,20 +58,17 @@ def evaluate_passages(
     if not done.stored:
         raise InvalidTestSet(f"none of {len(documents):,} documents has a text: there are no passages to search")
     _forget_others(where, documents)
-    failures = tuple(Failure(documents.get(f.uri, f.uri), _bare(f.error)) for f in done.failures)
-
-    judged = JudgedQueries(
-        f"retrieval by passages, {test_set.name}",
-        test_set.judged,
-        test_set.qrels,
+    failures = tuple(  # each a sentence without the path of its file, which is gone
+        Failure(documents.get(f.uri, f.uri), f.error.rpartition(".txt: ")[2]) for f in done.failures
+    )
+    warnings = (*test_set.warnings, *IndexedCorpus(where, "", {}, failures).warnings)
+    name = f"retrieval by passages, {test_set.name}"
+    return measure_collection(
+        where,
+        SearchLog(name, Path(), test_set.judged, test_set.qrels, warnings=warnings),
         document=lambda hit: documents[str(hit.payload["uri"])],
         documents=len(documents),
         task=task,
-        warnings=(*test_set.warnings, *IndexedCorpus(where, "", {}, failures).warnings),
-    )
-    return measure_collection(
-        where,
-        judged,
         measures=measures,
         name=encoder.spec.name,
         encoders=Encoders(loaded=[encoder]),
@@ -98,8 +96,3 @@ def _forget_others(collection: Collection, documents: dict[str, str]) -> None:
     store, name = collection.store, collection.name
     points = store.scroll(name, payload=["uri"])
     store.delete(name, [point.id for point in points if point.payload["uri"] not in documents])
-
-
-def _bare(error: str) -> str:
-    """The sentence without the path of a file that is gone."""
-    return error.rpartition(".txt: ")[2]

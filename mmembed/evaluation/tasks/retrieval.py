@@ -8,8 +8,8 @@ import numpy as np
 
 from mmembed.collection import Collection
 from mmembed.errors import SettingsError
-from mmembed.evaluation.compare import Found, facts_of, measure_search
-from mmembed.evaluation.corpus_index import IndexedCorpus, OnProgress, encode_files, index_corpus
+from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_files, index_corpus
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query, TestSet
@@ -27,7 +27,7 @@ def evaluate_retrieval(
     encoder: Encoder,
     task: str | None = None,
     measures: Sequence[str] = MEASURES,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """One vector a document and one a query, as mteb and BEIR have it; see `index_corpus` for how and what raises.
 
@@ -59,12 +59,12 @@ def measure_indexed(
     task: str,
     measures: Sequence[str],
     failures: Sequence[Failure] = (),
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Search an indexed corpus by the vectors of the queries; a query without one finds nothing and counts 0."""
     where = indexed.collection
 
-    def search(query: str, limit: int, exact: bool) -> Found:
+    def search(query: str, limit: int, exact: bool) -> DocumentScores:
         if query not in queries:
             return {}
         legs = [Leg(indexed.vector_name, queries[query])]
@@ -81,7 +81,7 @@ def measure_indexed(
         queries=len(judged),
         documents=len(test_set.corpus),
         measures=parse_measures(measures),
-        warnings=(*test_set.warnings, *indexed.warnings, *_unasked(failures)),
+        warnings=(*test_set.warnings, *indexed.warnings, *unasked(failures)),
         facts=facts_of(encoder, where),
     )
 
@@ -95,22 +95,16 @@ def encode_queries(
     """
     texts = {id: query.text for id, query in queries.items() if query.text is not None}
     files = {id: query.image for id, query in queries.items() if query.image is not None}
-    made: dict[str, Vector] = {}
+    vectors: dict[str, Vector] = {}
     if texts:
-        made |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="query", task=task), strict=True))
+        vectors |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="query", task=task), strict=True))
     images = encode_files(files, encoder, failures)
-    both = {id: _sum(made[id], row) if id in made else row for id, row in images.items()}
+    both = {id: _sum(vectors[id], row) if id in vectors else row for id, row in images.items()}
     unread = files.keys() - images.keys()
-    return {id: row for id, row in {**made, **both}.items() if id not in unread}
+    return {id: row for id, row in {**vectors, **both}.items() if id not in unread}
 
 
 def _sum(text: Vector, image: Vector) -> DenseArray:
     if not isinstance(text, np.ndarray) or not isinstance(image, np.ndarray) or text.ndim != 1:
         raise SettingsError("a query of words and a picture is the sum of two dense vectors: choose a dense encoder")
     return l2_normalize(text + image)
-
-
-def _unasked(failures: Sequence[Failure]) -> tuple[str, ...]:
-    if not failures:
-        return ()
-    return (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",)

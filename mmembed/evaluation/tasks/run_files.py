@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmembed.errors import InvalidTestSet
+from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.trec import read_qrels, read_run
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report, evaluate_system
@@ -25,16 +26,16 @@ def evaluate_run_files(
     """
     if not runs:
         raise InvalidTestSet(f"no run was given beside the judgements {qrels}: name one TREC run file, or several")
-    wanted = parse_measures(measures)
+    names = parse_measures(measures)
     judgements = read_qrels(qrels)
     read = {name: read_run(file) for name, file in zip(_names(runs), runs, strict=True)}
-    systems = tuple(evaluate_system(name, run, None, judgements, measures=wanted) for name, run in read.items())
+    systems = tuple(evaluate_system(name, run, None, judgements, measures=names) for name, run in read.items())
     known = {document for grades in judgements.values() for document in grades}
-    known |= {document for run in read.values() for found in run.values() for document in found}
+    known |= {document for run in read.values() for ranking in run.values() for document in ranking}
     return Report(
         "rankings",
         systems,
-        wanted,
+        names,
         queries=sum(any(grade > 0 for grade in grades.values()) for grades in judgements.values()),
         documents=len(known),
         warnings=tuple(warning for name, run in read.items() for warning in _unjudged(name, set(run), judgements)),
@@ -54,9 +55,8 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names
 
 
-def _unjudged(name: str, asked: set[str], judgements: dict[str, dict[str, int]]) -> list[str]:
-    unknown = sorted(asked - judgements.keys())
+def _unjudged(name: str, queries: set[str], judgements: dict[str, dict[str, int]]) -> list[str]:
+    unknown = sorted(queries - judgements.keys())
     if not unknown:
         return []
-    examples = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
-    return [f"queries that {name} answers, but nobody judged, so left out: {len(unknown)} ({examples})"]
+    return [f"queries that {name} answers, but nobody judged, so left out: {len(unknown)} ({a_few(unknown)})"]

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from PIL.Image import Image
-from qdrant_client.models import Filter
 
 from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
 from mmembed.errors import InputError, InvalidTestSet
-from mmembed.evaluation.compare import Found, facts_of, measure_search
-from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
+from mmembed.evaluation.corpus_index import OnStep
+from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.search_log import SearchLog
-from mmembed.evaluation.measures import MEASURES, Qrels, parse_measures
+from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import Query
 from mmembed.images import load_image
-from mmembed.retrieval.api import search as search_collection
+from mmembed.retrieval.api import search_collection
+from mmembed.retrieval.query import Search
 from mmembed.types import Encoder, Failure, Hit, Store
 
-__all__ = ["JudgedQueries", "evaluate_searches", "measure_collection"]
-
-_SHOWN = 3
+__all__ = ["evaluate_searches", "measure_collection"]
 
 
 def evaluate_searches(
@@ -38,7 +37,7 @@ def evaluate_searches(
     query_task: str | None = None,
     measures: Sequence[str] = MEASURES,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
     """Ask `mmembed.search` every query of the log that has something relevant, as the collection's users do.
 
@@ -58,25 +57,19 @@ def evaluate_searches(
     contract = where.contract
     whole = contract is not None and contract.kind == "documents"
     qrels, absent = _resolved(where, log, whole=whole)
-    warnings = list(log.warnings)
     if absent:
-        warnings.append(
+        lost = (
             f"collection {collection!r} does not hold {len(absent):,} of the relevant things, which stay relevant "
-            f"and are found by no search: {', '.join(absent[:_SHOWN])}{', ...' if len(absent) > _SHOWN else ''}"
+            f"and are found by no search: {a_few(absent)}"
         )
-    judged = JudgedQueries(
-        f"searches, {log.name}",
-        {id: query for id, query in log.queries.items() if any(g > 0 for g in qrels[id].values())},
-        qrels,
+        log = replace(log, warnings=(*log.warnings, lost))
+    queries = {id: query for id, query in log.queries.items() if any(g > 0 for g in qrels[id].values())}
+    return measure_collection(
+        where,
+        replace(log, name=f"searches, {log.name}", queries=queries, qrels=qrels),
         document=lambda hit: str(hit.payload["uri"]) if whole else hit.id,
         documents=store.count(collection, filter=where.heads()),
         task=query_task,
-        filters=log.filters,
-        warnings=tuple(warnings),
-    )
-    return measure_collection(
-        where,
-        judged,
         measures=measures,
         name=name or collection,
         encoder=encoder,
@@ -85,70 +78,55 @@ def evaluate_searches(
     )
 
 
-@dataclass(frozen=True)
-class JudgedQueries:
-    """What a collection is asked, and what it should find."""
-
-    name: str  # of the report's task
-    queries: Mapping[str, Query]
-    qrels: Qrels
-    document: Callable[[Hit], str]  # which of them a hit is
-    documents: int  # that could be found
-    task: str | None  # of the queries, for encoders that take one
-    filters: Mapping[str, Filter] = field(default_factory=dict)  # of some queries
-    warnings: tuple[str, ...] = ()
-
-
 def measure_collection(
     collection: Collection,
-    judged: JudgedQueries,
+    log: SearchLog,
     *,
+    document: Callable[[Hit], str],
+    documents: int,
+    task: str | None,
     name: str,
     measures: Sequence[str],
     encoder: Encoder | None = None,
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnStep | None = None,
 ) -> Report:
-    """Ask `mmembed.search` each query.
+    """Ask `mmembed.search` each query of a log, all of which have something relevant; the report has the log's name.
 
     Hits count in the order in which they are shown: fused scores of one search are not always comparable.
+
+    Args:
+        document: what a hit is called in the judgements.
+        documents: how many could be found.
+        task: of the queries, for encoders that take one.
+        name: of the system.
     """
     failures: list[Failure] = []
     images: dict[str, Image | None] = {}  # of the last query alone: a log may have thousands
     once = RepeatedQueries(SHARED if encoders is None else encoders)
-    given = once.of(encoder) if encoder is not None else None
+    repeated = once.of(encoder) if encoder is not None else None
 
-    def search(id: str, limit: int, exact: bool) -> Found:
-        query = judged.queries[id]
+    def search(id: str, limit: int, exact: bool) -> DocumentScores:
+        query = log.queries[id]
         if id not in images:
             images.clear()
             images[id] = _image(id, query, failures)
         if query.image is not None and images[id] is None:
             return {}
-        hits = search_collection(
-            collection.store,
-            collection.name,
-            text=query.text,
-            image=images[id],
-            encoder=given,
-            encoders=once,
-            task=judged.task,
-            filter=judged.filters.get(id),
-            limit=limit,
-            exact=exact,
-        )
-        return {judged.document(hit): -float(place) for place, hit in enumerate(hits)}
+        filter = log.filters.get(id)
+        whole = Search(text=query.text, image=images[id], task=task, filter=filter, limit=limit, exact=exact)
+        hits = search_collection(collection, whole, encoder=repeated, encoders=once)
+        return {document(hit): -float(place) for place, hit in enumerate(hits)}
 
-    asked = list(judged.queries)
-    system = measure_search(name, search, asked, judged.qrels, measures=measures, on_progress=on_progress)
-    unasked = (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",) if failures else ()
+    queries = list(log.queries)
+    system = measure_search(name, search, queries, log.qrels, measures=measures, on_progress=on_progress)
     return Report(
-        task=judged.name,
+        task=log.name,
         systems=(system,),
-        queries=len(asked),
-        documents=judged.documents,
+        queries=len(queries),
+        documents=documents,
         measures=parse_measures(measures),
-        warnings=(*judged.warnings, *unasked),
+        warnings=(*log.warnings, *unasked(failures)),
         facts=facts_of(encoder or _remembered(collection, once), collection),
     )
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from mmembed.collection import Collection
+from mmembed.encoders.pool import SHARED
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.evaluation.corpus_index import OnStep
 from mmembed.evaluation.testsets.chat import Chat
 from mmembed.evaluation.testsets.corpus import read_corpus
 from mmembed.evaluation.testsets.files import check_folder, write_files
@@ -27,13 +29,13 @@ from mmembed.evaluation.testsets.making import Making, QueriesFrom, way_of
 from mmembed.evaluation.testsets.round_trip import RoundTrip
 from mmembed.types import Encoder, Failure, Store
 
-__all__ = ["Chat", "MadeTestSet", "RoundTrip", "make_test_set"]
+__all__ = ["Chat", "RoundTrip", "TestSetReport", "make_test_set"]
 
 _AS_USERS_SEARCH = RoundTrip()
 
 
 @dataclass(frozen=True)
-class MadeTestSet:
+class TestSetReport:
     """What was written, and what became of the rest."""
 
     folder: Path
@@ -57,8 +59,8 @@ def make_test_set(
     round_trip: RoundTrip | None = _AS_USERS_SEARCH,
     caption_key: str = "caption",
     encoders: Mapping[str, Encoder] | None = None,
-    on_progress: OnProgress | None = None,
-) -> MadeTestSet:
+    on_progress: OnStep | None = None,
+) -> TestSetReport:
     """Sample documents or pictures, make queries for them, keep those that find them again, write a BEIR folder.
 
     A query is relevant to what it was made from, to copies of that under other names, and, where it is a caption or a
@@ -93,15 +95,17 @@ def make_test_set(
     making = Making(corpus, way, sample, queries_each, seed, on_progress)
     if not making.drawn:
         raise InvalidTestSet(making.nothing(collection, caption_key))
-    kept = making.candidates(folder)
+    queries = making.candidates(folder)
     if round_trip is not None:
-        kept = making.filtered(kept, round_trip.kept(where, kept, encoders=encoders))
-    if not kept:
-        raise InvalidTestSet(making.none_kept(collection))
+        finds = partial(round_trip.finds, where, encoders=SHARED if encoders is None else encoders)
+        queries = making.filtered(queries, finds)
+    if not queries:
+        raise InvalidTestSet(making.none_left(collection))
     # 3. the files
-    made_by = {name: vector.encoder for name, vector in where.require_ours().vectors.items()}
-    asked = {**making.facts(), "round_trip": round_trip and asdict(round_trip)}
-    write_files(folder, corpus.sources, corpus.images, kept, {"collection": collection, "encoders": made_by, **asked})
-    judged, failures = sum(len(query.uris) for query in kept), (*corpus.failures, *making.failures)
+    encoder_names = {name: vector.encoder for name, vector in where.require_ours().vectors.items()}
+    facts = {"collection": collection, "encoders": encoder_names, **making.facts()}
+    facts["round_trip"] = round_trip and asdict(round_trip)
+    write_files(folder, corpus.sources, corpus.images, queries, facts)
+    judged, failures = sum(len(query.uris) for query in queries), (*corpus.failures, *making.failures)
     documents, sampled = len(corpus.sources), len(making.drawn)
-    return MadeTestSet(folder, documents, sampled, len(kept), judged, dict(making.dropped), failures)
+    return TestSetReport(folder, documents, sampled, len(queries), judged, dict(making.dropped), failures)

@@ -90,8 +90,8 @@ class Chat:
 
     def key_of(self, source: QuerySource, question: str) -> str:
         """What an answer is kept under: the same model, asked the same about the same contents."""
-        asked = json.dumps([self.model, question, "" if source.passages else source.content_hash or source.uri])
-        return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+        identity = json.dumps([self.model, question, "" if source.passages else source.content_hash or source.uri])
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
     def ask(self, api: Api, source: QuerySource, question: str, file: Path | None, number: int) -> list[str] | Failure:
         """At most `number` queries; a Failure where this source, or the answer about it, is no good.
@@ -125,21 +125,21 @@ def read_answer(body: Mapping[str, Any], number: int) -> list[str]:
     Raises ValueError, in one sentence, for anything else.
     """
     match body:
-        case {"choices": [{"message": {"content": str(said)}} as choice, *_]}:
+        case {"choices": [{"message": {"content": str(content)}} as choice, *_]}:
             pass
         case {"choices": [{"message": {"refusal": str(refusal)}}, *_]}:
             raise ValueError(f"the model refused ({one_line(refusal)[:120]}): leave this source out or ask another one")
         case _:
             raise ValueError("the answer holds no message of a chat: is the server an OpenAI-compatible chat API?")
-    fenced = _FENCED.fullmatch(said.strip())
+    fenced = _FENCED.fullmatch(content.strip())
     try:
-        queries = json.loads(fenced[1] if fenced else said)
+        queries = json.loads(fenced[1] if fenced else content)
     except (ValueError, RecursionError) as exc:
         cut = "was cut off" if choice.get("finish_reason") == "length" else "is not a JSON list of strings"
-        raise ValueError(f"the model's answer {cut} ({one_line(said)[:80]!r}): run it again or ask another") from exc
+        raise ValueError(f"the model's answer {cut} ({one_line(content)[:80]!r}): run it again or ask another") from exc
     if not isinstance(queries, list) or not queries or not all(isinstance(query, str) for query in queries):
         raise ValueError(
-            f"the model's answer is not a list of strings ({one_line(said)[:80]!r}): run it again or ask another"
+            f"the model's answer is not a list of strings ({one_line(content)[:80]!r}): run it again or ask another"
         )
     return [one_line(query) for query in queries[:number]]
 
@@ -154,16 +154,16 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / PARTIAL
-        self._kept: dict[str, list[str]] = {}
+        self._answers: dict[str, list[str]] = {}
         text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
         self._whole = not text or text.endswith("\n")
         for line in text.split("\n"):  # not splitlines: a query may hold U+2028
             match _row(line):
                 case {"key": str(key), "queries": [*queries]} if all(isinstance(query, str) for query in queries):
-                    self._kept[key] = [str(query) for query in queries]
+                    self._answers[key] = [str(query) for query in queries]
 
     def get(self, key: str) -> list[str] | None:
-        return self._kept.get(key)
+        return self._answers.get(key)
 
     def add(self, key: str, uri: str, queries: list[str]) -> None:
         """Keep one answer; on return it is in the file."""
@@ -171,7 +171,7 @@ class Answers:
         with self._file.open("a", encoding="utf-8", errors="replace") as stream:
             stream.write(("" if self._whole else "\n") + line + "\n")
         self._whole = True
-        self._kept[key] = queries
+        self._answers[key] = queries
 
 
 def _row(line: str) -> object:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mmembed.collection import Collection
-from mmembed.evaluation.testsets.files import image_files, unwritable
+from mmembed.evaluation.testsets.files import corpus_files, unwritable
 from mmembed.evaluation.testsets.queries import query_key
 from mmembed.evaluation.testsets.sampling import QuerySource, read_sources
 from mmembed.types import Failure
@@ -33,11 +33,11 @@ class Corpus:
 
     def saying(self, texts_of: Callable[[QuerySource], list[str]]) -> Mapping[str, set[str]]:
         """Query key -> the uris of all that have this caption or heading, sampled or not."""
-        found: dict[str, set[str]] = defaultdict(set)
+        uris: dict[str, set[str]] = defaultdict(set)
         for source in self.sources:
             for text in texts_of(source):
-                found[query_key(text)].add(source.uri)
-        return found
+                uris[query_key(text)].add(source.uri)
+        return uris
 
 
 def read_corpus(collection: Collection, folder: Path, *, caption_key: str) -> Corpus:
@@ -53,7 +53,7 @@ def read_corpus(collection: Collection, folder: Path, *, caption_key: str) -> Co
     if collection.require_ours().kind == "documents":
         return Corpus(tuple(sources), {}, tuple(failures))
     images: dict[str, Path] = {}
-    for source, file in image_files(sources, folder):
+    for source, file in corpus_files(sources, folder):
         if isinstance(file, Failure):
             failures.append(file)
         else:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from mmembed.documents import read_document
 from mmembed.errors import InputError, SettingsError, UnreadableImage
+from mmembed.evaluation.formats.beir import breaks_rows, write_beir, write_lines
+from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.evaluation.testsets.queries import Candidate
 from mmembed.evaluation.testsets.sampling import QuerySource, whole_text
 from mmembed.images import read_image
 from mmembed.types import Failure
 
-__all__ = ["check_folder", "image_files", "unwritable", "write_files"]
+__all__ = ["check_folder", "corpus_files", "unwritable", "write_files"]
 
 _FACTS = "testset.json"
 _IMAGES = "pictures"
@@ -37,7 +38,7 @@ def check_folder(folder: Path) -> None:
 
 def unwritable(source: QuerySource) -> Failure | None:
     """Why a source can have no row: rows of judgements are parted by tabs and line breaks."""
-    if not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") for letter in source.uri):
+    if not breaks_rows(source.uri):
         return None
     return Failure(
         source.uri,
@@ -46,7 +47,7 @@ def unwritable(source: QuerySource) -> Failure | None:
     )
 
 
-def image_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[QuerySource, Path | Failure]]:
+def corpus_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[QuerySource, Path | Failure]]:
     """The file of each picture; those inside documents are taken out of them, into the test set."""
     inside = lru_cache(maxsize=1)(_inside)  # the pictures of one document follow one another
     for source in sources:
@@ -84,37 +85,21 @@ def write_files(
     queries: Sequence[Candidate],
     facts: Mapping[str, object],
 ) -> None:
-    """Write all files, each whole or not at all; `pictures` are the files of a corpus of pictures, by uri."""
+    """Write all files, each whole or not at all; `images` are the files of a corpus of pictures, by uri."""
     names = [f"q{number}" for number in range(1, len(queries) + 1)]
-    _write(folder / "corpus.jsonl", (_as_json(_row(source, images, folder)) for source in corpus))
-    _write(
-        folder / "queries.jsonl",
-        (_as_json({"_id": name, "text": query.text}) for name, query in zip(names, queries, strict=True)),
+    testset = TestSet(
+        {name: Query(query.text) for name, query in zip(names, queries, strict=True)},
+        {source.uri: _document(source, images.get(source.uri), folder) for source in corpus},
+        {name: dict.fromkeys(sorted(query.uris), 1) for name, query in zip(names, queries, strict=True)},
     )
-    judged = (f"{name}\t{uri}\t1" for name, query in zip(names, queries, strict=True) for uri in sorted(query.uris))
-    (folder / "qrels").mkdir(exist_ok=True)
-    _write(folder / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *judged])
-    _write(folder / _FACTS, [json.dumps(facts, ensure_ascii=False, indent=2)])
+    write_beir(folder, testset)
+    write_lines(folder / _FACTS, [json.dumps(facts, ensure_ascii=False, indent=2)])
 
 
-def _row(source: QuerySource, images: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    if source.uri not in images:
-        return {"_id": source.uri, "title": source.title, "text": whole_text(source)}
-    file, around = images[source.uri].resolve(), folder.resolve().parent
-    image = os.path.relpath(file, folder.resolve()) if file.is_relative_to(around) else str(file)
-    return {"_id": source.uri, "title": "", "text": "", "image": image}  # a caption here would be found by itself
-
-
-def _as_json(row: Mapping[str, str]) -> str:
-    return json.dumps(row, ensure_ascii=False)
-
-
-def _write(file: Path, lines: Iterable[str]) -> None:
-    """Beside the file first, then in its place: a run that is stopped leaves the old one."""
-    new = file.with_name(f".{file.name}.new")
-    try:
-        with new.open("w", encoding="utf-8", errors="replace", newline="\n") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-        os.replace(new, file)
-    finally:
-        new.unlink(missing_ok=True)
+def _document(source: QuerySource, image: Path | None, folder: Path) -> CorpusDocument:
+    """A picture without its caption, by which it would be found; named from the folder where it lies beside it."""
+    if image is None:
+        return CorpusDocument(source.title, whole_text(source))
+    image, folder = image.resolve(), folder.resolve()
+    beside = image.is_relative_to(folder.parent)
+    return CorpusDocument(image=Path(os.path.relpath(image, folder)) if beside else image)

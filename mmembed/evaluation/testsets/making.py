@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from mmembed.collection import Collection
 from mmembed.errors import EncoderUnavailable, InputError, SettingsError
-from mmembed.evaluation.corpus_index import OnProgress
+from mmembed.evaluation.corpus_index import OnStep
 from mmembed.evaluation.testsets.chat import Answers, Chat
 from mmembed.evaluation.testsets.corpus import Corpus
 from mmembed.evaluation.testsets.queries import (
@@ -59,60 +59,57 @@ class Making:
     sample: int
     each: int
     seed: int
-    on_progress: OnProgress | None
+    on_progress: OnStep | None
     dropped: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
     @cached_property
     def drawn(self) -> Sequence[QuerySource]:
         """The sample: by chance, of all that queries can be made of."""
-        usable = (source for source in self.corpus.sources if isinstance(self.way, Chat) or self._said(source))
+        usable = (source for source in self.corpus.sources if isinstance(self.way, Chat) or self._texts(source))
         return chosen(((source.lot, source) for source in usable), self.sample, seed=self.seed)
 
     def candidates(self, folder: Path) -> list[Candidate]:
         """Each query once, with all that it is relevant to, before the round trip."""
-        made = merged((text, self.corpus.copies[source.uri]) for source, text in self._sound(folder))
+        candidates = merged((text, self.corpus.copies[source.uri]) for source, text in self._sound(folder))
         if isinstance(self.way, Chat):
-            return made
-        alike = self.corpus.saying(self._said)
-        widened = [Candidate(query.text, query.uris | alike[query_key(query.text)]) for query in made]
+            return candidates
+        alike = self.corpus.saying(self._texts)
+        widened = [Candidate(query.text, query.uris | alike[query_key(query.text)]) for query in candidates]
         telling = [query for query in widened if len(query.uris) <= MOST_RELEVANT]
         self._drop("too common", len(widened) - len(telling))
         return telling
 
-    def filtered(self, among: Sequence[Candidate], tried: Iterable[tuple[Candidate, bool]]) -> list[Candidate]:
-        """Those that found what they were made from."""
-        kept = []
-        for number, (query, found) in enumerate(tried, 1):
-            kept += [query] if found else []
-            self._tell("filtering", number, len(among))
-        self._drop("not found again", len(among) - len(kept))
-        return kept
+    def filtered(self, among: Sequence[Candidate], finds: Callable[[Candidate], bool]) -> list[Candidate]:
+        """Those that find what they were made from."""
+        queries = []
+        for number, query in enumerate(among, 1):
+            queries += [query] if finds(query) else []
+            self._report("filtering", number, len(among))
+        self._drop("not found again", len(among) - len(queries))
+        return queries
 
     def _sound(self, folder: Path) -> Iterator[tuple[QuerySource, str]]:
-        for number, (source, made) in enumerate(self._made(folder), 1):
-            self._tell("queries", number, len(self.drawn))
-            if isinstance(made, Failure):
-                self.failures.append(made)
+        for number, (source, texts) in enumerate(self._texts_of_sources(folder), 1):
+            self._report("queries", number, len(self.drawn))
+            if isinstance(texts, Failure):
+                self.failures.append(texts)
                 continue
-            for text in made:
+            for text in texts:
                 problem = refusal(text, source)
                 if problem is None:
                     yield source, text
                 else:
                     self._drop(problem, 1)
 
-    def _made(self, folder: Path) -> Iterable[tuple[QuerySource, list[str] | Failure]]:
+    def _texts_of_sources(self, folder: Path) -> Iterable[tuple[QuerySource, list[str] | Failure]]:
         if isinstance(self.way, Chat):
             images = self.corpus.images
             return ask_about(self.drawn, self.way, self.each, seed=self.seed, folder=folder, images=images)
-        return ((source, self._some(source)) for source in self.drawn)
+        lots = ((source, ((f"{source.lot}\0{text}", text) for text in self._texts(source))) for source in self.drawn)
+        return ((source, chosen(texts, self.each, seed=self.seed)) for source, texts in lots)
 
-    def _some(self, source: QuerySource) -> list[str]:
-        texts = self._said(source)
-        return chosen(((f"{source.lot}\0{text}", text) for text in texts), self.each, seed=self.seed)
-
-    def _said(self, source: QuerySource) -> list[str]:
+    def _texts(self, source: QuerySource) -> list[str]:
         assert not isinstance(self.way, Chat)
         return _TEXTS_OF[self.way](source)
 
@@ -120,15 +117,15 @@ class Making:
         if count:
             self.dropped[why] += count
 
-    def _tell(self, what: str, number: int, of: int) -> None:
+    def _report(self, what: str, number: int, of: int) -> None:
         if self.on_progress is not None:
             self.on_progress(what, number, of)
 
     def facts(self) -> dict[str, object]:
         """How it was made, as JSON has it."""
         way = self.way.model if isinstance(self.way, Chat) else self.way
-        asked = {"queries_from": way, "sample": self.sample, "queries_each": self.each, "seed": self.seed}
-        return {**asked, "dropped": dict(self.dropped)}
+        facts = {"queries_from": way, "sample": self.sample, "queries_each": self.each, "seed": self.seed}
+        return {**facts, "dropped": dict(self.dropped)}
 
     def nothing(self, collection: str, caption_key: str) -> str:
         """The sentence for a collection that no query can be made of."""
@@ -142,8 +139,8 @@ class Making:
             )
         return f"none of the {count} documents of collection {collection!r} has a heading: name a chat model"
 
-    def none_kept(self, collection: str) -> str:
-        """The sentence for a sample of which no query was kept."""
+    def none_left(self, collection: str) -> str:
+        """The sentence for a sample of which no query is left."""
         lost = [f"{count} {why}" for why, count in sorted(self.dropped.items())]
         if self.failures:
             lost.append(f"{len(self.failures)} failures, the first: {self.failures[0].error}")
@@ -166,19 +163,19 @@ def ask_about(
     Raises EncoderRefused or EncoderUnavailable where going on makes no sense; what came until then is kept.
     """
     answers = Answers(folder)
-    asked = [(source, chat.question(source, number, seed=seed)) for source in drawn]
+    questions = [(source, chat.question(source, number, seed=seed)) for source in drawn]
     api = chat.api()
 
     def queries(job: tuple[QuerySource, str]) -> list[str] | Failure | EncoderUnavailable:
         source, question = job
-        kept = answers.get(chat.key_of(source, question))
+        earlier = answers.get(chat.key_of(source, question))
         try:
-            return kept or chat.ask(api, source, question, images.get(source.uri), number)
+            return earlier or chat.ask(api, source, question, images.get(source.uri), number)
         except EncoderUnavailable as exc:
             return exc
 
     unanswered = 0
-    for (source, question), got in load_in_order(asked, queries, workers=chat.at_once, ahead=2 * chat.at_once):
+    for (source, question), got in load_in_order(questions, queries, workers=chat.at_once, ahead=2 * chat.at_once):
         if isinstance(got, EncoderUnavailable):
             unanswered += 1
             if unanswered == min(_GIVEN_UP_AFTER, len(drawn)):

@@ -33,8 +33,8 @@ def one_line(text: str) -> str:
     >>> one_line("  a sad\\n cat ")
     'a sad cat'
     """
-    shown = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
-    return " ".join(unicodedata.normalize("NFC", shown).split())
+    printable = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+    return " ".join(unicodedata.normalize("NFC", printable).split())
 
 
 def query_key(text: str) -> str:
@@ -69,11 +69,11 @@ def refusal(text: str, source: QuerySource) -> str | None:
     return "too long" if len(key) > _LONGEST_QUERY else None
 
 
-def merged(made: Iterable[tuple[str, Iterable[str]]]) -> list[Candidate]:
+def merged(written: Iterable[tuple[str, Iterable[str]]]) -> list[Candidate]:
     """(query, uris) -> each query once, as it was first written and in that order, with the uris of all."""
     texts: dict[str, str] = {}
     uris: dict[str, set[str]] = defaultdict(set)
-    for text, relevant in made:
+    for text, relevant in written:
         texts.setdefault(query_key(text), text)
         uris[query_key(text)].update(relevant)
     return [Candidate(text, frozenset(uris[key])) for key, text in texts.items()]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmembed.collection import Collection
 from mmembed.errors import InvalidQuery
 from mmembed.evaluation.testsets.queries import Candidate
-from mmembed.retrieval.api import search
+from mmembed.retrieval.api import search_collection
+from mmembed.retrieval.query import Search
 from mmembed.types import Encoder
 
 __all__ = ["RoundTrip"]
@@ -36,22 +37,8 @@ class RoundTrip:
         if self.first < 1:
             raise InvalidQuery(f"a source cannot be among the first {self.first} hits: give 1 or more")
 
-    def kept(
-        self,
-        collection: Collection,
-        queries: Iterable[Candidate],
-        *,
-        encoders: Mapping[str, Encoder] | None = None,
-    ) -> Iterator[tuple[Candidate, bool]]:
-        """Each query, and whether any of its sources is found."""
-        for query in queries:
-            hits = search(
-                collection.store,
-                collection.name,
-                text=query.text,
-                vector_name=self.vector_name,
-                limit=self.first,
-                exact=True,
-                encoders=encoders,
-            )
-            yield query, any(str(hit.payload["uri"]) in query.uris for hit in hits)
+    def finds(self, collection: Collection, query: Candidate, encoders: Mapping[str, Encoder]) -> bool:
+        """Whether a search for it comes back to any of its sources."""
+        search = Search(text=query.text, vector_name=self.vector_name, limit=self.first, exact=True)
+        hits = search_collection(collection, search, encoder=None, encoders=encoders)
+        return any(str(hit.payload["uri"]) in query.uris for hit in hits)

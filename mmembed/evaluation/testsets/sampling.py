@@ -14,7 +14,7 @@ from mmembed.types import Payload
 
 __all__ = ["QuerySource", "SourcePassage", "chosen", "read_sources", "whole_text"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _LONGEST_OVERLAP = 600  # characters that neighbouring passages may share
 _SHORTEST_OVERLAP = 12  # fewer are the same by chance
@@ -64,10 +64,10 @@ def read_sources(collection: Collection, *, caption_key: str = "caption") -> lis
 
 
 def _image(payload: Payload, caption_key: str) -> QuerySource:
-    said = payload.get(caption_key)
+    caption = payload.get(caption_key)
     return QuerySource(
         str(payload["uri"]),
-        caption=said if isinstance(said, str) else "",
+        caption=caption if isinstance(caption, str) else "",
         content_hash=payload.get("content_hash"),
         inside=payload.get("document"),
     )
@@ -100,13 +100,13 @@ def _overlap(before: str, after: str) -> int:
     return next((n for n in range(longest, _SHORTEST_OVERLAP - 1, -1) if before.endswith(after[:n])), 0)
 
 
-def chosen(among: Iterable[tuple[str, T]], number: int, *, seed: int) -> list[T]:
+def chosen(among: Iterable[tuple[str, _T]], number: int, *, seed: int) -> list[_T]:
     """`number` of these by chance, each with the name that it is drawn by; all of them where there are no more.
 
     The same seed chooses the same again. A larger number adds to those of a smaller one, and what joins or leaves
     the collection changes hardly anything else: each is drawn by its own name.
     """
-    drawn: Sequence[tuple[str, T]] = sorted(among, key=lambda pair: (_draw(seed, pair[0]), pair[0]))
+    drawn: Sequence[tuple[str, _T]] = sorted(among, key=lambda pair: (_draw(seed, pair[0]), pair[0]))
     return [thing for _, thing in drawn[:number]]
 
 

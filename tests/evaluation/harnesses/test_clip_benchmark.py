@@ -24,7 +24,7 @@ from mmembed.classification.measures import accuracy_at, mean_per_class_recall
 from mmembed.classification.probabilities import score
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses import load_clip, register_clip_benchmark
+from mmembed.evaluation.harnesses import load_clip_model, register_clip_benchmark
 from mmembed.evaluation.harnesses.clip_benchmark_model import tokenize
 from mmembed.evaluation.measures import evaluate_run
 from mmembed.types import Encoder
@@ -128,7 +128,7 @@ def test_retrieval_is_ours(run_theirs: Callable[..., dict[str, Any]], tiny: Enco
 
 def test_linear_probe_reads_our_features(tiny: Encoder) -> None:
     """Their featurizer makes of a batch what the encoder makes of the pictures."""
-    model, transform, _ = load_clip(tiny)
+    model, transform, _ = load_clip_model(tiny)
     images = [photo.image for photo in IMAGES[:8]]
     with torch.no_grad():
         features = linear_probe.Featurizer(model, normalize=True)(torch.stack([transform(image) for image in images]))
@@ -138,7 +138,7 @@ def test_linear_probe_reads_our_features(tiny: Encoder) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="their linear probe runs on CUDA alone")
 def test_linear_probe_learns(tmp_path: Path) -> None:
     """Their linear probe trains on our features and beats guessing the largest class."""
-    model, transform, _ = load_clip("tiny", device="cuda")
+    model, transform, _ = load_clip_model("tiny", device="cuda")
     items = [(transform(photo.image), photo.label) for photo in IMAGES]
     loaders = [torch.utils.data.DataLoader(items[i::2], batch_size=16) for i in (0, 1)]  # type: ignore[arg-type]
     found = linear_probe.evaluate(
@@ -149,7 +149,7 @@ def test_linear_probe_learns(tmp_path: Path) -> None:
 
 def test_autocast_changes_nothing(tiny: Encoder) -> None:
     """Under autocast, which is their default, vectors are those of the encoder, to the bit."""
-    model, transform, tokenizer = load_clip(tiny)
+    model, transform, tokenizer = load_clip_model(tiny)
     images, texts = [photo.image for photo in IMAGES[:4]], ["a cat", "Zürich, naïve 東京 🐈"]
     with torch.no_grad(), torch.autocast("cpu", enabled=True):
         photos = model.encode_image(torch.stack([transform(image) for image in images]))
@@ -171,14 +171,14 @@ def test_an_encoder_without_pixels() -> None:
             self.count_tokens = encoder.count_tokens
 
     encoder = load_encoder("tiny", device="cpu")
-    model, transform, _ = load_clip(Opaque(encoder))
+    model, transform, _ = load_clip_model(Opaque(encoder))
     image = IMAGES[0].image
     assert np.array_equal(model.encode_image(transform(image)[None]).numpy(), np.asarray(encoder.encode_image([image])))
 
 
 def test_a_transform_goes_to_worker_processes(tiny: Encoder) -> None:
     """A data loader of torch's may pickle the transform: the copy makes the same pixels, of a palette picture too."""
-    _, transform, _ = load_clip(tiny)
+    _, transform, _ = load_clip_model(tiny)
     palette = IMAGES[0].image.convert("P")
     assert torch.equal(pickle.loads(pickle.dumps(transform))(palette), transform(palette))
 
@@ -186,7 +186,7 @@ def test_a_transform_goes_to_worker_processes(tiny: Encoder) -> None:
 @pytest.mark.parametrize("texts", [[], [""], ["a", "", "a longer one"], ["東京", "\ud800 lone"], ["\x00\x7f"]])
 def test_tokens_carry_the_texts(texts: list[str], tiny: Encoder) -> None:
     """What goes through the tokenizer comes out as it was: none, empty ones, other scripts, halves of characters."""
-    model, _, _ = load_clip(tiny)
+    model, _, _ = load_clip_model(tiny)
     assert np.array_equal(model.encode_text(tokenize(texts)).numpy(), tiny.encode_text(texts, role="query"))
 
 
@@ -210,4 +210,4 @@ def test_registered_twice_is_there_once() -> None:
 def test_what_it_cannot_compare_is_refused(name: str, error: type[Exception], says: str) -> None:
     """An encoder without an image tower, or of several vectors, is refused in a sentence."""
     with pytest.raises(error, match=says):
-        load_clip(name)
+        load_clip_model(name)

@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_clip_benchmark(classes: Path, store: Store, tm
         encoder=load_encoder(f"open_clip:{name}", device="cpu"),
         labels=Labels(tuple(Label(each) for each in loader.classes), TEMPLATES),
     )
-    ours = {measure: report.systems[0].compared.exact.mean(measure) for measure in report.measures}
+    ours = {measure: report.systems[0].exact.mean(measure) for measure in report.measures}
     assert ours == pytest.approx(theirs, abs=1e-12)
     assert 0 < ours["acc1"] < ours["acc5"] < 1
     assert abs(ours["acc1"] - ours["mean_per_class_recall"]) > 0.005
@@ -102,7 +102,7 @@ def test_searching_for_the_labels_gives_the_same_where_nothing_is_lost(
 ) -> None:
     """In a small collection, which has no graph, each picture gets its class by search as by its vector."""
     report = evaluate_classes(store, "pictures", read_class_folders(classes), encoder=tiny)
-    compared = report.systems[0].compared
+    compared = report.systems[0]
     assert compared.as_is is not None
     assert compared.as_is.per_query == compared.exact.per_query
     assert compared.exact.mean("acc1") > 0.2
@@ -116,10 +116,10 @@ def test_searching_for_the_labels_gives_the_same_where_nothing_is_lost(
 def test_other_images_of_the_collection_change_nothing(classes: Path, store: Store, tiny: Encoder) -> None:
     """Accuracy is over the pictures of the folder, and a warning counts the others."""
     images = read_class_folders(classes)
-    whole = evaluate_classes(store, "pictures", images, encoder=tiny).systems[0].compared
+    whole = evaluate_classes(store, "pictures", images, encoder=tiny).systems[0]
     some = [image for image in images if image.label in ("animal", "food")]
     report = evaluate_classes(store, "pictures", some, encoder=tiny, labels=Labels(tuple(map(Label, class_names()))))
-    part = report.systems[0].compared
+    part = report.systems[0]
     assert part.as_is is not None
     uris = {str(image.path) for image in some}
     assert part.exact.per_query["acc1"] == {u: v for u, v in whole.exact.per_query["acc1"].items() if u in uris}
@@ -161,7 +161,7 @@ def test_labels_say_what_folders_mean(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("folder,text\nanimal,beast\nanimal,creature\n")
     for file in ("l.json", "l.csv"):
         read = read_class_texts(tmp_path / file, names, templates=TEMPLATES)
-        assert [(label.name, label.said) for label in read.labels] == [
+        assert [(label.name, label.terms) for label in read.labels] == [
             ("animal", ("beast", "creature")),
             ("food", ("food",)),
         ]
@@ -204,6 +204,6 @@ def test_two_encoders_are_compared_image_by_image(classes: Path, store: Store, t
         evaluate_classes(store, f"by-{each.spec.name}", images, encoder=each) for each in (load_encoder("fake"), tiny)
     ]
     found = {comparison.measure: comparison for comparison in compare(reports).comparisons}
-    first, second = (report.systems[0].compared.exact.mean("acc1") for report in reports)
+    first, second = (report.systems[0].exact.mean("acc1") for report in reports)
     assert found["acc1"].exact.value == pytest.approx(second - first)
     assert np.isfinite(found["mean_per_class_recall"].exact_p)

@@ -97,7 +97,7 @@ def test_title_and_text_become_one_vector(store: Store) -> None:
         "blue whale",
     ]
     assert (report.queries, report.left_out, report.documents) == (2, 1, 4)
-    assert report.systems[0].compared.exact.mean("hit_rate@1") == 1.0
+    assert report.systems[0].exact.mean("hit_rate@1") == 1.0
 
 
 def test_a_kept_collection_is_taken_up_again(store: Store) -> None:
@@ -145,14 +145,14 @@ def test_images_are_queries_and_documents_too(store: Store, fake: Encoder, tmp_p
     asked = {"q1": Query(image=paths[2]), "q2": Query("a fox", paths[3])}
     qrels = {"q1": {"p2": 1}, "q2": {"p3": 1}}
     alone = evaluate_retrieval(store, "pictures", TestSet(asked, images, qrels), encoder=fake, measures=["MRR@10"])
-    assert alone.systems[0].compared.exact.per_query["MRR@10"] == {"q1": 1, "q2": 1}
+    assert alone.systems[0].exact.per_query["MRR@10"] == {"q1": 1, "q2": 1}
     mixed = TestSet(asked, {**images, "t": CorpusDocument(text="a fox")}, {"q1": {"p2": 1}, "q2": {"t": 1}})
     beside = evaluate_retrieval(store, "mixed", mixed, encoder=fake, measures=["hit_rate@2"])
-    assert beside.systems[0].compared.exact.per_query["hit_rate@2"] == {"q1": 1, "q2": 1}
+    assert beside.systems[0].exact.per_query["hit_rate@2"] == {"q1": 1, "q2": 1}
     (tmp_path / "broken.png").write_bytes(b"no picture")
     broken = TestSet({**asked, "q3": Query(image=tmp_path / "broken.png")}, images, {**qrels, "q3": {"p0": 1}})
     report = evaluate_retrieval(store, "pictures", broken, encoder=fake, measures=["MRR@10"])
-    assert report.systems[0].compared.exact.per_query["MRR@10"]["q3"] == 0
+    assert report.systems[0].exact.per_query["MRR@10"]["q3"] == 0
     assert any("1 queries cannot be asked and count 0: broken.png" in warning for warning in report.warnings)
     with pytest.raises(UnsupportedModality):
         evaluate_retrieval(store, "by-words", mixed, encoder=load_encoder("minilm"))
@@ -164,7 +164,7 @@ def test_words_and_late_vectors_are_measured_too(store: Store) -> None:
         report = evaluate_retrieval(
             store, name.replace("?", "-").replace("=", "-"), SMALL, encoder=load_encoder(name), measures=["hit_rate@1"]
         )
-        assert report.systems[0].compared.exact.mean("hit_rate@1") == 1.0, name
+        assert report.systems[0].exact.mean("hit_rate@1") == 1.0, name
 
 
 def test_two_encoders_are_compared_on_the_same_queries(store: Store) -> None:
@@ -175,7 +175,7 @@ def test_two_encoders_are_compared_on_the_same_queries(store: Store) -> None:
     ]
     both = compare(reports)
     (comparison,) = both.comparisons
-    first, second = (system.compared.exact.mean("nDCG@10") for system in both.systems)
+    first, second = (system.exact.mean("nDCG@10") for system in both.systems)
     assert comparison.exact.value == pytest.approx(second - first)
     assert both.facts["encoder"] == ["fake?dim=8", "fake"]
     other = evaluate_retrieval(
@@ -209,7 +209,7 @@ def test_passages_are_what_an_index_makes(store: Store) -> None:
     )
     counting = Counting(load_encoder("fake"))
     report = evaluate_passages(store, "passages", test_set, encoder=counting, measures=["MRR@10"])
-    assert report.systems[0].compared.exact.per_query["MRR@10"] == {"q1": 1, "q2": 0}
+    assert report.systems[0].exact.per_query["MRR@10"] == {"q1": 1, "q2": 0}
     assert any("1 documents cannot be encoded" in warning for warning in report.warnings)
     passages = store.count("passages")
     assert passages > 2

@@ -397,5 +397,5 @@ def test_both_evaluations_take_it(demo: Store, store: Store, tiny: Encoder, tmp_
     as_it_is = evaluate_searches(demo, "images", log_of(read), measures=["hit_rate@10"])
     for report in (anew, as_it_is):
         assert (report.queries, report.documents, report.warnings) == (made.queries, 300, ())
-    assert anew.systems[0].compared.exact.mean("hit_rate@10") == 1.0
-    assert as_it_is.systems[0].compared.exact.mean("hit_rate@10") == 1.0
+    assert anew.systems[0].exact.mean("hit_rate@10") == 1.0
+    assert as_it_is.systems[0].exact.mean("hit_rate@10") == 1.0

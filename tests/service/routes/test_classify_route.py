@@ -92,7 +92,7 @@ def expected(file: Path, labels: Labels) -> dict[str, tuple[float, float]]:
     """Label -> cosine and probability, from the encoder and the definition alone."""
     tiny = load_encoder("tiny")
     rows = []
-    for text in [*(label.said[0] for label in labels.labels), *labels.background]:
+    for text in [*(label.terms[0] for label in labels.labels), *labels.background]:
         each = tiny.encode_text([template.replace("{}", text) for template in labels.templates], role="query")
         mean = np.asarray(each, dtype=np.float64).mean(axis=0)
         rows.append(mean / np.linalg.norm(mean))
