@@ -20,7 +20,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from checkpoints_clip import OPEN_CLIP, open_clip_folder, photos, siglip2_folder
+from checkpoints_clip import OPEN_CLIP, open_clip_folder, siglip2_folder
+from checkpoints_clip import images as photos
 from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 from PIL import Image
