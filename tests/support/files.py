@@ -99,7 +99,7 @@ def word(path: Path, parts: Sequence[object], *, title: str = "") -> Path:
         elif isinstance(part, tuple) and isinstance(part[0], int):
             document.add_heading(part[1], part[0])
         elif isinstance(part, tuple):
-            shape = document.add_image(io.BytesIO(encoded(part[0])), width=Inches(1))
+            shape = document.add_image(io.BytesIO(encoded(part[0])), width=Inches(1))  # type: ignore[attr-defined]
             shape._inline.docPr.set("descr", part[1])
     document.save(str(path))
     return path

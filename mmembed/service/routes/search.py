@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -50,7 +50,7 @@ router = APIRouter(
 _SEARCHED, _SUBTRACTED, _EXAMPLE = "the picture to search with", "a picture to subtract", "a picture as an example"
 Part = TypeVar("Part", bound="str | bytes | PointId")
 
-_KINDS = {"images": "image", "documents": "text"}
+_KINDS: Mapping[str, Literal["image", "text"]] = {"images": "image", "documents": "text"}
 
 
 @router.post("/v1/search/{collection}", response_model=SearchAnswer, openapi_extra=form_of("SearchRequest"))
