@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmembed.encoders.checkpoint import load_weights, pick_device, pick_dtype
-from mmembed.encoders.lora import WEIGHTS, LoraAdapter, Origin
+from mmembed.encoders.lora import ADAPTER_WEIGHTS, LoraAdapter, Origin
 from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
 from mmembed.types import LoadOptions
 
@@ -41,7 +41,7 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     with _translated(adapter):
         config = _peft_config(adapter)
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](model, {"default": config}, "default")
-        state = _named_as_in(model, load_file(adapter.folder / WEIGHTS))
+        state = _named_as_in(model, load_file(adapter.folder / ADAPTER_WEIGHTS))
         _check_keys(model, adapter, state)
         set_peft_model_state_dict(model, state)
         _check_attention(model, adapter)
