@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from mmembed.testing import input_checks, prompt_checks, reference_checks
@@ -39,21 +38,11 @@ _CHECKS = (
     _Row("spec", reference_checks.spec, "collections, stores and limits are made by it"),
     _Row("other inputs", reference_checks.unsupported, "an index learns from UnsupportedModality what to leave out"),
     _Row("text form", input_checks.text_form, _FORM, "text"),
+    _Row("text order", input_checks.text_order, "vectors in another order are stored with the wrong documents", "text"),
     _Row(
-        "text order",
-        partial(input_checks.order, modality="text"),
-        "vectors in another order are stored with the wrong documents",
-        "text",
+        "text repeats", input_checks.text_repeats, "dropout or sampling is still on: the model is in training", "text"
     ),
-    _Row(
-        "text repeats",
-        partial(input_checks.determinism, modality="text"),
-        "dropout or sampling is still on: the model is in training",
-        "text",
-    ),
-    _Row(
-        "no texts", partial(input_checks.empty_list, modality="text"), "an index may have nothing left to embed", "text"
-    ),
+    _Row("no texts", input_checks.no_texts, "an index may have nothing left to embed", "text"),
     _Row("odd texts", input_checks.odd_texts, "one such text in an index would stop it, or spoil its batch", "text"),
     _Row("text batches", input_checks.text_batches, _BATCH, "text"),
     _Row("truncation", input_checks.truncation, "longer texts must be cut to context_length, not refused", "text"),
@@ -82,22 +71,12 @@ _CHECKS = (
     _Row("picture form", input_checks.image_form, _FORM, "image"),
     _Row(
         "picture order",
-        partial(input_checks.order, modality="image"),
+        input_checks.image_order,
         "vectors in another order are stored with the wrong pictures",
         "image",
     ),
-    _Row(
-        "picture repeats",
-        partial(input_checks.determinism, modality="image"),
-        "dropout or augmentation is still on",
-        "image",
-    ),
-    _Row(
-        "no pictures",
-        partial(input_checks.empty_list, modality="image"),
-        "an index may have nothing left to embed",
-        "image",
-    ),
+    _Row("picture repeats", input_checks.image_repeats, "dropout or augmentation is still on", "image"),
+    _Row("no pictures", input_checks.no_images, "an index may have nothing left to embed", "image"),
     _Row("picture batches", input_checks.image_batches, "pictures must not see one another", "image"),
     _Row("picture files", input_checks.files, "the same picture must have one vector, whatever file it is in", "image"),
     _Row("picture modes", input_checks.modes, "a picture that is not RGB must be refused or read right", "image"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ _WORDS = {"text": "text", "image": "picture"}
 # --- texts and images alike ----------------------------------------------------------------------
 
 
-def order(subject: Subject, modality: Modality) -> str:
+def _order(subject: Subject, modality: Modality) -> str:
     names, inputs = _inputs(modality)
     plain = subject.vectors(modality, inputs)
     shuffled = [
@@ -41,13 +41,13 @@ def order(subject: Subject, modality: Modality) -> str:
     return subject.equal((names[i], plain[i], row) for i, row in zip(shuffled, rows, strict=True))
 
 
-def determinism(subject: Subject, modality: Modality) -> str:
+def _determinism(subject: Subject, modality: Modality) -> str:
     names, inputs = _inputs(modality)
     first, second = subject.vectors(modality, inputs), subject.vectors(modality, inputs)
     return subject.equal(zip(names, first, second, strict=True))
 
 
-def empty_list(subject: Subject, modality: Modality) -> str:
+def _empty_list(subject: Subject, modality: Modality) -> str:
     check_form(subject.encode(modality, []), 0, subject.spec)
     return f"(0, {subject.spec.dim})" if subject.spec.kind == "dense" else "[]"
 
@@ -57,6 +57,15 @@ def _inputs(modality: Modality) -> tuple[list[str], Sequence[Any]]:
     if modality == "text":
         return [repr(text[:30]) for text in TEXTS], TEXTS
     return list(images()), list(images().values())
+
+
+def _of_each(check: Callable[[Subject, Modality], str]) -> tuple[Callable[[Subject], str], Callable[[Subject], str]]:
+    return lambda subject: check(subject, "text"), lambda subject: check(subject, "image")
+
+
+text_order, image_order = _of_each(_order)
+text_repeats, image_repeats = _of_each(_determinism)
+no_texts, no_images = _of_each(_empty_list)
 
 
 # --- texts ---------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def test_e5_mistral_is_not_matryoshka(folder: Path) -> None:
 
 def test_overflow_is_not_stored(e5: DecoderLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hidden state that is not finite raises and names the dtype."""
-    monkeypatch.setattr(e5._forward, "_pool", lambda rows, prefix: torch.full((len(rows), 64), float("inf")))
+    monkeypatch.setattr(e5._forward, "_pool", lambda rows, **_: torch.full((len(rows), 64), float("inf")))
     with pytest.raises(InvalidEmbedding, match="overflowed in float32"):
         e5.encode_text(["a"], role="document")
 
