@@ -27,7 +27,7 @@ from mmembed.encoders.families.memory import check_finite, in_halves
 from mmembed.encoders.families.sentence_models import load_model, read_layout
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
-from mmembed.encoders.prompts import Prompts
+from mmembed.encoders.prompts import own_prompts
 from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import TokenCounter, characters, token_batches
@@ -55,7 +55,7 @@ class SpladeEncoder(TextEncoder):
         self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
         self._top_k = top_k
         self._model = model
-        self._prompts = _own_prompts(model, spec.name)
+        self._prompts = own_prompts(spec.name, model.prompts)
         tokenizer = cast("PreTrainedTokenizerBase", reader.tokenizer)
         self._token_budget = (_LOGITS_CPU if on_cpu else _LOGITS_GPU) // len(tokenizer)
         self._counter = TokenCounter(tokenizer)
@@ -147,7 +147,7 @@ def load(
         **origin.ingredients(_weight_files(checkpoint, saved=saved)),
         "tables": [_checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)],
         "modules": _modules(model),
-        "prompts": dict(_own_prompts(model, "").roles),
+        "prompts": dict(own_prompts("", model.prompts).roles),
     }
     spec = origin.spec(ingredients, kind="sparse", dim=None, context_length=length, revision=checkpoint.revision)
     return SpladeEncoder(spec, model, top_k=keep, batch_size=run.batch_size)
@@ -203,12 +203,6 @@ def _document_reader(model: SparseEncoder) -> InputModule:
         route = "document" if "document" in first.sub_modules else first.default_route or next(iter(first.sub_modules))
         first = cast(nn.Sequential, first.sub_modules[route])[0]
     return cast(InputModule, first)
-
-
-def _own_prompts(model: SparseEncoder, name: str) -> Prompts:
-    own = {key: value for key, value in model.prompts.items() if value}
-    document = own.get("document") or own.get("passage") or ""
-    return Prompts(name, roles={"query": own.get("query", ""), "document": document}, own=own)
 
 
 def _limit_length(model: SparseEncoder, length: int) -> None:
