@@ -114,7 +114,7 @@ class Prompts:
         raise SettingsError(f"encoder {self.encoder} knows no task {task!r}: it has {', '.join(known)}")
 
 
-def own_prompts(encoder: str, prompts: Mapping[str, str]) -> Prompts:
+def own_prompts(encoder: str, prompts: Mapping[str, str | None]) -> Prompts:
     """Those that a model's own files name, the sides of retrieval among them."""
     own = {key: value for key, value in prompts.items() if value}
     document = own.get("document") or own.get("passage") or ""
