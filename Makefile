@@ -24,7 +24,7 @@ check: $(STAMP)  ## format, lint, spelling, types, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/typos
-	$(BIN)/mypy mmembed plugins bench
+	$(BIN)/mypy mmembed plugins bench tests
 	$(BIN)/python docs/generate.py --check
 
 test: $(STAMP)  ## all tests; MMEMBED_TEST_DATA and MMEMBED_TEST_QDRANT_URL add those on real data and a real server

@@ -19,7 +19,6 @@ from checkpoints_text import build_e5_mistral
 from checkpoints_vlm import build_cross_encoder
 from markdown_it import MarkdownIt
 from pages import (
-    ROOT,
     Block,
     assert_matches,
     blocks_of,
@@ -29,6 +28,7 @@ from pages import (
     run_command,
     run_service,
 )
+from places import ROOT
 
 from mmembed import errors, open_store
 from mmembed.encoders.presets import PRESETS

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from checkpoints_clip import OPEN_CLIP_SIGLIP, open_clip_folder
-from pages import ROOT, blocks_of, demo_folder, run_blocks, run_service
+from pages import blocks_of, demo_folder, run_blocks, run_service
+from places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

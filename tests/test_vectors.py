@@ -61,7 +61,7 @@ def test_check_embeddings_names_what_is_wrong() -> None:
     with pytest.raises(InvalidEmbedding, match=r"\(2, 3\) for 3 inputs, not float32 \(3, 3\)"):
         check_embeddings(good, n=3, dim=3, encoder="e")
     with pytest.raises(InvalidEmbedding, match="float64"):
-        check_embeddings(good.astype(np.float64), n=2, dim=3, encoder="e")  # type: ignore[arg-type]
+        check_embeddings(good.astype(np.float64), n=2, dim=3, encoder="e")
     with pytest.raises(InvalidEmbedding, match="norm 2"):
         check_embeddings(good * np.float32(2), n=2, dim=3, encoder="e")
     with pytest.raises(InvalidEmbedding, match="NaN"):

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +19,7 @@ from mmembed.errors import EncoderLoadError, MmembedError, SettingsError
 from mmembed.types import LoadOptions
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 __all__ = [
@@ -45,7 +40,7 @@ NO_ADAPTER = {"subfolder": "no-adapter"}
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """The files that transformers looks for, in its order: the first decides."""
 
-
+_LOADING_ERRORS = (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError, ImportError)
 _UNKNOWN_TYPE = re.compile(r"model type `([^`]+)` but Transformers does not recognize this architecture")
 """What AutoConfig says of a config.json that is newer than it."""
 
@@ -79,10 +74,7 @@ class Checkpoint:
         root = self.folder(marker)
         listing = root / "modules.json"
         parts = [""] if not listing.is_file() else [part["path"] for part in json.loads(listing.read_text("utf-8"))]
-        found: list[Path] = []
-        for part in dict.fromkeys(parts):
-            found += _weights_in(root / part)
-        return found
+        return [file for part in dict.fromkeys(parts) for file in _weights_in(root / part)]
 
     @contextmanager
     def loading(self, advice: str = "") -> Iterator[None]:
@@ -105,16 +97,7 @@ class Checkpoint:
                 f"the pickled weights of {self.model} are broken or hold more than tensors, which could run anything "
                 f"and is not read: give them as .safetensors"
             ) from exc
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            RuntimeError,
-            LookupError,
-            TypeError,
-            ImportError,
-            SafetensorError,
-        ) as exc:
+        except (*_LOADING_ERRORS, SafetensorError) as exc:
             reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".:")
             if unknown := _UNKNOWN_TYPE.search(str(exc)):
                 todo = (
@@ -190,20 +173,19 @@ def load_config(checkpoint: Checkpoint, model_types: Sequence[str], example: str
     return config
 
 
-def load_weights(checkpoint: Checkpoint, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
-    """The model of `checkpoint` on its device, in `on_gpu` there unless `run` says otherwise.
+def load_weights(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of `checkpoint` on a device in a dtype, of which `run` says nothing here.
 
     Raises EncoderLoadError where weights are missing: transformers would fill them in at random.
     """
     from transformers import AutoModel
 
-    device = pick_device(run.device)
     with checkpoint.loading():
         model, report = AutoModel.from_pretrained(
             checkpoint.model,
             revision=checkpoint.revision or "main",
             trust_remote_code=run.trust_remote_code,
-            dtype=pick_dtype(run.dtype, device, on_gpu=on_gpu),
+            dtype=dtype,
             output_loading_info=True,
             adapter_kwargs=NO_ADAPTER,
         )

@@ -15,9 +15,9 @@ from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError
 from mmembed.types import EncoderSpec, Kind, Modality
 
-__all__ = ["WEIGHTS", "LoraAdapter", "Origin", "check_base", "find_adapter", "find_origin"]
+__all__ = ["ADAPTER_WEIGHTS", "LoraAdapter", "Origin", "check_base", "find_adapter", "find_origin"]
 
-WEIGHTS = "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _CONFIG, _PICKLE = "adapter_config.json", "adapter_model.bin"
 _NEUTRAL = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 """What adapter_config.json says that changes no vector."""
@@ -41,7 +41,7 @@ class LoraAdapter:
         """Over its weights and what scales them: equal if and only if it changes a model alike, wherever it lies."""
         settings = {key: value for key, value in self.config.items() if value and key not in _NEUTRAL}
         ordered = {key: sorted(value) if isinstance(value, list) else value for key, value in settings.items()}
-        return fingerprint({"weights": weights_checksum([self.folder / WEIGHTS]), "settings": ordered})
+        return fingerprint({"weights": weights_checksum([self.folder / ADAPTER_WEIGHTS]), "settings": ordered})
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def find_adapter(source: str, *, revision: str | None = None) -> LoraAdapter:
 
     with Checkpoint(source, revision, local=False).loading(", as in ?adapter=FOLDER"):
         config = hf_hub_download(source, _CONFIG, revision=revision)
-        hf_hub_download(source, WEIGHTS, revision=revision)
+        hf_hub_download(source, ADAPTER_WEIGHTS, revision=revision)
     return _read_adapter(source, Path(config).parent)
 
 
@@ -195,7 +195,7 @@ def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: LoraAdapter) ->
 def _read_adapter(source: str, folder: Path) -> LoraAdapter:
     if not (folder / _CONFIG).is_file():
         raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is not an adapter: name a folder that PEFT wrote")
-    if not (folder / WEIGHTS).is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         found = f"only the pickled {_PICKLE}" if (folder / _PICKLE).is_file() else "no weights"
-        raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {WEIGHTS}")
+        raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {ADAPTER_WEIGHTS}")
     return LoraAdapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmembed.encoders.checkpoint import load_weights, pick_device, pick_dtype
-from mmembed.encoders.lora import WEIGHTS, LoraAdapter, Origin
+from mmembed.encoders.lora import ADAPTER_WEIGHTS, LoraAdapter, Origin
 from mmembed.errors import EncoderLoadError, MissingDependency, MmembedError
 from mmembed.types import LoadOptions
 
@@ -41,7 +42,7 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     with _translated(adapter):
         config = _peft_config(adapter)
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](model, {"default": config}, "default")
-        state = _named_as_in(model, load_file(adapter.folder / WEIGHTS))
+        state = _named_as_in(model, load_file(adapter.folder / ADAPTER_WEIGHTS))
         _check_keys(model, adapter, state)
         set_peft_model_state_dict(model, state)
         _check_attention(model, adapter)
@@ -52,26 +53,19 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
 
 
 def load_adapted(origin: Origin, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
-    """`hub.load_weights` of the base, with its adapter merged.
-
-    That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
-    """
-    if origin.adapter is None:
-        return load_weights(origin.base, run, on_gpu=on_gpu)
-    device = pick_device(run.device)
-    dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
-    model: Any = load_weights(origin.base, replace(run, device="cpu", dtype="float32"), on_gpu="float32")
-    origin.check()
-    merge_adapter(model, origin.adapter)
-    cast(model, device, dtype)
-    placed: PreTrainedModel = model.eval()
-    return placed
+    """`checkpoint.load_weights` of the base, with its adapter merged, as `build_adapted` does."""
+    model: Any = build_adapted(origin, run, partial(load_weights, origin.base, run), on_gpu=on_gpu)
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
 
 
 def build_adapted(
     origin: Origin, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
 ) -> _Model:
-    """`build(device, dtype)`, a model of sentence-transformers, with its adapter merged as in `load_adapted`."""
+    """`build(device, dtype)`, of transformers or sentence-transformers, with its adapter merged: `on_gpu` is its dtype.
+
+    That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
+    """
     import torch
 
     device = pick_device(run.device)
@@ -80,7 +74,7 @@ def build_adapted(
         return build(str(device), dtype)
     model = build("cpu", torch.float32)
     origin.check()
-    transformer: Any = getattr(model, "transformers_model", None)
+    transformer: Any = getattr(model, "transformers_model", model)  # of sentence-transformers: None for a static one
     if transformer is None:
         raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it out")
     merge_adapter(transformer, origin.adapter)

@@ -27,7 +27,8 @@ class Encoders(Mapping[str, Encoder]):
         self._lock = threading.Lock()
         self._encoders: dict[str, Future[Encoder]] = {}
         for encoder in loaded:
-            self._encoders[encoder.spec.name] = _done(encoder)
+            self._encoders[encoder.spec.name] = Future()
+            self._encoders[encoder.spec.name].set_result(encoder)
 
     def __getitem__(self, name: str) -> Encoder:
         """Raises what `load_encoder` raises, to all who wait for it; the next who asks tries again."""
@@ -70,9 +71,3 @@ class Encoders(Mapping[str, Encoder]):
 
 SHARED = Encoders()
 """Where searches find encoders that are given none. `SHARED.clear()` gives the memory back."""
-
-
-def _done(encoder: Encoder) -> Future[Encoder]:
-    future: Future[Encoder] = Future()
-    future.set_result(encoder)
-    return future

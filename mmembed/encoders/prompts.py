@@ -19,7 +19,7 @@ from importlib.resources import files
 from mmembed.errors import SettingsError
 from mmembed.types import Role
 
-__all__ = ["Prompts", "check_task", "is_symmetric", "known_tasks", "query_prefix", "text_prefix"]
+__all__ = ["Prompts", "check_task", "is_symmetric", "known_tasks", "own_prompts", "query_prefix", "text_prefix"]
 
 _SIMILARITY = ("similarity", "sts")
 """What models call similarity in their own prompts, in lower case."""
@@ -112,6 +112,13 @@ class Prompts:
         if known == ["retrieval"]:
             check_task(self.encoder, task)
         raise SettingsError(f"encoder {self.encoder} knows no task {task!r}: it has {', '.join(known)}")
+
+
+def own_prompts(encoder: str, prompts: Mapping[str, str | None]) -> Prompts:
+    """Those that a model's own files name, the sides of retrieval among them."""
+    own = {key: value for key, value in prompts.items() if value}
+    document = own.get("document") or own.get("passage") or ""
+    return Prompts(encoder, {"query": own.get("query", ""), "document": document}, own=own)
 
 
 @lru_cache(maxsize=1)

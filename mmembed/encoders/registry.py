@@ -88,6 +88,26 @@ def parse_name(name: str) -> EncoderName:
     return EncoderName(family, model, options)
 
 
+def whole_number(
+    name: EncoderName, option: str, value: str | None, *, least: int, most: int | None = None
+) -> int | None:
+    """The number that an option of a name gives, None where it is left out. Raises SettingsError for another word."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit() and least <= int(value) and (most is None or int(value) <= most):
+        return int(value)
+    numbers = f"of at least {least}" if most is None else f"from {least} to {most}"
+    raise SettingsError(f"encoder {str(name)!r} says {option}={value}: give a whole number {numbers}")
+
+
+def not_matryoshka(name: EncoderName) -> SettingsError:
+    """What to raise where `?dim=` is asked of a family that knows of none."""
+    return SettingsError(
+        f"encoder {str(replace(name, options={}))!r} was asked for fewer dimensions, but models of family "
+        f"{name.family!r} were not trained so that their first ones stand alone (Matryoshka): leave ?dim= out"
+    )
+
+
 def families(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
     """Every installed family, unimported. Raises DuplicateEncoder where two packages claim one."""
     found: dict[str, EntryPoint] = {}
@@ -212,10 +232,7 @@ def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
         if option not in known:
             bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
             if option == "dim":
-                raise SettingsError(
-                    f"encoder {bare!r} was asked for fewer dimensions, but models of family {name.family!r} were not "
-                    f"trained so that their first ones stand alone (Matryoshka): leave ?dim= out"
-                )
+                raise not_matryoshka(name)
             has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
             raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")
 

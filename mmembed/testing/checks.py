@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmembed.testing import image_checks, prompt_checks, reference_checks, text_checks
+from mmembed.testing import input_checks, prompt_checks, reference_checks
 from mmembed.testing.known import KnownAnswers
 from mmembed.testing.report import Check, EncoderReport, Fault, NotJudged
 from mmembed.testing.subject import Subject, tolerance_of
@@ -37,15 +37,17 @@ _BATCH = (
 _CHECKS = (
     _Row("spec", reference_checks.spec, "collections, stores and limits are made by it"),
     _Row("other inputs", reference_checks.unsupported, "an index learns from UnsupportedModality what to leave out"),
-    _Row("text form", text_checks.form, _FORM, "text"),
-    _Row("text order", text_checks.order, "vectors in another order are stored with the wrong documents", "text"),
-    _Row("text repeats", text_checks.determinism, "dropout or sampling is still on: the model is in training", "text"),
-    _Row("no texts", text_checks.empty_list, "an index may have nothing left to embed", "text"),
-    _Row("odd texts", text_checks.odd_texts, "one such text in an index would stop it, or spoil its batch", "text"),
-    _Row("text batches", text_checks.batch_invariance, _BATCH, "text"),
-    _Row("truncation", text_checks.truncation, "longer texts must be cut to context_length, not refused", "text"),
-    _Row("context", text_checks.context, "passages are cut to context_length: the rest of each would be lost", "text"),
-    _Row("count_tokens", text_checks.tokens, "passages are cut by it", "text"),
+    _Row("text form", input_checks.text_form, _FORM, "text"),
+    _Row("text order", input_checks.text_order, "vectors in another order are stored with the wrong documents", "text"),
+    _Row(
+        "text repeats", input_checks.text_repeats, "dropout or sampling is still on: the model is in training", "text"
+    ),
+    _Row("no texts", input_checks.no_texts, "an index may have nothing left to embed", "text"),
+    _Row("odd texts", input_checks.odd_texts, "one such text in an index would stop it, or spoil its batch", "text"),
+    _Row("text batches", input_checks.text_batches, _BATCH, "text"),
+    _Row("truncation", input_checks.truncation, "longer texts must be cut to context_length, not refused", "text"),
+    _Row("context", input_checks.context, "passages are cut to context_length: the rest of each would be lost", "text"),
+    _Row("count_tokens", input_checks.tokens, "passages are cut by it", "text"),
     _Row(
         "roles",
         prompt_checks.roles,
@@ -61,19 +63,24 @@ _CHECKS = (
     ),
     _Row(
         "self match",
-        text_checks.self_match,
+        input_checks.self_match,
         "a text that does not find itself finds nothing",
         "text",
         ("sparse", "multi"),
     ),
-    _Row("picture form", image_checks.form, _FORM, "image"),
-    _Row("picture order", image_checks.order, "vectors in another order are stored with the wrong pictures", "image"),
-    _Row("picture repeats", image_checks.determinism, "dropout or augmentation is still on", "image"),
-    _Row("no pictures", image_checks.empty_list, "an index may have nothing left to embed", "image"),
-    _Row("picture batches", image_checks.batch_invariance, "pictures must not see one another", "image"),
-    _Row("picture files", image_checks.files, "the same picture must have one vector, whatever file it is in", "image"),
-    _Row("picture modes", image_checks.modes, "a picture that is not RGB must be refused or read right", "image"),
-    _Row("pixels", image_checks.pixels, "an index preprocesses in threads, a search does not", "image"),
+    _Row("picture form", input_checks.image_form, _FORM, "image"),
+    _Row(
+        "picture order",
+        input_checks.image_order,
+        "vectors in another order are stored with the wrong pictures",
+        "image",
+    ),
+    _Row("picture repeats", input_checks.image_repeats, "dropout or augmentation is still on", "image"),
+    _Row("no pictures", input_checks.no_images, "an index may have nothing left to embed", "image"),
+    _Row("picture batches", input_checks.image_batches, "pictures must not see one another", "image"),
+    _Row("picture files", input_checks.files, "the same picture must have one vector, whatever file it is in", "image"),
+    _Row("picture modes", input_checks.modes, "a picture that is not RGB must be refused or read right", "image"),
+    _Row("pixels", input_checks.pixels, "an index preprocesses in threads, a search does not", "image"),
     _Row("name", reference_checks.name_loads, "a collection stores the name, and loads it to search"),
     _Row(
         "Matryoshka",

@@ -15,7 +15,7 @@ from mmembed.encoders.tokens import characters
 from mmembed.errors import MmembedError
 from mmembed.testing.foreign import ForeignEncoder
 from mmembed.testing.report import Fault, NotJudged
-from mmembed.testing.subject import Subject, attempt
+from mmembed.testing.subject import Subject, call_encoder
 from mmembed.testing.texts import ODD_TEXTS, TEXTS, filler
 from mmembed.testing.vectors import distance
 from mmembed.types import Role, Vector
@@ -106,7 +106,7 @@ def special_tokens(subject: Subject) -> str:
     if token_ids is None:
         return _by_count(subject, len(promised))
     for text in [*TEXTS, *ODD_TEXTS.values(), filler(2 * min(subject.spec.context_length or 500, subject.longest))]:
-        ids = attempt("token_ids", lambda: list(token_ids(characters(text))))  # noqa: B023
+        ids = call_encoder("token_ids", lambda: list(token_ids(characters(text))))  # noqa: B023
         for what, expected, found in (("start", frame.first, ids[:1]), ("end", frame.last, ids[-1:])):
             if expected is not None and found != [expected]:
                 pooled = ", which is what the vector is taken from" if frame.pooled and what == "end" else ""
@@ -168,7 +168,7 @@ def _told_prompts(subject: Subject, prompts: _Prompts) -> str:
     if tell is None:
         raise NotJudged("both roles have a prompt, and the encoder neither takes task='' nor has a method prompt()")
     for role in get_args(Role):
-        told = attempt("prompt", lambda: tell(role, None))  # noqa: B023
+        told = call_encoder("prompt", lambda: tell(role, None))  # noqa: B023
         if told != prompts.lead(role, None):
             raise Fault(f"prompt({role!r}, None) is {told!r}, not {prompts.lead(role, None)!r}")
     return "both prompts are told as expected"

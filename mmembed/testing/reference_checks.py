@@ -13,7 +13,7 @@ from mmembed.encoders.registry import parse_name
 from mmembed.errors import UnsupportedModality
 from mmembed.testing.images import images
 from mmembed.testing.report import Fault, NotJudged
-from mmembed.testing.subject import Subject, attempt, tolerance_of
+from mmembed.testing.subject import Subject, call_encoder, tolerance_of
 from mmembed.testing.texts import TEXTS
 from mmembed.testing.vectors import check_form
 from mmembed.types import Encoder, EncoderSpec, Kind, Modality, Role, Vector
@@ -84,7 +84,7 @@ def name_loads(subject: Subject) -> str:
     if subject.load is None:
         raise NotJudged("loading it again was not asked for")
     load, name = subject.load, subject.spec.name
-    again = attempt(f"loading {name!r}", lambda: load(name))
+    again = call_encoder(f"loading {name!r}", lambda: load(name))
     if again.spec != subject.spec:
         raise Fault(f"{name!r} loads {again.spec}, not {subject.spec}")
     return f"{name!r} loads the same, fingerprint {again.spec.fingerprint}"
@@ -100,7 +100,7 @@ def matryoshka(subject: Subject) -> str:
     full = np.stack([np.asarray(row) for row in subject.texts(TEXTS)])
     for dim in dims:
         name = str(replace(parsed, options={**parsed.options, "dim": str(dim)}))
-        shorter = replace(subject, encoder=attempt(f"loading {name!r}", lambda: load(name)))  # noqa: B023
+        shorter = replace(subject, encoder=call_encoder(f"loading {name!r}", lambda: load(name)))  # noqa: B023
         check_form(shorter.encode_text(TEXTS), len(TEXTS), replace(subject.spec, dim=dim))
         if shorter.spec.fingerprint == subject.spec.fingerprint:
             raise Fault(f"{name!r} has the fingerprint of the whole vectors, with which it cannot be compared")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
-__all__ = ["Check", "EncoderReport", "Fault", "NotJudged", "Outcome"]
-
-Outcome: TypeAlias = Literal["passed", "fault", "skipped"]
+__all__ = ["Check", "EncoderReport", "Fault", "NotJudged"]
 
 
 class Fault(Exception):
@@ -23,7 +21,7 @@ class Check:
     """One line of a report."""
 
     name: str
-    outcome: Outcome
+    outcome: Literal["passed", "fault", "skipped"]
     found: str  # what was measured, what is wrong, or why nothing was judged
     why: str  # what goes wrong with an encoder that fails it
 

@@ -15,14 +15,14 @@ from mmembed.testing.known import KnownAnswers
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.texts import text_roles
 from mmembed.testing.vectors import distance, split_rows
-from mmembed.types import Embeddings, Encoder, EncoderSpec, Role, Vector
+from mmembed.types import Embeddings, Encoder, EncoderSpec, Modality, Role, Vector
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Subject", "attempt", "tolerance_of"]
+__all__ = ["Subject", "call_encoder", "tolerance_of"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
 """Dtype of the weights -> distance of two unit vectors that still counts as none. 1e-2 is a cosine of 0.99995."""
@@ -55,14 +55,21 @@ class Subject:
         """In which it reads texts."""
         return text_roles(self.encoder)
 
+    def encode(self, modality: Modality, inputs: Sequence[Any]) -> Embeddings:
+        return self.encode_text(inputs) if modality == "text" else self.encode_image(inputs)
+
+    def vectors(self, modality: Modality, inputs: Sequence[Any]) -> list[Vector]:
+        """n texts or images -> n vectors."""
+        return split_rows(self.encode(modality, inputs), len(inputs), self.spec.kind)
+
     def encode_text(self, texts: Sequence[str], *, role: Role | None = None, task: str | None = None) -> Embeddings:
         """What the encoder returned, as it is. Without a role: as documents, or else as queries."""
         side = role or self.roles[-1]
-        return attempt("encode_text", lambda: self.encoder.encode_text(list(texts), role=side, task=task))
+        return call_encoder("encode_text", lambda: self.encoder.encode_text(list(texts), role=side, task=task))
 
     def encode_image(self, images: Sequence[Image]) -> Embeddings:
         """What the encoder returned, as it is."""
-        return attempt("encode_image", lambda: self.encoder.encode_image(list(images)))
+        return call_encoder("encode_image", lambda: self.encoder.encode_image(list(images)))
 
     def texts(self, texts: Sequence[str], *, role: Role | None = None, task: str | None = None) -> list[Vector]:
         """n texts -> n vectors."""
@@ -76,7 +83,7 @@ class Subject:
         """Raises NotJudged for an encoder of `wrap` that was given no tokenizer: it counts words."""
         if isinstance(self.encoder, ForeignEncoder) and self.encoder.token_ids is None:
             raise NotJudged("no token_ids were given, so tokens cannot be counted")
-        count: Any = attempt("count_tokens", lambda: self.encoder.count_tokens(text))
+        count: Any = call_encoder("count_tokens", lambda: self.encoder.count_tokens(text))
         if not isinstance(count, int) or count < 0:
             raise Fault(f"count_tokens({text[:20]!r}) is {count!r}, not a whole number")
         return count
@@ -90,7 +97,7 @@ class Subject:
         return f"at most {apart:.1g} apart" if apart else "equal"
 
 
-def attempt(what: str, function: Callable[[], T]) -> T:
+def call_encoder(what: str, function: Callable[[], _T]) -> _T:
     """Call into the encoder; whatever it raises is a Fault that tells type and message."""
     try:
         return function()

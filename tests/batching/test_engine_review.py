@@ -215,7 +215,7 @@ def test_a_call_lets_go_of_what_it_has(batcher_of: Callable[[Gated], Batcher]) -
             seen.add(submission)
             return submission
 
-        proxy._batcher.submit = watched  # type: ignore[method-assign]
+        proxy._batcher.submit = watched  # type: ignore[assignment, method-assign]
         for number in range(50):
             proxy.encode_text([f"a{number}", f"b{number}"], role="document")
         gc.collect()

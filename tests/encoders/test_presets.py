@@ -178,9 +178,10 @@ def test_symmetric_tasks_lead_both_sides() -> None:
     for task in ("classification", "clustering", "similarity", "STS", "TwentyNewsgroupsClustering", "Ocnli"):
         assert is_symmetric(task)
         assert text_prefix(E5_FORM, "document", task) == text_prefix(E5_FORM, "query", task) != ""
-    for task in (None, "", "retrieval", "SciFact", "QuoraRetrieval", "SciDocsRR", "Find poems"):
-        assert not is_symmetric(task)
-        assert text_prefix(E5_FORM, "document", task) == ""
+    others: list[str | None] = [None, "", "retrieval", "SciFact", "QuoraRetrieval", "SciDocsRR", "Find poems"]
+    for other in others:
+        assert not is_symmetric(other)
+        assert text_prefix(E5_FORM, "document", other) == ""
     assert text_prefix(E5_FORM, "query", "Find poems") == "Instruct: Find poems\nQuery: "
     assert text_prefix(E5_FORM, "query", "") == ""
 

@@ -32,15 +32,15 @@ from mmembed.encoders.remote import (
     RemoteModel,
     Request,
     calls,
-    count_tokens,
     data_uri,
+    estimate_tokens,
     find_key,
     known_model,
     remote_encoder,
     rows_by_index,
     wanted_dim,
 )
-from mmembed.encoders.remote.batches import Cost, batches, cut_to_bytes, cut_to_tokens, most_tokens
+from mmembed.encoders.remote.batches import Cost, cut_to_bytes, cut_to_tokens, most_tokens, request_slices
 from mmembed.encoders.remote.responses import to_vectors
 from mmembed.errors import (
     EncoderError,
@@ -501,7 +501,7 @@ def test_a_row_that_cannot_be_stored_refuses_the_batch(rows: list[object], messa
 def test_batches_hold_every_input_once_and_keep_the_limits(costs: list[Cost], count: int, tokens: int | None) -> None:
     """In order, none left out; only a single input may be over a limit."""
     limits = Limits(texts=96, tokens=tokens, total_bytes=20)
-    groups = [costs[group] for group in batches(costs, limits=limits, count=count)]
+    groups = [costs[group] for group in request_slices(costs, limits=limits, count=count)]
     assert [cost for group in groups for cost in group] == costs
     for group in groups:
         assert 1 <= len(group) <= count
@@ -528,13 +528,13 @@ def test_tokens_are_estimated_from_above(text: str) -> None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     real = len(tokenizer.encode(text).ids)
-    assert real <= count_tokens(text) <= 1.6 * real + 2
+    assert real <= estimate_tokens(text) <= 1.6 * real + 2
 
 
 @given(st.text())
 def test_no_estimate_is_above_the_certain_bound(text: str) -> None:
     """Requests are cut by a bound that holds for every text: two tokens and one for each byte."""
-    assert 2 <= count_tokens(text) <= most_tokens(text)
+    assert 2 <= estimate_tokens(text) <= most_tokens(text)
 
 
 @given(st.text(), st.integers(0, 40))
@@ -553,8 +553,8 @@ def test_a_text_cut_to_tokens_has_no_more_of_them(text: str, most: int) -> None:
     text = text.encode("utf-8", "replace").decode()
     cut = cut_to_tokens(text, most)
     assert text.startswith(cut)
-    assert count_tokens(cut) <= most
-    assert (cut == text) == (count_tokens(text) <= most)
+    assert estimate_tokens(cut) <= most
+    assert (cut == text) == (estimate_tokens(text) <= most)
 
 
 def decoded(uri: str) -> Image.Image:

@@ -149,7 +149,7 @@ def test_what_is_equal_is_encoded_once(edge: Store, fake: Encoder) -> None:
     report = ingest_images(edge, "images", [Item("a", "image", content=array(1))], encoder=encoder)
     report = ingest_images(edge, "images", [Item("b", "image", content=files.photo(seed=1))], encoder=encoder)
     assert (report.copied, report.moved, encoder.images, edge.count("images")) == (1, 0, 1, 2)
-    assert all(thumbnail_path(Collection(edge, "images"), p.id).is_file() for p in edge.scroll("images"))  # type: ignore[union-attr]
+    assert all(thumbnail_path(Collection(edge, "images"), p.id).is_file() for p in edge.scroll("images"))
 
 
 def test_a_file_does_not_move_into_memory(edge: Store, fake: Encoder, tmp_path: Path) -> None:

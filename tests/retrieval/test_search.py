@@ -766,4 +766,4 @@ def test_a_collection_that_is_not_ours_needs_an_encoder(memory: Store) -> None:
         {"encoder": load_encoder("fake?dim=16"), "vector_name": "clip"},
     ):
         with pytest.raises(MmembedError):
-            search(memory, "theirs", text="river", **how)  # type: ignore[arg-type]
+            search(memory, "theirs", text="river", **how)

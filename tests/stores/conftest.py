@@ -16,8 +16,8 @@ from mmembed.types import Store
 @pytest.fixture(params=["edge", "memory", "grpc", "server"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "grpc":
-        with grpc_store() as (opened, _):
-            yield opened
+        with grpc_store() as (over_grpc, _):
+            yield over_grpc
         return
     if request.param == "server" and not SERVER:
         pytest.skip("MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server that tests may write to")

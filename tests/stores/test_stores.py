@@ -179,7 +179,7 @@ def test_upsert_and_retrieve(store: Store, name: str) -> None:
     assert isinstance(stored, SparseVector)
     assert dict(zip(stored.indices.tolist(), stored.values.tolist(), strict=True)) == {2: 0.5, 9: 1.5}
     assert stored.indices.dtype == np.uint32
-    assert first.vectors["image"].dtype == np.float32  # type: ignore[union-attr]
+    assert first.vectors["image"].dtype == np.float32
     (only,) = store.retrieve(name, [uid(1)], vectors=["image"], payload=False)
     assert list(only.vectors) == ["image"]
     assert only.payload == {}
@@ -232,7 +232,7 @@ def test_scroll(store: Store, name: str) -> None:
     points = list(store.scroll(name, batch_size=5, vectors=["image"], payload=["n"]))
     assert ids(points) == [uid(i) for i in range(23)]
     assert [p.payload for p in points] == [{"n": i} for i in range(23)]
-    np.testing.assert_allclose(np.stack([p.vectors["image"] for p in points]), vectors, atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_allclose(np.stack([p.vectors["image"] for p in points]), vectors, atol=1e-6)
     some = m.Filter(must=m.FieldCondition(key="tag", match=m.MatchValue(value="t1")))
     bare = list(store.scroll(name, batch_size=2, filter=some, payload=False))
     assert ids(bare) == [uid(i) for i in range(1, 23, 4)]
@@ -247,7 +247,7 @@ def test_update_vectors(store: Store, name: str) -> None:
     store.update_vectors(name, [Point(uid(1), {"image": replaced}, {"ignored": 1})])
     (point,) = store.retrieve(name, [uid(1)], vectors=True)
     assert sorted(point.vectors) == ["image", "splade"]
-    np.testing.assert_allclose(point.vectors["image"], replaced, atol=1e-6)  # type: ignore[arg-type]
+    np.testing.assert_allclose(point.vectors["image"], replaced, atol=1e-6)
     assert point.payload == {"n": 1, "tag": "t1"}
 
 

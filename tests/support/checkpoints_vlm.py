@@ -277,7 +277,8 @@ def build_colpali(folder: Path) -> Path:
         image_token_index=tokenizer.convert_tokens_to_ids(_GEMMA_MEDIA["image"]),
         projection_dim=64,
     )
-    _save_weights(folder, ColPaliForRetrieval, ColPaliConfig(vlm_config=vlm, embedding_dim=16, initializer_range=0.3))
+    settings: dict[str, Any] = {"vlm_config": vlm, "embedding_dim": 16, "initializer_range": 0.3}
+    _save_weights(folder, ColPaliForRetrieval, ColPaliConfig(**settings))
     return folder
 
 

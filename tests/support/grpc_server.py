@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]  # ships no stubs
 from qdrant_client import QdrantClient
 from qdrant_client import grpc as q
 from qdrant_client import models as m

@@ -8,24 +8,22 @@ their vectors from the same hidden states.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast, get_args
+from typing import TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.bge_m3_weights import Output, Weights, shared_weights
+from mmembed.encoders.families.memory import in_halves, overflow
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.prompts import check_task
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import token_batches
-from mmembed.errors import EncoderError, InvalidEmbedding, SettingsError
+from mmembed.errors import SettingsError
 from mmembed.types import Embeddings, Encoder, EncoderSpec, Kind, LoadOptions, Role, SparseVector, Vector
 from mmembed.vectors import l2_normalize
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 __all__ = ["BgeM3", "load"]
 
@@ -80,16 +78,16 @@ class BgeM3(TextEncoder):
             SettingsError: one of `others` does not share it, or a task that means nothing here.
         """
         check_task(self.spec.name, task)
-        asked = [self._output]
+        outputs = [self._output]
         for other in others:
             if not isinstance(other, BgeM3) or not self.shares_forward(other):
                 raise SettingsError(
                     f"encoder {other.spec.name} was asked for in one pass with {self.spec.name}, but does not read "
                     f"the same hidden states: encode with each by itself"
                 )
-            asked.append(other._output)
-        made = self._encode(texts, tuple(dict.fromkeys(asked)))
-        return [made[output] for output in asked]
+            outputs.append(other._output)
+        embeddings = self._encode(texts, tuple(dict.fromkeys(outputs)))
+        return [embeddings[output] for output in outputs]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones included, nothing truncated."""
@@ -97,11 +95,15 @@ class BgeM3(TextEncoder):
 
     def _encode(self, texts: Sequence[str], outputs: tuple[Output, ...]) -> dict[Output, Embeddings]:
         rows = self._weights.tokens.ids(texts, limit=self._max_length)
-        found: dict[Output, dict[int, Vector]] = {output: {} for output in outputs}
+        pooled: dict[Output, dict[int, Vector]] = {output: {} for output in outputs}
         for batch in token_batches([len(row) for row in rows], budget=self._token_budget, cap=self.batch_size):
-            for output, vectors in self._read_or_halve([rows[i] for i in batch], outputs).items():
-                found[output].update(zip(batch, vectors, strict=True))
-        return {output: self._in_order(output, vectors) for output, vectors in found.items()}
+            parts = in_halves(
+                lambda part: self._read(part, outputs), [rows[i] for i in batch], encoder=self.spec.name, count=len
+            )
+            for output in outputs:
+                vectors = (vector for part in parts for vector in part[output])
+                pooled[output].update(zip(batch, vectors, strict=True))
+        return {output: self._in_order(output, vectors) for output, vectors in pooled.items()}
 
     def _in_order(self, output: Output, vectors: Mapping[int, Vector]) -> Embeddings:
         ordered = [vectors[i] for i in range(len(vectors))]
@@ -110,23 +112,9 @@ class BgeM3(TextEncoder):
         width = self._weights.transformer.config.hidden_size
         return np.array(ordered, dtype=np.float32).reshape(len(ordered), width)  # (0, width) for no texts
 
-    def _read_or_halve(self, rows: list[list[int]], outputs: tuple[Output, ...]) -> dict[Output, list[Vector]]:
-        """Rows of token ids -> a vector of each row for each output; a batch too large for the GPU is cut in two."""
-        try:
-            return self._read(rows, outputs)
-        except torch.OutOfMemoryError as exc:
-            if len(rows) == 1:
-                raise EncoderError(
-                    f"encoder {self.spec.name} has no GPU memory left for one text of {len(rows[0])} tokens: "
-                    f"lower ?max_length= or free the GPU"
-                ) from exc
-        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
-        middle = len(rows) // 2
-        left, right = self._read_or_halve(rows[:middle], outputs), self._read_or_halve(rows[middle:], outputs)
-        return {output: left[output] + right[output] for output in outputs}
-
     @torch.inference_mode()
     def _read(self, rows: list[list[int]], outputs: tuple[Output, ...]) -> dict[Output, list[Vector]]:
+        """Rows of token ids -> a vector of each row for each output."""
         model = self._weights.transformer
         ids = torch.full((len(rows), max(map(len, rows))), cast(int, model.config.pad_token_id))
         mask = torch.zeros_like(ids)
@@ -136,9 +124,7 @@ class BgeM3(TextEncoder):
         out = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
         states: torch.Tensor = out.last_hidden_state.float()  # (rows, width, hidden)
         if not torch.isfinite(states).all():
-            raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
-            )
+            raise overflow(self.spec.name, self.dtype)
         return {output: _POOLS[output](states, rows, self._weights) for output in outputs}
 
 
@@ -155,14 +141,14 @@ def _sparse(states: torch.Tensor, rows: list[list[int]], weights: Weights) -> li
     tokenizer = weights.tokens.tokenizer
     special = [tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     scores = torch.relu(weights.heads["sparse"](states)).squeeze(-1).cpu().numpy()  # (rows, width)
-    made: list[Vector] = []
+    vectors: list[Vector] = []
     for row, score in zip(rows, scores, strict=True):
         indices, places = np.unique(np.array(row, dtype=np.uint32), return_inverse=True)
         values = np.zeros(len(indices), dtype=np.float32)
         np.maximum.at(values, places, score[: len(row)])
-        kept = (values > 0) & ~np.isin(indices, special)
-        made.append(SparseVector(indices[kept], values[kept]))
-    return made
+        counts = (values > 0) & ~np.isin(indices, special)
+        vectors.append(SparseVector(indices[counts], values[counts]))
+    return vectors
 
 
 def _colbert(states: torch.Tensor, rows: list[list[int]], weights: Weights) -> list[Vector]:
@@ -194,27 +180,18 @@ def load(
     """
     if output not in _OUTPUTS:
         raise SettingsError(f"?output={output} is not one of {', '.join(_OUTPUTS)}, which a BGE-M3 makes")
-    made: Output = output
     # 1. Which model, and whether it is of this family.
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     config = load_config(checkpoint, ("xlm-roberta",), _EXAMPLE, run)
-    length = _context_length(config, max_length)
+    longest = config.max_position_embeddings - config.pad_token_id - 1  # positions start behind the padding's
+    length = whole_number(name, "max_length", max_length, least=8, most=longest) or longest
     # 2. Its weights, heads and tokenizer, once for all three outputs.
     origin = find_origin(name, checkpoint, adapter, own=False)
     weights = shared_weights(origin, run)
     # 3. What a collection remembers of it.
     dims = {"dense": config.hidden_size, "sparse": None, "colbert": weights.heads["colbert"].out_features}
-    ingredients = {"weights": weights.checksums[made], "output": made, "dim": dims[made]}
+    ingredients = {"weights": weights.checksums[output], "output": output, "dim": dims[output]}
     spec = origin.spec(
-        ingredients, kind=_KINDS[made], dim=dims[made], context_length=length, revision=checkpoint.revision
+        ingredients, kind=_KINDS[output], dim=dims[output], context_length=length, revision=checkpoint.revision
     )
-    return BgeM3(spec, made, weights, max_length=length, batch_size=run.batch_size)
-
-
-def _context_length(config: PretrainedConfig, max_length: str | None) -> int:
-    longest: int = config.max_position_embeddings - config.pad_token_id - 1  # positions start behind the padding's
-    if max_length is None:
-        return longest
-    if not max_length.isdecimal() or not 8 <= int(max_length) <= longest:
-        raise SettingsError(f"?max_length={max_length} is not a whole number from 8 to {longest}")
-    return int(max_length)
+    return BgeM3(spec, output, weights, max_length=length, batch_size=run.batch_size)

@@ -21,17 +21,11 @@ from PIL import Image
 from sentence_transformers import CrossEncoder
 
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
-from mmembed.encoders.families.sentence_models import (
-    PlainText,
-    in_smaller_batches,
-    load_model,
-    read_layout,
-    to_readable,
-    whole_number,
-)
+from mmembed.encoders.families.memory import in_smaller_batches
+from mmembed.encoders.families.sentence_models import PlainText, load_model, read_layout, to_readable
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.types import LoadOptions, Modality
 
@@ -106,7 +100,7 @@ def load(
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     origin = find_origin(name, checkpoint, adapter, own=False)
-    tokens = whole_number(str(origin.name), "max_length", max_length, least=8)
+    tokens = whole_number(origin.name, "max_length", max_length, least=8)
     _check_kind(checkpoint)
     make = partial(CrossEncoder, max_length=tokens)
     model = build_adapted(origin, run, partial(load_model, make, checkpoint, run), on_gpu="bfloat16")

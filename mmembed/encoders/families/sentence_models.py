@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from sentence_transformers.util import load_file_path
 
 from mmembed.encoders.checkpoint import Checkpoint
+from mmembed.encoders.families.memory import check_finite, in_smaller_batches
 from mmembed.encoders.tokens import characters
-from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
+from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.images import to_rgb
 from mmembed.types import DenseArray, Encoder, LoadOptions, Role
 
@@ -33,12 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlainText",
-    "check_finite",
     "check_weights",
     "encode_dense",
     "full_dim",
     "image_settings",
-    "in_smaller_batches",
     "load_model",
     "matryoshka_dim",
     "matryoshka_dims",
@@ -46,11 +44,9 @@ __all__ = [
     "read_layout",
     "to_readable",
     "token_limit",
-    "whole_number",
 ]
 
 _LONGEST = 200  # times the short side of a picture
-_T = TypeVar("_T")
 _M = TypeVar("_M", bound=torch.nn.Module)
 
 _MODULE_SETTINGS = (
@@ -134,13 +130,6 @@ def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
             )
 
 
-def check_finite(rows: npt.NDArray[np.float32], encoder: str, dtype: str) -> npt.NDArray[np.float32]:
-    """`rows` as they are. Raises InvalidEmbedding for NaN or infinity, which half precision can come to."""
-    if not np.isfinite(rows).all():
-        raise InvalidEmbedding(f"encoder {encoder} overflowed in {dtype}: try `dtype='bfloat16'` or `dtype='float32'`")
-    return rows
-
-
 def load_model(
     make: Callable[..., _M], checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: torch.dtype
 ) -> _M:
@@ -214,20 +203,6 @@ def to_readable(image: Image.Image) -> Image.Image:
     return ground
 
 
-def in_smaller_batches(run: Callable[[int], _T], batch_size: int, *, name: str) -> _T:
-    """`run(batch_size)`, again with half of it for as long as the GPU has no room. EncoderError where 1 is too many."""
-    while True:
-        try:
-            return run(batch_size)
-        except torch.OutOfMemoryError as exc:
-            if batch_size == 1:
-                raise EncoderError(
-                    f"{name} has no GPU memory left for a single input: free the GPU, or take smaller pictures or texts"
-                ) from exc
-        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
-        batch_size //= 2
-
-
 def matryoshka_dim(name: str, dim: str | None, full: int, preset: Preset | None) -> int:
     """The dimensions asked for, or all. Raises SettingsError unless the model was trained for that many."""
     if dim is None:
@@ -247,15 +222,6 @@ def matryoshka_dims(preset: Preset | None, full: int) -> tuple[int, ...]:
     if preset is None or not preset.matryoshka_dims:
         return ()
     return (*(dim for dim in preset.matryoshka_dims if dim < full), full)
-
-
-def whole_number(name: str, option: str, value: str | None, *, least: int) -> int | None:
-    """The number that an option of a name gives, None where it is left out. Raises SettingsError for another word."""
-    if value is None:
-        return None
-    if not value.isascii() or not value.isdigit() or int(value) < least:
-        raise SettingsError(f"{name!r} says {option}={value}: give a whole number of at least {least}")
-    return int(value)
 
 
 def token_limit(length: float | None) -> int | None:

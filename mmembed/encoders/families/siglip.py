@@ -123,7 +123,7 @@ def _load(
             origin.check()
             merge_adapter(model, origin.adapter)
         tokenizer = _tokenizer(kind, base, run)
-        images = _images(str(name), kind, model, _image_processor(base, run), max_patches)
+        images = _images(name, kind, model, _image_processor(base, run), max_patches)
     towers = _Towers(kind, model, tokenizer, images)
     return ImageTextEncoder(_spec(origin, towers), towers, run)
 
@@ -135,13 +135,13 @@ def _part(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, model=str(part)) if alone else checkpoint
 
 
-def _images(name: str, kind: str, model: Any, processor: Any, max_patches: str | None) -> ImagePreprocessor:
+def _images(name: EncoderName, kind: str, model: Any, processor: Any, max_patches: str | None) -> ImagePreprocessor:
     if kind == "siglip2":
         return NaflexPreprocessor(name, model, processor, max_patches)
     if max_patches is not None:
         raise SettingsError(
-            f"encoder {name!r} has a fixed resolution, {model.config.vision_config.image_size} pixels a side: leave "
-            f"?max_patches={max_patches} out, or name a NaFlex checkpoint"
+            f"encoder {str(name)!r} has a fixed resolution, {model.config.vision_config.image_size} pixels a side: "
+            f"leave ?max_patches={max_patches} out, or name a NaFlex checkpoint"
         )
     return SquarePreprocessor(name, model, processor)
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from mmembed.encoders.families.towers import stack_pixels
-from mmembed.errors import EncoderLoadError, SettingsError
+from mmembed.encoders.registry import EncoderName, whole_number
+from mmembed.errors import EncoderLoadError
 from mmembed.types import Pixels
 
 __all__ = ["ImagePreprocessor", "NaflexPreprocessor", "SquarePreprocessor"]
@@ -47,15 +48,16 @@ class ImagePreprocessor(Protocol):
 class SquarePreprocessor:
     """The image side of a fixed resolution."""
 
-    def __init__(self, name: str, model: Any, processor: Any) -> None:
+    def __init__(self, name: EncoderName, model: Any, processor: Any) -> None:
         self._model = model
         self._processor = processor
         self.image_size: int | None = model.config.vision_config.image_size
         made = self.preprocess(Image.new("RGB", (8, 4))).shape
         if made != (3, self.image_size, self.image_size):
             raise EncoderLoadError(
-                f"encoder {name!r}: its image processor makes pictures of {made[-1]} x {made[-2]} pixels, the model "
-                f"takes {self.image_size} x {self.image_size}: give the preprocessor_config.json that belongs to it"
+                f"encoder {str(name)!r}: its image processor makes pictures of {made[-1]} x {made[-2]} pixels, the "
+                f"model takes {self.image_size} x {self.image_size}: give the preprocessor_config.json that belongs "
+                f"to it"
             )
 
     def settings(self) -> dict[str, object]:
@@ -77,21 +79,18 @@ class NaflexPreprocessor:
 
     image_size: int | None = None
 
-    def __init__(self, name: str, model: Any, processor: Any, max_patches: str | None) -> None:
+    def __init__(self, name: EncoderName, model: Any, processor: Any, max_patches: str | None) -> None:
         """Raises SettingsError for a `max_patches` that is no number, EncoderLoadError for a foreign processor."""
         self._model = model
         self._processor = processor
         self._patch: int = model.config.vision_config.patch_size
         if getattr(processor, "patch_size", None) != self._patch:
             raise EncoderLoadError(
-                f"encoder {name!r}: its image processor makes patches of {getattr(processor, 'patch_size', 'no')} "
+                f"encoder {str(name)!r}: its image processor makes patches of {getattr(processor, 'patch_size', 'no')} "
                 f"pixels, the model takes {self._patch}: give the preprocessor_config.json that belongs to it"
             )
-        if max_patches is None:
-            max_patches = str(processor.max_num_patches)
-        elif not max_patches.isdecimal() or not _LEAST <= int(max_patches) <= _MOST:
-            raise SettingsError(f"?max_patches={max_patches} is not a whole number from {_LEAST} to {_MOST}")
-        self.max_patches = int(max_patches)
+        patches = whole_number(name, "max_patches", max_patches, least=_LEAST, most=_MOST)
+        self.max_patches: int = patches or processor.max_num_patches
 
     def settings(self) -> dict[str, object]:
         """How pictures are prepared, for a fingerprint."""

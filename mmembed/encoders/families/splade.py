@@ -23,14 +23,15 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
-from mmembed.encoders.families.sentence_models import load_model, read_layout, whole_number
+from mmembed.encoders.families.memory import check_finite, in_halves
+from mmembed.encoders.families.sentence_models import load_model, read_layout
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
-from mmembed.encoders.prompts import Prompts
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.prompts import own_prompts
+from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import TokenCounter, characters, token_batches
-from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError
+from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVector
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SpladeEncoder(TextEncoder):
         self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
         self._top_k = top_k
         self._model = model
-        self._prompts = _own_prompts(model, spec.name)
+        self._prompts = own_prompts(spec.name, model.prompts)
         tokenizer = cast("PreTrainedTokenizerBase", reader.tokenizer)
         self._token_budget = (_LOGITS_CPU if on_cpu else _LOGITS_GPU) // len(tokenizer)
         self._counter = TokenCounter(tokenizer)
@@ -71,32 +72,22 @@ class SpladeEncoder(TextEncoder):
         prompt = self._prompts.lead(role, task)
         read = [characters(text) for text in texts]
         lengths = [min(self.count_tokens(prompt + text), self.spec.context_length or math.inf) for text in read]
-        made: dict[int, SparseVector] = {}
+        vectors: dict[int, SparseVector] = {}
         for batch in token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
-            weights = self._weigh_or_halve([read[i] for i in batch], role, prompt)
-            made.update((i, _non_zero(row, self._top_k)) for i, row in zip(batch, weights, strict=True))
-        return [made[i] for i in range(len(read))]
+            rows = [read[i] for i in batch]
+            tables = in_halves(
+                lambda part: self._weigh(part, role, prompt), rows, encoder=self.spec.name, count=self.count_tokens
+            )
+            weights = (row for table in tables for row in table)
+            vectors.update((i, _non_zero(row, self._top_k)) for i, row in zip(batch, weights, strict=True))
+        return [vectors[i] for i in range(len(read))]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a document, special ones included, prompt excluded, nothing truncated."""
         return self._counter(characters(text))
 
-    def _weigh_or_halve(self, texts: list[str], role: Role, prompt: str) -> DenseArray:
-        """n texts -> `(n, vocabulary)` weights; a batch that the GPU has no room for is cut in two."""
-        try:
-            return self._weigh(texts, role, prompt)
-        except torch.OutOfMemoryError as exc:
-            if len(texts) == 1:
-                raise EncoderError(
-                    f"encoder {self.spec.name} has no GPU memory left for one text of "
-                    f"{self.count_tokens(texts[0])} tokens: lower ?max_length= or free the GPU"
-                ) from exc
-        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
-        middle = len(texts) // 2
-        halves = texts[:middle], texts[middle:]
-        return np.concatenate([self._weigh_or_halve(half, role, prompt) for half in halves])
-
     def _weigh(self, texts: list[str], role: Role, prompt: str) -> DenseArray:
+        """n texts -> `(n, vocabulary)` weights."""
         encode = self._model.encode_query if role == "query" else self._model.encode_document
         weights = encode(
             texts,
@@ -106,12 +97,7 @@ class SpladeEncoder(TextEncoder):
             save_to_cpu=True,
             show_progress_bar=False,
         )
-        table: DenseArray = weights.float().numpy()
-        if not np.isfinite(table).all():
-            raise InvalidEmbedding(
-                f"encoder {self.spec.name} overflowed in {self.dtype}: try `dtype='bfloat16'` or `dtype='float32'`"
-            )
-        return table
+        return check_finite(weights.float().numpy(), self.spec.name, self.dtype)
 
 
 def _non_zero(weights: DenseArray, top_k: int | None) -> SparseVector:
@@ -145,14 +131,14 @@ def load(
         adapter: a LoRA adapter to merge, a folder or a hub id.
     """
     # 1. Which model, and whether its vectors are sparse.
-    keep = whole_number(str(name), "top_k", top_k, least=1)
+    keep = whole_number(name, "top_k", top_k, least=1)
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     saved = _is_saved(checkpoint)
     origin = find_origin(name, checkpoint, adapter, own=False)
     model = build_adapted(origin, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
     # 2. How long its texts may be.
     longest = _document_reader(model).max_seq_length
-    length = whole_number(str(name), "max_length", max_length, least=8) or longest
+    length = whole_number(name, "max_length", max_length, least=8) or longest
     if length > longest:
         raise SettingsError(f"encoder {str(name)!r} reads {longest} tokens at most: lower ?max_length={length}")
     _limit_length(model, length)
@@ -161,7 +147,7 @@ def load(
         **origin.ingredients(_weight_files(checkpoint, saved=saved)),
         "tables": [_checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)],
         "modules": _modules(model),
-        "prompts": dict(_own_prompts(model, "").roles),
+        "prompts": dict(own_prompts("", model.prompts).roles),
     }
     spec = origin.spec(ingredients, kind="sparse", dim=None, context_length=length, revision=checkpoint.revision)
     return SpladeEncoder(spec, model, top_k=keep, batch_size=run.batch_size)
@@ -217,12 +203,6 @@ def _document_reader(model: SparseEncoder) -> InputModule:
         route = "document" if "document" in first.sub_modules else first.default_route or next(iter(first.sub_modules))
         first = cast(nn.Sequential, first.sub_modules[route])[0]
     return cast(InputModule, first)
-
-
-def _own_prompts(model: SparseEncoder, name: str) -> Prompts:
-    own = {key: value for key, value in model.prompts.items() if value}
-    document = own.get("document") or own.get("passage") or ""
-    return Prompts(name, roles={"query": own.get("query", ""), "document": document}, own=own)
 
 
 def _limit_length(model: SparseEncoder, length: int) -> None:

@@ -33,13 +33,12 @@ from mmembed.encoders.families.sentence_models import (
     read_layout,
     to_readable,
     token_limit,
-    whole_number,
 )
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset
 from mmembed.encoders.prompts import Prompts, is_symmetric, known_tasks
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
@@ -226,7 +225,7 @@ def _load_model(
 
 def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping[str, Any], most: str | None) -> None:
     """Hold pictures to the sizes that the model was trained with, or to fewer pixels."""
-    asked = whole_number(str(name), "max_pixels", most, least=1)
+    asked = whole_number(name, "max_pixels", most, least=1)
     fewest, usual = _PIXELS.get(str(config.get("model_type")), (None, None))
     if asked is None and usual is None:
         return

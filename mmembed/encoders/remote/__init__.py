@@ -20,7 +20,7 @@ A model with pictures adds `image_request=`, and one whose vectors are shortened
 
 from __future__ import annotations
 
-from mmembed.encoders.remote.batches import Limits, count_tokens, data_uri
+from mmembed.encoders.remote.batches import Limits, data_uri, estimate_tokens
 from mmembed.encoders.remote.calls import Api, Patience
 from mmembed.encoders.remote.encoder import Dialect, RemoteEncoder, Request, remote_encoder
 from mmembed.encoders.remote.keys import KEYS_VARIABLE, ApiKey, find_key
@@ -37,8 +37,8 @@ __all__ = [
     "RemoteEncoder",
     "RemoteModel",
     "Request",
-    "count_tokens",
     "data_uri",
+    "estimate_tokens",
     "find_key",
     "known_model",
     "remote_encoder",

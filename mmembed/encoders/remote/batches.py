@@ -24,12 +24,12 @@ __all__ = [
     "Cost",
     "Limits",
     "ask_fitting",
-    "batches",
-    "count_tokens",
     "cut_to_bytes",
     "cut_to_tokens",
     "data_uri",
+    "estimate_tokens",
     "most_tokens",
+    "request_slices",
 ]
 
 _PIECE = re.compile(r"[^\W\d_]+|\d|\n+|[^\w\s]|_")
@@ -64,21 +64,21 @@ class Limits:
     refuses_long_texts: bool = False  # beyond context_length it answers 400 instead of truncating
 
 
-def count_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """About how many tokens a text has, more often too many than too few: the vocabulary is the vendor's own.
 
     A word counts one for each four ASCII letters begun, or three UTF-8 bytes of other letters; each digit,
     punctuation mark and run of new lines counts one. Prose comes out a fifth to a half too high; strings of
     random letters can come out too low. What a request may hold is reckoned by `most_tokens` instead.
 
-    >>> count_tokens("A dog, 12 years old")
+    >>> estimate_tokens("A dog, 12 years old")
     10
     """
     return _FRAME_TOKENS + sum(map(_tokens, _PIECE.findall(text)))
 
 
 def cut_to_tokens(text: str, most: int) -> str:
-    """The beginning of a text that is at most `most` tokens by `count_tokens`.
+    """The beginning of a text that is at most `most` tokens by `estimate_tokens`.
 
     >>> cut_to_tokens("A dog, 12 years old", 6)
     'A dog, 1'
@@ -110,10 +110,10 @@ def cut_to_bytes(text: str, size: int) -> str:
     return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")
 
 
-def batches(costs: Sequence[Cost], *, limits: Limits, count: int) -> Iterator[slice]:
+def request_slices(costs: Sequence[Cost], *, limits: Limits, count: int) -> Iterator[slice]:
     """Consecutive runs of at most `count` inputs, each within the limits; an input beyond a limit is a run of its own.
 
-    >>> list(batches([Cost(5, 1), Cost(5, 1), Cost(5, 1)], limits=Limits(texts=96, tokens=10), count=96))
+    >>> list(request_slices([Cost(5, 1), Cost(5, 1), Cost(5, 1)], limits=Limits(texts=96, tokens=10), count=96))
     [slice(0, 2, None), slice(2, 3, None)]
     """
     start, tokens, size = 0, 0, 0
@@ -150,7 +150,7 @@ def data_uri(image: Image, *, limits: Limits) -> tuple[str, int]:
 
 # --- Texts that are too long for an API which refuses them instead of truncating ---
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Ask: TypeAlias = Callable[[Sequence[str]], DenseArray]
 """n texts -> `(n, dim)`, in one request."""
@@ -172,7 +172,7 @@ def ask_fitting(ask: Ask, texts: Sequence[str], *, longest: int) -> DenseArray:
     except EncoderRefused as exc:
         if exc.status not in _REFUSED_FOR_LENGTH or not any(doubtful):
             raise
-        log.debug("%d texts were refused, of which some may be too long: %s", len(texts), exc)
+        logger.debug("%d texts were refused, of which some may be too long: %s", len(texts), exc)
     short = [text for text, doubt in zip(texts, doubtful, strict=True) if not doubt]
     rows = iter(ask(short) if short else ())
     alone = len(texts) == 1
@@ -194,5 +194,5 @@ def _shortened(ask: Ask, text: str, longest: int, *, refused: bool) -> DenseArra
         except EncoderRefused as exc:
             if exc.status not in _REFUSED_FOR_LENGTH:
                 raise
-            log.debug("%d bytes were refused, so fewer are sent: %s", len(cut.encode()), exc)
+            logger.debug("%d bytes were refused, so fewer are sent: %s", len(cut.encode()), exc)
     return ask([last])

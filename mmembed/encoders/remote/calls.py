@@ -23,7 +23,7 @@ from mmembed.errors import EncoderRefused, EncoderUnavailable, InvalidEmbedding
 
 __all__ = ["Api", "Patience"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _PASSING = frozenset({408, 409, 429})  # and every 5xx: what may be gone a moment later
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=8.0)
@@ -108,7 +108,7 @@ class Api:
             stop=tenacity.stop_after_attempt(self._patience.tries),
             wait=_pause,
             retry=tenacity.retry_if_exception(self._may_pass),
-            before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+            before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
             sleep=self._patience.sleep,
             reraise=True,
         )

@@ -12,7 +12,16 @@ import numpy as np
 
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.registry import EncoderName
-from mmembed.encoders.remote.batches import Ask, Cost, Limits, ask_fitting, batches, count_tokens, data_uri, most_tokens
+from mmembed.encoders.remote.batches import (
+    Ask,
+    Cost,
+    Limits,
+    ask_fitting,
+    data_uri,
+    estimate_tokens,
+    most_tokens,
+    request_slices,
+)
 from mmembed.encoders.remote.calls import Api
 from mmembed.encoders.remote.models import RemoteModel
 from mmembed.encoders.remote.responses import rows_by_index, to_vectors
@@ -91,8 +100,8 @@ class RemoteEncoder:
         self._image_request = image_request
 
     def count_tokens(self, text: str) -> int:
-        """An estimate that is mostly too high, since the vocabulary is the vendor's; see `remote.count_tokens`."""
-        return count_tokens(text)
+        """An estimate that is mostly too high, since the vocabulary is the vendor's; see `remote.estimate_tokens`."""
+        return estimate_tokens(text)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)`, in as many requests as the API's limits ask for, up to four of them at once.
@@ -131,7 +140,7 @@ class RemoteEncoder:
         rate = self._limits.pixels_a_token
         costs = [Cost(math.ceil(pixels / rate) if rate else 0, len(uri)) for uri, pixels in made]
         most = min(self._most or self._limits.images, self._limits.images)
-        groups = [[uri for uri, _ in made[group]] for group in batches(costs, limits=self._limits, count=most)]
+        groups = [[uri for uri, _ in made[group]] for group in request_slices(costs, limits=self._limits, count=most)]
 
         return self._gather(lambda some: self._ask(request(some), n=len(some)), groups)
 
@@ -139,7 +148,9 @@ class RemoteEncoder:
         """Runs of texts that one request may hold."""
         longest = self.spec.context_length
         costs = [Cost(min(most_tokens(text), longest or most_tokens(text)), len(text.encode())) for text in texts]
-        return batches(costs, limits=self._limits, count=min(self._most or self._limits.texts, self._limits.texts))
+        return request_slices(
+            costs, limits=self._limits, count=min(self._most or self._limits.texts, self._limits.texts)
+        )
 
     def _fitting(self, ask: Ask, texts: Sequence[str]) -> DenseArray:
         longest = self.spec.context_length

@@ -119,7 +119,7 @@ def test_dense_is_the_first_token(three: dict[str, BgeM3], reference: Reference)
     """The dense vector is the hidden state of the first token, of norm 1, for queries and documents alike."""
     expected = np.stack([reference.dense(text) for text in ODD])
     for role in ("query", "document"):
-        made = three["dense"].encode_text(ODD, role=role)  # type: ignore[arg-type]
+        made = three["dense"].encode_text(ODD, role=role)
         assert isinstance(made, np.ndarray)
         assert made.dtype == np.float32
         assert np.allclose(made, expected, atol=1e-5)
@@ -242,7 +242,7 @@ def test_three_outputs_share_one_model_and_one_pass(three: dict[str, BgeM3]) -> 
         apart = [encoder.encode_text(DOCUMENTS, role="document") for encoder in (dense, sparse, colbert)]
     assert passes == [len(DOCUMENTS)] * 3
     assert np.allclose(np.asarray(made[0]), np.asarray(apart[0]), atol=1e-6)
-    assert all(same(one, other) for one, other in zip(made[1], apart[1], strict=True))  # type: ignore[arg-type]
+    assert all(same(one, other) for one, other in zip(made[1], apart[1], strict=True))
     assert all(np.allclose(one, other, atol=1e-6) for one, other in zip(made[2], apart[2], strict=True))
 
 
@@ -370,7 +370,7 @@ def test_safetensors_are_taken_first(tmp_path: Path) -> None:
         loaded(safe, "sparse").encode_text(DOCUMENTS, role="query"),
         strict=True,
     ):
-        assert same(one, other)  # type: ignore[arg-type]
+        assert same(one, other)
 
 
 def test_pickled_as_published(folder: Path, three: dict[str, BgeM3], tmp_path: Path) -> None:
@@ -547,7 +547,7 @@ def test_a_full_gpu_halves_the_batch(
     monkeypatch.setattr(encoder._weights.transformer, "forward", crowded)
     made = encoder.encode_text_jointly(DOCUMENTS, [three["sparse"]], role="document")
     assert np.allclose(np.asarray(made[0]), [reference.dense(text) for text in DOCUMENTS], atol=1e-5)
-    assert [len(v.indices) for v in made[1]] == [len(reference.lexical(text)) for text in DOCUMENTS]  # type: ignore[union-attr]
+    assert [len(v.indices) for v in made[1]] == [len(reference.lexical(text)) for text in DOCUMENTS]
     assert sizes == [5, 2, 3, 1, 2]
     room = 0
     with pytest.raises(EncoderError, match=r"no GPU memory left for one text of \d+ tokens"):

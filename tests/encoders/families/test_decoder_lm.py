@@ -106,14 +106,8 @@ def test_queries_equal_sentence_transformers(folder: Path, e5: DecoderLM) -> Non
 def test_neither_padding_nor_batches_nor_order_change_a_vector(folder: Path, side: str, size: int) -> None:
     """Left or right padding, any batch size and any order give every text the vector it has alone."""
     family = replace(E5_MISTRAL, padding_side=side)
-    encoder = decoder_lm._load(
-        parse_name(f"e5-mistral:{folder}"),
-        LoadOptions(device="cpu", batch_size=size),
-        family,
-        revision=None,
-        max_length=None,
-        dim=None,
-    )
+    load = decoder_lm._loader(family, "")
+    encoder = load(parse_name(f"e5-mistral:{folder}"), LoadOptions(device="cpu", batch_size=size))
     expected = card_reference(folder, TEXTS)
     order = np.random.default_rng(size).permutation(len(TEXTS))
     got = encoder.encode_text([TEXTS[i] for i in order], role="document")
@@ -266,15 +260,9 @@ def test_the_fixture_tells_right_from_wrong(folder: Path) -> None:
 @pytest.mark.parametrize("flags", [{}, {"add_eos_token": True}, {"add_bos_token": True}])
 def test_a_tokenizer_without_its_frame_is_refused(folder: Path, flags: dict[str, bool]) -> None:
     """Without both flags transformers 5 drops `</s>` or `<s>`: the load fails instead of the search."""
+    load = decoder_lm._loader(replace(E5_MISTRAL, tokenizer_flags=flags), "")
     with pytest.raises(EncoderLoadError, match="published with the model"):
-        decoder_lm._load(
-            parse_name(f"e5-mistral:{folder}"),
-            LoadOptions(device="cpu"),
-            replace(E5_MISTRAL, tokenizer_flags=flags),
-            revision=None,
-            max_length=None,
-            dim=None,
-        )
+        load(parse_name(f"e5-mistral:{folder}"), LoadOptions(device="cpu"))
 
 
 def test_a_promised_closing_token_is_demanded(tmp_path: Path) -> None:
@@ -347,7 +335,7 @@ def test_e5_mistral_is_not_matryoshka(folder: Path) -> None:
 
 def test_overflow_is_not_stored(e5: DecoderLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hidden state that is not finite raises and names the dtype."""
-    monkeypatch.setattr(e5._forward, "_pool", lambda rows, _: torch.full((len(rows), 64), float("inf")))
+    monkeypatch.setattr(e5._forward, "_pool", lambda rows, **_: torch.full((len(rows), 64), float("inf")))
     with pytest.raises(InvalidEmbedding, match="overflowed in float32"):
         e5.encode_text(["a"], role="document")
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from checkpoints_text import TEXTS, build_bert
-from checkpoints_vlm import build_colbert, build_colpali, build_colqwen2, photos
+from checkpoints_vlm import build_colbert, build_colpali, build_colqwen2
+from checkpoints_vlm import images as photos
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder
 from tokenizers import Tokenizer

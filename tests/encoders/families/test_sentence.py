@@ -26,6 +26,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, AutoTokenizer
 
+from mmembed.encoders.checkpoint import Checkpoint
 from mmembed.encoders.families import sentence
 from mmembed.encoders.families.sentence import SentenceEncoder
 from mmembed.encoders.presets import PRESETS
@@ -238,7 +239,7 @@ def test_known_models_have_their_prompts() -> None:
 def test_preset_prompts_lead_a_known_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A known hub id takes its preset's prompts, instruction included, over those of its files."""
     folder = build_bert(tmp_path / "m", pooling="mean", prompts={"query": "wrong: "})
-    monkeypatch.setattr(sentence, "_packaged", lambda *_: sentence.Checkpoint(str(folder), None, local=True))
+    monkeypatch.setattr(sentence, "_packaged", lambda *_: Checkpoint(str(folder), None, local=True))
     monkeypatch.setitem(PRESETS, "me5-large-instruct", replace(PRESETS["me5-large-instruct"], dim=32))
     encoder = load_encoder("me5-large-instruct", device="cpu")
     claim = "Instruct: Given a scientific claim, retrieve documents that support or refute the claim\nQuery: "

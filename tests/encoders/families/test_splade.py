@@ -88,7 +88,7 @@ def test_equals_the_formula(saved: Path) -> None:
     expected = by_hand(saved, ODD)
     assert 0.02 < (expected == 0).mean() < 0.98  # sparse, but not empty
     for role in ("query", "document"):
-        made = table(loaded(saved).encode_text(ODD, role=role), expected.shape[1])  # type: ignore[arg-type]
+        made = table(loaded(saved).encode_text(ODD, role=role), expected.shape[1])
         assert np.allclose(made, expected, atol=1e-5)
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from checkpoints_clip import clip_folder
 from checkpoints_text import build_bert
-from checkpoints_vlm import build_cross_encoder, build_embedding_gemma2, build_qwen3_vl, photos
+from checkpoints_vlm import build_cross_encoder, build_embedding_gemma2, build_qwen3_vl
+from checkpoints_vlm import images as photos
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertConfig, BertModel, EmbeddingGemma2Model, Qwen3VLModel

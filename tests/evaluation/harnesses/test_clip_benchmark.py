@@ -93,7 +93,9 @@ def test_retrieval_is_ours(run_theirs: Callable[..., dict[str, Any]], tiny: Enco
     """Their recall@k, in both directions, is our hit_rate@k: one right caption of two is enough."""
     root = tmp_path / "pictures"
     root.mkdir()
-    lines, captions, images = ["image,caption"], {}, {}
+    lines = ["image,caption"]
+    captions: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     for number, photo in enumerate(IMAGES):
         file = f"{number:03}.jpg"
         photo.image.save(root / file, quality=95)
@@ -108,7 +110,7 @@ def test_retrieval_is_ours(run_theirs: Callable[..., dict[str, Any]], tiny: Enco
     photos = np.asarray(tiny.encode_image(list(images.values())))
     texts = np.asarray(tiny.encode_text([said for _, said in captions.values()], role="query"))
     scores = texts @ photos.T
-    ours = {}
+    ours: dict[str, Any] = {}
     for side, matrix, rows, columns in (
         ("image", scores, list(captions), list(images)),
         ("text", scores.T, list(images), list(captions)),
@@ -140,7 +142,7 @@ def test_linear_probe_learns(tmp_path: Path) -> None:
     """Their linear probe trains on our features and beats guessing the largest class."""
     model, transform, _ = load_clip_model("tiny", device="cuda")
     items = [(transform(photo.image), photo.label) for photo in IMAGES]
-    loaders = [torch.utils.data.DataLoader(items[i::2], batch_size=16) for i in (0, 1)]  # type: ignore[arg-type]
+    loaders: list[Any] = [torch.utils.data.DataLoader(items[i::2], batch_size=16) for i in (0, 1)]  # type: ignore[arg-type]
     found = linear_probe.evaluate(
         model, *loaders, -1, 16, 0, 0.1, 20, "tiny", 0, str(tmp_path / "features"), device="cuda", amp=False
     )

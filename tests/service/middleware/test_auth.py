@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -182,7 +183,8 @@ def test_every_route_is_locked(tmp_path: Path) -> None:
     keys = ("search-key:search", "camera-key:index,infer")
     with running(tmp_path, wait=False, key=keys) as service:
         assert unlocked(service) == []
-        methods = {(method, route.path) for route in service.app.routes for method in getattr(route, "methods", ())}
+        routes: list[Any] = service.app.routes
+        methods = {(method, route.path) for route in routes for method in getattr(route, "methods", ())}
         assert len(methods - PUBLIC) > 12
         assert methods >= PUBLIC
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -149,7 +150,8 @@ def test_images_of_a_search_are_bounded_together(service: Server) -> None:
 
 def test_the_pixel_budget_is_shared() -> None:
     """Whoever needs more pixels than are left waits until another has done; what exceeds all of them goes alone."""
-    budget, inside = PixelBudget(10), []
+    budget = PixelBudget(10)
+    inside: list[Any] = []
 
     def enter() -> None:
         with budget.hold(6):

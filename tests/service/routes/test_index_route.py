@@ -384,6 +384,7 @@ def test_deletes(service: Server) -> None:
     assert httpx.request("DELETE", url, json={"filter": odd}).json() == {"removed": 3}
     assert [point.id for point in store.scroll("deletes")] == [ids[4]]
     assert on_disk(service, "deletes") == ["4.png"]
+    body: dict[str, Any]
     for body in ({}, {"filter": {}}, {"filter": {"must": []}}, {"ids": ["x"]}, {"ids": [], "filter": odd}, {"all": 1}):
         assert httpx.request("DELETE", url, json=body).status_code == 400, body
     assert store.count("deletes") == 1

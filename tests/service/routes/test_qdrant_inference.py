@@ -460,6 +460,8 @@ def test_load_is_told_as_429(tmp_path: Path) -> None:
     """Where more is waiting than the queue holds, the answer is 429 with Retry-After, and later all is well."""
     long = " ".join(f"word{i}" for i in range(250))
 
+    peer: Peer
+
     def call(number: int) -> httpx.Response:
         asks = [Ask(f"{number} {i} {long}", "minilm") for i in range(4)]
         return peer.post({"inputs": [written(ask) for ask in asks], "inference": "update", "token": None})

@@ -177,7 +177,7 @@ def test_both_with_weights_and_less_something(served: Served) -> None:
     )
     apple = {"image": {"base64": base64.b64encode(APPLE).decode()}}
     asked = {"text": "red", "weights": weights, "minus": [{"text": "a circle"}]}
-    assert_same(served.post("drawings", **{**asked, "image": IN_BASE64, "minus": [*asked["minus"], apple]}), expected)  # type: ignore[misc]
+    assert_same(served.post("drawings", **{**asked, "image": IN_BASE64, "minus": [*asked["minus"], apple]}), expected)
     files = [("image", ("bird.png", BIRD)), ("minus_image", ("apple.png", APPLE))]
     form = served.client.post("/v1/search/drawings", files=files, data={"query": json.dumps(asked)})
     assert_same(form.json(), expected)
