@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmembed.collection import Collection
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, read_document, text_document
-from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of, lacks_images
+from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
 from mmembed.ingest.passages import (
     ReadDocument,
@@ -133,7 +133,9 @@ class DocumentWork:
         return IngestReport(unchanged=1, images=index_images_of(self.target, linked, self._seen_images))
 
     def _wants_images(self, planned: PlannedItem) -> bool:
-        return lacks_images(self.target, planned) or planned.item.uri in self._bare
+        """Whether a stored document's images are wanted and were left out, or not all there, when it was stored."""
+        left_out = self.target.wants_images and "images" not in (planned.stored or {})
+        return left_out or planned.item.uri in self._bare
 
     def read(self, planned: PlannedItem) -> ReadDocument:
         if planned.action == "refresh" and not self._wants_images(planned):

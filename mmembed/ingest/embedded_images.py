@@ -16,7 +16,7 @@ from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.types import Item, Payload
 
-__all__ = ["documents_of_bare_images", "image_items", "index_images_of", "lacks_images", "linked_images"]
+__all__ = ["documents_of_bare_images", "image_items", "index_images_of", "linked_images"]
 
 
 def image_items(planned: PlannedItem, document: Document) -> list[Item]:
@@ -32,11 +32,6 @@ def image_items(planned: PlannedItem, document: Document) -> list[Item]:
         )
         for image in _readable(document)
     ]
-
-
-def lacks_images(target: DocumentTarget, planned: PlannedItem) -> bool:
-    """Whether a stored document's pictures are asked for and were left out, or not all there, when it was stored."""
-    return target.wants_images and "images" not in (planned.stored or {})
 
 
 def documents_of_bare_images(target: DocumentTarget) -> set[str]:

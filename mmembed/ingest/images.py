@@ -205,7 +205,9 @@ def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Ima
     stored = target.collection.store.retrieve(target.collection.name, wanted, vectors=target.vectors)
     return {
         (point.id, str(point.payload.get("content_hash"))): _ImageVectors(
-            {name: point.vectors[name] for name in target.vectors}, _of_contents(point.payload)
+            {name: point.vectors[name] for name in target.vectors},
+            # what is true of every file with these contents
+            {key: point.payload[key] for key in FACTS if key in point.payload} | tags_in(point.payload),
         )
         for point in stored
         if set(target.vectors) <= point.vectors.keys()
@@ -238,11 +240,6 @@ def _points(target: ImageTarget, batch: Iterable[ReadImage], made: Mapping[_Key,
     made_of = target.caption_vectors([str(point.payload["caption"]) for point in captioned])
     captions = {point.id: vectors for point, vectors in zip(captioned, made_of, strict=True)}
     return [replace(point, vectors={**point.vectors, **captions.get(point.id, {})}) for point in points]
-
-
-def _of_contents(payload: Payload) -> Payload:
-    """What is true of every file with these contents: facts of the image, and its tags."""
-    return {key: payload[key] for key in FACTS if key in payload} | tags_in(payload)
 
 
 def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:

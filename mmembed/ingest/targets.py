@@ -192,7 +192,11 @@ class DocumentTarget:
         ends = np.cumsum([len(some) for some in pieces])
         made["cross"] = np.split(np.asarray(flat), ends[:-1])
         vectors = [dict(zip(made, of_one, strict=True)) for of_one in zip(*made.values(), strict=True)]
-        return [{name: v for name, v in of_one.items() if not _is_rowless(v)} for of_one in vectors]
+        # A text without a token that counts has a multivector of no rows: a store has no place for it.
+        return [
+            {name: v for name, v in of_one.items() if not (isinstance(v, np.ndarray) and v.size == 0)}
+            for of_one in vectors
+        ]
 
 
 def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:
@@ -205,8 +209,3 @@ def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> N
             f"encoder {spec.name!r} makes {_KINDS[spec.kind]}, and the vector {vector!r} is for {_KINDS[kind]}: "
             f"choose another encoder for it"
         )
-
-
-def _is_rowless(vector: Vector) -> bool:
-    """A multivector of no rows, from a text without a token that counts: a store has no place for it."""
-    return isinstance(vector, np.ndarray) and vector.size == 0
