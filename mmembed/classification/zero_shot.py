@@ -22,9 +22,9 @@ from mmembed.images import MAX_PIXELS
 from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder, Failure, Item
 
-__all__ = ["Classified", "ImageInput", "Learnt", "classify"]
+__all__ = ["Classified", "ImageLike", "Learnt", "classify"]
 
-ImageInput: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
+ImageLike: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
 """A file, by its path; its bytes, an image or an array in memory, or what `mmembed.sources.scan` found."""
 
 Learnt: TypeAlias = Callable[[DenseArray], npt.NDArray[np.float64]]
@@ -39,7 +39,7 @@ class Classified(Verdict):
 
 
 def classify(
-    sources: Iterable[ImageInput],
+    sources: Iterable[ImageLike],
     labels: Labels | Sequence[str] | Classes,
     *,
     encoder: Encoder,
@@ -85,7 +85,7 @@ def classify(
     return _classify(encoded, classes, encoder.batch_size, learnt, threshold, top_k)
 
 
-def _item(number: int, source: ImageInput) -> Item | Failure:
+def _item(number: int, source: ImageLike) -> Item | Failure:
     if isinstance(source, Item | Failure):
         return source
     if isinstance(source, str | Path):

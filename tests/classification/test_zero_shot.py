@@ -52,7 +52,7 @@ from mmembed.classification import (
 )
 from mmembed.classification.calibration import Calibration
 from mmembed.classification.templates import fill
-from mmembed.classification.zero_shot import ImageInput
+from mmembed.classification.zero_shot import ImageLike
 from mmembed.errors import InvalidLabels, InvalidSample, SettingsError, UnsupportedModality
 from mmembed.types import DenseArray, Role
 
@@ -661,7 +661,7 @@ def test_pictograms_are_named(tiny: Encoder, data: Path) -> None:
 def test_a_path_may_be_a_text(tiny: Encoder, tmp_path: Path) -> None:
     """As elsewhere; a single one in place of a list is a TypeError, not a picture for each of its letters."""
     photos()[0].save(tmp_path / "a.png")
-    sources: list[ImageInput] = [str(tmp_path / "a.png"), tmp_path / "a.png", "nowhere.png"]
+    sources: list[ImageLike] = [str(tmp_path / "a.png"), tmp_path / "a.png", "nowhere.png"]
     as_text, as_path, missing = classify(sources, ["cat", "dog"], encoder=tiny)
     assert as_text == as_path
     assert isinstance(missing, Failure)

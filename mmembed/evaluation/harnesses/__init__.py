@@ -12,10 +12,7 @@ Both harnesses come with pip install 'mmembed[harnesses]'; without them each of 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-from mmembed.errors import MissingDependency
 
 if TYPE_CHECKING:
     from mmembed.evaluation.harnesses.clip_benchmark_model import ClipModel, load_clip_model, register_clip_benchmark
@@ -31,12 +28,6 @@ _HOME = {
     "load_clip_model": "clip_benchmark_model",
     "register_clip_benchmark": "clip_benchmark_model",
 }
-
-
-def check_installed(what: str, package: str) -> None:
-    """Raise MissingDependency unless `package` can be imported; nothing is imported."""
-    if find_spec(package) is None:
-        raise MissingDependency(what, package, "mmembed[harnesses]")
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses import check_installed
+from mmembed.evaluation.harnesses.installed import check_installed
 from mmembed.images import to_rgb
 from mmembed.types import Encoder, PixelEncoder
 

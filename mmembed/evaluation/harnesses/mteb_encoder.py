@@ -9,7 +9,7 @@ import numpy as np
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses import check_installed
+from mmembed.evaluation.harnesses.installed import check_installed
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
 from mmembed.images import to_rgb
 from mmembed.types import DenseArray, Embeddings, Encoder, Role

@@ -100,6 +100,6 @@ def _document(source: QuerySource, image: Path | None, folder: Path) -> CorpusDo
     """A picture without its caption, by which it would be found; named from the folder where it lies beside it."""
     if image is None:
         return CorpusDocument(source.title, whole_text(source))
-    image, folder = image.resolve(), folder.resolve()
-    beside = image.is_relative_to(folder.parent)
-    return CorpusDocument(image=Path(os.path.relpath(image, folder)) if beside else image)
+    image, around = image.resolve(), folder.resolve()
+    beside = image.is_relative_to(around.parent)
+    return CorpusDocument(image=folder / os.path.relpath(image, around) if beside else image)
