@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmembed.errors import InputError
 from mmembed.images import load_image
 from mmembed.streams import load_in_order
-from mmembed.testing.images import broken_files, extreme_images, image_files, images, unconverted_images
+from mmembed.testing.images import broken_files, extreme_images, images, sample_files, unconverted_images
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, call_encoder
 from mmembed.testing.texts import ODD_TEXTS, TEXTS, filler
@@ -195,7 +195,7 @@ def _images_in_company(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]
 
 def files(subject: Subject) -> str:
     """Pictures of all modes with broken ones between them, as an index reads them: in threads, into one batch."""
-    good = image_files()
+    good = sample_files()
     named = [(file.name, file.content) for file in good]
     mixed = [*named[:3], *broken_files().items(), *named[3:]]
     loading = load_in_order(mixed, lambda job: load_image(job[1], uri=job[0]), workers=_THREADS, ahead=2 * _THREADS)
