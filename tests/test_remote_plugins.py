@@ -117,9 +117,9 @@ def test_documents_are_indexed_and_found_through_a_server(
     searched = ["search", "when does the tram run", "--in", "documents", "--store", store, "--json"]
     best = json.loads(mmembed(*searched, on=installed).splitlines()[0])
     assert Path(best["uri"]).name == "trams.txt"
-    sent = [text for asked in server.asked for text in asked.body["input"]]
+    sent = [text for asked in server.requests for text in asked.body["input"]]
     assert sorted(text.partition(" ")[0] for text in sent) == ["passage:", "passage:", "query:"]
-    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer local"}
+    assert {asked.headers["authorization"] for asked in server.requests} == {"Bearer local"}
     stored = b"".join(file.read_bytes() for file in (tmp_path / "store.mm").rglob("*") if file.is_file())
     assert server.url.encode() in stored
     assert b"sk-never-sent" not in stored

@@ -31,7 +31,7 @@ from mmembed.vectors import check_embeddings
 __all__ = [
     "FACTS",
     "EncodedImage",
-    "LoadedImage",
+    "PreparedImage",
     "decoders",
     "encode_images",
     "encode_loaded",
@@ -55,7 +55,7 @@ class EncodedImage:
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedImage:
+class PreparedImage:
     """One image that waits for its forward pass."""
 
     pixels: Pixels | Image  # preprocessed for a PixelEncoder, in place of the image, which is let go
@@ -83,10 +83,10 @@ def encode_images(
     threads = decoders(workers)
     ahead = images_ahead(encoder, threads, batch_size=encoder.batch_size)
 
-    def load(item: Item | Failure) -> LoadedImage | Failure:
+    def load(item: Item | Failure) -> PreparedImage | Failure:
         return item if isinstance(item, Failure) else load_for(encoder, item, max_pixels=max_pixels)
 
-    pending: list[tuple[Item | Failure, LoadedImage | Failure]] = []
+    pending: list[tuple[Item | Failure, PreparedImage | Failure]] = []
     with closing(load_in_order(items, load, workers=threads, ahead=ahead)) as loading:
         for item, loaded in loading:
             pending.append((item, Failure(item.uri, str(loaded)) if isinstance(loaded, InputError) else loaded))
@@ -97,9 +97,9 @@ def encode_images(
 
 
 def _encoded(
-    encoder: Encoder, batch: Sequence[tuple[Item | Failure, LoadedImage | Failure]]
+    encoder: Encoder, batch: Sequence[tuple[Item | Failure, PreparedImage | Failure]]
 ) -> Iterator[EncodedImage | Failure]:
-    vectors = encode_loaded(encoder, [loaded for _, loaded in batch if isinstance(loaded, LoadedImage)])
+    vectors = encode_loaded(encoder, [loaded for _, loaded in batch if isinstance(loaded, PreparedImage)])
     row = 0
     for item, loaded in batch:
         if isinstance(loaded, Failure):
@@ -122,7 +122,7 @@ def images_ahead(encoder: Encoder, workers: int, *, batch_size: int) -> int:
 
 def load_for(
     encoder: Encoder, item: Item, *, max_pixels: int = MAX_PIXELS, whole: bool = False, thumbnail: bool = False
-) -> LoadedImage:
+) -> PreparedImage:
     """One image, decoded and, for a PixelEncoder, preprocessed; to be run in several threads at once.
 
     `whole` and `thumbnail` are left out unless asked for: the first is what a second encoder reads.
@@ -131,7 +131,7 @@ def load_for(
     """
     loaded = read_image(image_content(item), uri=item.uri, max_pixels=max_pixels)
     image = loaded.image
-    return LoadedImage(
+    return PreparedImage(
         encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image,
         {key: value for key in FACTS if (value := getattr(loaded, key))},
         whole=image if whole else None,
@@ -139,7 +139,7 @@ def load_for(
     )
 
 
-def encode_loaded(encoder: Encoder, loaded: Sequence[LoadedImage]) -> Embeddings:
+def encode_loaded(encoder: Encoder, loaded: Sequence[PreparedImage]) -> Embeddings:
     """n images, loaded for this encoder -> n embeddings, in order; dense ones are checked."""
     if not loaded:
         return []

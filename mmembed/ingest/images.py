@@ -13,7 +13,7 @@ from mmembed.collection import Collection
 from mmembed.collection.payload import tags_in
 from mmembed.collection.removal import remove_ids
 from mmembed.collection.thumbnails import thumbnail_path, write_thumbnail
-from mmembed.encoders.encoding import FACTS, LoadedImage, decoders, encode_loaded, images_ahead, load_for
+from mmembed.encoders.encoding import FACTS, PreparedImage, decoders, encode_loaded, images_ahead, load_for
 from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
@@ -97,7 +97,7 @@ class ReadImage:
     """One image after its turn in the pool."""
 
     planned: PlannedItem
-    loaded: LoadedImage | None = None  # None where nothing had to be decoded
+    loaded: PreparedImage | None = None  # None where nothing had to be decoded
 
 
 _Key: TypeAlias = tuple[str, str]  # the id of a point, and the hash of the contents that it has

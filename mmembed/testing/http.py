@@ -1,12 +1,12 @@
 """A real HTTP server on loopback that stands in for an API: for the tests of encoders that call one.
 
-def answer(asked):
-    return {"data": [{"index": i, "embedding": [1.0, 0.0]} for i, _ in enumerate(asked.body["input"])]}
+def answer(request):
+    return {"data": [{"index": i, "embedding": [1.0, 0.0]} for i, _ in enumerate(request.body["input"])]}
 
 with StandIn(answer) as server:
     server.first(Reply(status=429, headers={"retry-after-ms": "20"}))
     ...                                    # call server.url
-    assert [asked.path for asked in server.asked] == ["/v1/embeddings", "/v1/embeddings"]
+    assert [request.path for request in server.requests] == ["/v1/embeddings", "/v1/embeddings"]
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Reply:
 
 
 class StandIn:
-    """Answers each request by `answer(asked)`: a `Reply`, or the JSON of a good one.
+    """Answers each request by `answer(request)`: a `Reply`, or the JSON of a good one.
 
     What `answer` raises, such as an AssertionError about the request, is sent as status 400 and raised again
     when the block ends.
     """
 
     def __init__(self, answer: Callable[[ReceivedRequest], object]) -> None:
-        self.asked: list[ReceivedRequest] = []
+        self.requests: list[ReceivedRequest] = []
         self._answer = answer
         self._first: deque[Reply] = deque()
         self._faults: list[Exception] = []
@@ -84,17 +84,17 @@ class StandIn:
         if self._faults:
             raise self._faults[0] from error
 
-    def reply(self, asked: ReceivedRequest) -> Reply:
+    def reply(self, request: ReceivedRequest) -> Reply:
         """What this request gets; called by the server's threads."""
-        self.asked.append(asked)
+        self.requests.append(request)
         if self._first:
             return self._first.popleft()
         try:
-            given = self._answer(asked)
+            answer = self._answer(request)
         except Exception as exc:  # a fault of the test or of what it tests: shown to both
             self._faults.append(exc)
-            given = Reply({"error": {"message": f"{type(exc).__name__}: {exc}"}}, status=400)
-        return given if isinstance(given, Reply) else Reply(given)
+            answer = Reply({"error": {"message": f"{type(exc).__name__}: {exc}"}}, status=400)
+        return answer if isinstance(answer, Reply) else Reply(answer)
 
     def wait(self, seconds: float) -> None:
         """Sleep, but no longer than the server lives."""
@@ -123,6 +123,6 @@ def _handler_of(standin: StandIn) -> type[BaseHTTPRequestHandler]:
         do_GET = do_PUT = do_POST  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing: what was asked stands in `StandIn.asked`."""
+            """Says nothing: what was asked stands in `StandIn.requests`."""
 
     return Handler

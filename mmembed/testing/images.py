@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-__all__ = ["ImageFile", "broken_files", "extreme_images", "image_files", "images", "unconverted_images"]
+__all__ = ["ImageFile", "broken_files", "extreme_images", "images", "sample_files", "unconverted_images"]
 
 _SIZES = ((64, 48), (48, 64), (200, 200), (17, 31), (96, 12))
 _EXTREME_SIZES = ((1, 1), (1, 1000), (3000, 8))
@@ -38,11 +38,11 @@ def extreme_images() -> dict[str, Image.Image]:
 
 def unconverted_images() -> dict[str, tuple[Image.Image, Image.Image]]:
     """Mode -> a picture as Pillow opens it, and the RGB picture that it shows."""
-    files = [(Image.open(io.BytesIO(file.content)), file.shows) for file in image_files()]
+    files = [(Image.open(io.BytesIO(file.content)), file.shows) for file in sample_files()]
     return {image.mode: (image, shows) for image, shows in files if image.mode != "RGB"}
 
 
-def image_files() -> list[ImageFile]:
+def sample_files() -> list[ImageFile]:
     """A file of every mode that Pillow writes, with what each must look like on a white page."""
     rgb = _scene(*_SIDES, 1)
     grey = np.ascontiguousarray(rgb[:, :, 0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mmembed.errors import InputError
 from mmembed.images import load_image
 from mmembed.streams import load_in_order
-from mmembed.testing.images import broken_files, extreme_images, image_files, images, unconverted_images
+from mmembed.testing.images import broken_files, extreme_images, images, sample_files, unconverted_images
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, call_encoder
 from mmembed.testing.texts import ODD_TEXTS, TEXTS, filler
@@ -72,8 +72,8 @@ no_texts, no_images = _of_each(_empty_list)
 
 
 def text_form(subject: Subject) -> str:
-    found = [check_form(subject.encode_text(TEXTS, role=role), len(TEXTS), subject.spec) for role in subject.roles]
-    return found[0]
+    forms = [check_form(subject.encode_text(TEXTS, role=role), len(TEXTS), subject.spec) for role in subject.roles]
+    return forms[0]
 
 
 def odd_texts(subject: Subject) -> str:
@@ -185,17 +185,17 @@ def image_batches(subject: Subject) -> str:
 
 
 def _images_in_company(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
-    names, shown = list(images()), list(images().values())
-    alone = [subject.images([image])[0] for image in shown]
-    yield from zip(names, alone, subject.images(shown), strict=True)
-    yield from zip(names * _MANY_IMAGES, alone * _MANY_IMAGES, subject.images(shown * _MANY_IMAGES), strict=True)
-    for name, image, vector in zip(names, shown, alone, strict=True):
-        yield f"{name} beside {names[-1]}", vector, subject.images([image, shown[-1]])[0]
+    names, inputs = list(images()), list(images().values())
+    alone = [subject.images([image])[0] for image in inputs]
+    yield from zip(names, alone, subject.images(inputs), strict=True)
+    yield from zip(names * _MANY_IMAGES, alone * _MANY_IMAGES, subject.images(inputs * _MANY_IMAGES), strict=True)
+    for name, image, vector in zip(names, inputs, alone, strict=True):
+        yield f"{name} beside {names[-1]}", vector, subject.images([image, inputs[-1]])[0]
 
 
 def files(subject: Subject) -> str:
     """Pictures of all modes with broken ones between them, as an index reads them: in threads, into one batch."""
-    good = image_files()
+    good = sample_files()
     named = [(file.name, file.content) for file in good]
     mixed = [*named[:3], *broken_files().items(), *named[3:]]
     loading = load_in_order(mixed, lambda job: load_image(job[1], uri=job[0]), workers=_THREADS, ahead=2 * _THREADS)
@@ -215,15 +215,15 @@ def modes(subject: Subject) -> str:
     others, refused = [], []
     for mode, (image, shows) in unconverted_images().items():
         try:
-            found = subject.encode_image([image])
+            embeddings = subject.encode_image([image])
         except Fault:
             refused.append(mode)
             continue
         try:
-            check_form(found, 1, subject.spec)
+            check_form(embeddings, 1, subject.spec)
         except Fault as fault:
             raise Fault(f"a picture of mode {mode} is taken, but {fault}") from fault
-        if distance(split_rows(found, 1, subject.spec.kind)[0], subject.images([shows])[0]) > subject.tolerance:
+        if distance(split_rows(embeddings, 1, subject.spec.kind)[0], subject.images([shows])[0]) > subject.tolerance:
             others.append(mode)
     if others:
         raise NotJudged(
@@ -237,9 +237,12 @@ def pixels(subject: Subject) -> str:
     encoder = subject.encoder
     if not isinstance(encoder, PixelEncoder):
         raise NotJudged("it has no preprocess_image and encode_pixels of its own")
-    names, shown = list(images()), list(images().values())
+    names, inputs = list(images()), list(images().values())
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = call_encoder("preprocess_image", lambda: list(pool.map(encoder.preprocess_image, shown * _MANY_IMAGES)))
-    rows = split_rows(call_encoder("encode_pixels", lambda: encoder.encode_pixels(made)), len(made), subject.spec.kind)
+        many = inputs * _MANY_IMAGES
+        batch = call_encoder("preprocess_image", lambda: list(pool.map(encoder.preprocess_image, many)))
+    rows = split_rows(
+        call_encoder("encode_pixels", lambda: encoder.encode_pixels(batch)), len(batch), subject.spec.kind
+    )
     check_form(call_encoder("encode_pixels", lambda: encoder.encode_pixels([])), 0, subject.spec)
-    return subject.equal(zip(names * _MANY_IMAGES, rows, subject.images(shown) * _MANY_IMAGES, strict=True))
+    return subject.equal(zip(names * _MANY_IMAGES, rows, subject.images(inputs) * _MANY_IMAGES, strict=True))

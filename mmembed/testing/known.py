@@ -39,16 +39,16 @@ class KnownAnswers:
 
 def record_known_answers(encoder: Encoder) -> KnownAnswers:
     """Ask the fixed questions. Raises what the encoder does, or InvalidEmbedding for what are no vectors."""
-    spec, shown = encoder.spec, images()
+    spec, named_images = encoder.spec, images()
     embeddings: dict[str, tuple[list[str], Embeddings]] = {side: ([], []) for side in _SIDES}
     for role in text_roles(encoder) if "text" in spec.modalities else ():
         embeddings[_SIDE_OF[role]] = (list(TEXTS), encoder.encode_text(TEXTS, role=role))
     if "image" in spec.modalities:
-        embeddings["images"] = (list(shown), encoder.encode_image(list(shown.values())))
+        embeddings["images"] = (list(named_images), encoder.encode_image(list(named_images.values())))
     try:
         sides = {
-            side: dict(zip(keys, split_rows(found, len(keys), spec.kind), strict=True))
-            for side, (keys, found) in embeddings.items()
+            side: dict(zip(keys, split_rows(rows, len(keys), spec.kind), strict=True))
+            for side, (keys, rows) in embeddings.items()
         }
     except Fault as fault:
         raise InvalidEmbedding(f"encoder {spec.name} gives no answers to record: {fault}") from fault

@@ -39,20 +39,20 @@ def spec(subject: Subject) -> str:
     return f"{found.kind}, {found.dim or 'no fixed number of'} dimensions, {' and '.join(sorted(found.modalities))}"
 
 
-def _expectations(encoder: Encoder, found: EncoderSpec) -> Iterator[tuple[object, str, str, bool]]:
+def _expectations(encoder: Encoder, spec: EncoderSpec) -> Iterator[tuple[object, str, str, bool]]:
     """Whose field it is, what it is called, its name, and whether it is as it must be."""
-    dim, sparse = found.dim, found.kind == "sparse"
-    yield found, "spec.name", "name", bool(found.name) and isinstance(found.name, str)
-    yield found, "spec.kind", "kind", found.kind in get_args(Kind)
-    yield found, "spec.dim", "dim", dim is None if sparse else _positive(dim)
-    yield found, "spec.modalities", "modalities", found.modalities in _MODALITIES
-    yield found, "spec.fingerprint", "fingerprint", bool(found.fingerprint) and isinstance(found.fingerprint, str)
-    limit, dims = found.context_length, found.matryoshka_dims
-    yield found, "spec.context_length", "context_length", limit is None or _positive(limit)
+    dim, sparse = spec.dim, spec.kind == "sparse"
+    yield spec, "spec.name", "name", bool(spec.name) and isinstance(spec.name, str)
+    yield spec, "spec.kind", "kind", spec.kind in get_args(Kind)
+    yield spec, "spec.dim", "dim", dim is None if sparse else _positive(dim)
+    yield spec, "spec.modalities", "modalities", spec.modalities in _MODALITIES
+    yield spec, "spec.fingerprint", "fingerprint", bool(spec.fingerprint) and isinstance(spec.fingerprint, str)
+    limit, dims = spec.context_length, spec.matryoshka_dims
+    yield spec, "spec.context_length", "context_length", limit is None or _positive(limit)
     fitting = (
         isinstance(dims, tuple) and all(map(_positive, dims)) and dim is not None and max(dims, default=dim) >= dim
     )
-    yield found, "spec.matryoshka_dims", "matryoshka_dims", dims == () or fitting
+    yield spec, "spec.matryoshka_dims", "matryoshka_dims", dims == () or fitting
     yield encoder, "batch_size", "batch_size", _positive(getattr(encoder, "batch_size", None))
     yield encoder, "dtype", "dtype", isinstance(getattr(encoder, "dtype", None), str)
     for name in ("logit_scale", "logit_bias"):
@@ -118,8 +118,8 @@ def against(subject: Subject) -> str:
             f"it makes {own.kind} vectors of {own.dim}, {other.spec.name} {other.spec.kind} of {other.spec.dim}"
         )
     tolerance = _ELSEWHERE * max(subject.tolerance, tolerance_of(subject.against))
-    found = subject.equal(_beside(subject, other), tolerance=tolerance)
-    return f"{found}, {other.spec.name}"
+    closeness = subject.equal(_beside(subject, other), tolerance=tolerance)
+    return f"{closeness}, {other.spec.name}"
 
 
 def _beside(subject: Subject, other: Subject) -> Iterator[tuple[str, Vector, Vector]]:
@@ -128,8 +128,8 @@ def _beside(subject: Subject, other: Subject) -> Iterator[tuple[str, Vector, Vec
         names = [f"{role} {text[:30]!r}" for text in TEXTS]
         yield from zip(names, subject.texts(TEXTS, role=role), other.texts(TEXTS, role=role), strict=True)
     if "image" in shared:
-        names, shown = [f"picture {name}" for name in images()], list(images().values())
-        yield from zip(names, subject.images(shown), other.images(shown), strict=True)
+        names, inputs = [f"picture {name}" for name in images()], list(images().values())
+        yield from zip(names, subject.images(inputs), other.images(inputs), strict=True)
 
 
 def known_answers(subject: Subject) -> str:
@@ -138,9 +138,9 @@ def known_answers(subject: Subject) -> str:
         raise NotJudged("no known answers were given")
     if known.kind != subject.spec.kind:
         raise Fault(f"it makes {subject.spec.kind} vectors, the known answers of {known.encoder} are {known.kind}")
-    found = subject.equal(_answers(subject), tolerance=_ELSEWHERE * subject.tolerance)
+    closeness = subject.equal(_answers(subject), tolerance=_ELSEWHERE * subject.tolerance)
     same = known.fingerprint == subject.spec.fingerprint
-    return f"{found}, {known.encoder}" + ("" if same else ", though its fingerprint was another")
+    return f"{closeness}, {known.encoder}" + ("" if same else ", though its fingerprint was another")
 
 
 def _answers(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
@@ -151,5 +151,5 @@ def _answers(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
         names = [f"{role} {text[:30]!r}" for text in answers]
         yield from zip(names, subject.texts(list(answers), role=role) if answers else [], answers.values(), strict=True)
     if known.images:
-        shown = [images()[name] for name in known.images]
-        yield from zip(known.images, subject.images(shown), known.images.values(), strict=True)
+        inputs = [images()[name] for name in known.images]
+        yield from zip(known.images, subject.images(inputs), known.images.values(), strict=True)

@@ -1,6 +1,6 @@
 """Tests of a plugin for an embeddings API: a vendor that stands on loopback, and what holds for every such encoder.
 
-    def answer(asked: ReceivedRequest) -> Reply: ...            # as the vendor's documentation says
+    def answer(request: ReceivedRequest) -> Reply: ...            # as the vendor's documentation says
 
     server = vendor(mmembed_some, answer, key="sk-test")
 
@@ -135,7 +135,7 @@ class RemoteTests:
         server.first(Reply({"data": []}, broken_off=True), Reply(status=429, headers={"Retry-After": "0"}))
         again = encoder.encode_text(["a", "b"], role="document")
         np.testing.assert_array_equal(np.asarray(again), np.asarray(untroubled))
-        assert len(server.asked) == 4
+        assert len(server.requests) == 4
 
     def test_an_answer_that_is_wrong_is_refused(self, server: StandIn) -> None:
         """Too few rows, another size, NaN, broken base64 and another shape are errors, asked once."""
@@ -144,7 +144,7 @@ class RemoteTests:
             server.first(Reply(body))
             with pytest.raises(InvalidEmbedding, match=message):
                 encoder.encode_text(["a", "b"], role="document")
-            assert len(server.asked) == times
+            assert len(server.requests) == times
 
     @pytest.mark.parametrize("status", [400, 413])
     def test_a_refusal_is_not_repeated(self, server: StandIn, status: int) -> None:
@@ -152,7 +152,7 @@ class RemoteTests:
         server.first(self.refuse("too much", status))
         with pytest.raises(EncoderRefused, match=rf"answered {status} .* \(too much\)"):
             load_encoder(self.name).encode_text(["a"], role="document")
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
 
     def test_a_slow_server_is_given_up(self, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer that does not come in time is an error that says so."""
@@ -177,7 +177,7 @@ class RemoteTests:
             load_encoder(self.name)
         with pytest.raises(EncoderRefused, match="MMEMBED_API_KEYS"):
             load_encoder(f"{self.name}?base_url={server.url}").encode_text(["a"], role="query")
-        assert "authorization" not in server.asked[-1].headers
+        assert "authorization" not in server.requests[-1].headers
 
     @pytest.mark.usefixtures("server")
     def test_it_keeps_the_promises_of_an_encoder(self) -> None:
@@ -197,4 +197,4 @@ class RemoteTests:
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "README.md", "exec"), {})
         assert printed.getvalue() == "".join(re.findall(r"^# (.*\n)", code, re.MULTILINE))
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2

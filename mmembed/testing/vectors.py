@@ -15,12 +15,12 @@ __all__ = ["check_form", "distance", "similarity", "split_rows"]
 _NORM_TOLERANCE = 1e-4  # float32 rows are within 1e-6; those normalised in half precision are off by 2e-4 or more
 
 
-def split_rows(found: Any, n: int, kind: Kind) -> list[Vector]:
-    """`(n, dim)`, n sparse vectors or n multivectors -> n vectors. Raises Fault if `found` is nothing of the kind."""
+def split_rows(embeddings: Any, n: int, kind: Kind) -> list[Vector]:
+    """`(n, dim)`, n sparse vectors or n multivectors -> n vectors. Raises Fault for anything else."""
     try:
-        rows: list[Vector] = [_row(row, kind) for row in found]
+        rows: list[Vector] = [_row(row, kind) for row in embeddings]
     except Exception as exc:  # a stranger's objects may raise anything
-        raise Fault(f"{n} inputs became {_describe(found)}, which are not {kind} vectors ({exc})") from exc
+        raise Fault(f"{n} inputs became {_describe(embeddings)}, which are not {kind} vectors ({exc})") from exc
     if len(rows) != n:
         raise Fault(f"{n} inputs became {len(rows)} vectors")
     return rows
@@ -40,21 +40,22 @@ def _row(row: Any, kind: Kind) -> Vector:
     return array
 
 
-def check_form(found: Any, n: int, spec: EncoderSpec) -> str:
+def check_form(embeddings: Any, n: int, spec: EncoderSpec) -> str:
     """Tell the form of n embeddings, or raise Fault unless they are what types.Embeddings promises."""
-    rows = split_rows(found, n, spec.kind)
+    rows = split_rows(embeddings, n, spec.kind)
     if spec.kind == "dense":
-        if not isinstance(found, np.ndarray) or found.dtype != np.float32 or found.shape != (n, spec.dim):
-            raise Fault(f"{n} inputs became {_describe(found)}, not a float32 array ({n}, {spec.dim})")
-        _check_norms(found)
+        shape = embeddings.shape if isinstance(embeddings, np.ndarray) else None
+        if shape != (n, spec.dim) or embeddings.dtype != np.float32:
+            raise Fault(f"{n} inputs became {_describe(embeddings)}, not a float32 array ({n}, {spec.dim})")
+        _check_norms(embeddings)
         return f"float32 ({n}, {spec.dim}), norm 1"
-    if not isinstance(found, list):
-        raise Fault(f"{n} inputs became {_describe(found)}, not a list of {n}")
-    for given, row in zip(found, rows, strict=True):
+    if not isinstance(embeddings, list):
+        raise Fault(f"{n} inputs became {_describe(embeddings)}, not a list of {n}")
+    for original, row in zip(embeddings, rows, strict=True):
         if isinstance(row, SparseVector):
-            _check_sparse(given, row)
+            _check_sparse(original, row)
         else:
-            _check_multi(given, spec)
+            _check_multi(original, spec)
     return f"{n} sparse vectors" if spec.kind == "sparse" else f"{n} multivectors of {spec.dim}, norm 1"
 
 
@@ -66,19 +67,20 @@ def _check_norms(rows: DenseArray) -> None:
         raise Fault(f"a vector has the norm {float(norms[np.abs(norms - 1).argmax()]):.5f}, not 1")
 
 
-def _check_sparse(given: Any, row: SparseVector) -> None:
-    if np.asarray(given.values).dtype != np.float32:
-        raise Fault(f"the values of a sparse vector are {np.asarray(given.values).dtype}, not float32")
+def _check_sparse(original: Any, row: SparseVector) -> None:
+    if np.asarray(original.values).dtype != np.float32:
+        raise Fault(f"the values of a sparse vector are {np.asarray(original.values).dtype}, not float32")
     if not np.isfinite(row.values).all() or not row.values.all():
         raise Fault("a sparse vector holds a value that is 0 or not finite")
     if len(np.unique(row.indices)) != len(row.indices):
         raise Fault("a sparse vector has an index twice")
 
 
-def _check_multi(given: Any, spec: EncoderSpec) -> None:
-    if not isinstance(given, np.ndarray) or given.dtype != np.float32 or given.shape[1] != spec.dim or not len(given):
-        raise Fault(f"a multivector is {_describe(given)}, not a float32 array (1 or more, {spec.dim})")
-    _check_norms(given)
+def _check_multi(original: Any, spec: EncoderSpec) -> None:
+    sound = isinstance(original, np.ndarray) and original.dtype == np.float32 and original.shape[1] == spec.dim
+    if not sound or not len(original):
+        raise Fault(f"a multivector is {_describe(original)}, not a float32 array (1 or more, {spec.dim})")
+    _check_norms(original)
 
 
 def distance(one: Vector, other: Vector) -> float:
@@ -122,7 +124,7 @@ def _on_common_axes(one: SparseVector, other: SparseVector) -> tuple[DenseArray,
     return dense[0], dense[1]
 
 
-def _describe(found: Any) -> str:
-    if isinstance(found, np.ndarray):
-        return f"{found.dtype} {found.shape}"
-    return f"a {type(found).__name__}" + (f" of {len(found)}" if hasattr(found, "__len__") else "")
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if hasattr(value, "__len__") else "")

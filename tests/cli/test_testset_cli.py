@@ -83,12 +83,12 @@ def test_its_key_goes_to_the_chat_and_openais_does_not(url: str, tmp_path: Path)
         first = run(*options, "--output", tmp_path / "a", MMEMBED_CHAT_API_KEY=SECRET)
         assert first.returncode == 3
         assert "kitchen.md" in first.stderr
-        assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {SECRET}"}
-        assert {asked.body["model"] for asked in server.asked} == {"m"}
-        number = len(server.asked)
+        assert {asked.headers["authorization"] for asked in server.requests} == {f"Bearer {SECRET}"}
+        assert {asked.body["model"] for asked in server.requests} == {"m"}
+        number = len(server.requests)
         second = run(*options, "--output", tmp_path / "b", OPENAI_API_KEY=SECRET)
         assert second.returncode == 3
-        assert not [asked for asked in server.asked[number:] if "authorization" in asked.headers]
+        assert not [asked for asked in server.requests[number:] if "authorization" in asked.headers]
     assert len(read_beir(tmp_path / "a").queries) == 2
 
 

@@ -203,7 +203,7 @@ def test_an_address_that_holds_a_secret_or_is_none_is_refused(url: str) -> None:
 def test_a_request_says_who_asks_and_what(server: StandIn) -> None:
     """The body is JSON as given; the headers are the key, our version and the kinds of content."""
     api(server).post("/embeddings", {"input": ["Ünï"], "n": 1})
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert (asked.method, asked.path, asked.body) == ("POST", "/embeddings", {"input": ["Ünï"], "n": 1})
     assert asked.headers["authorization"] == f"Bearer {SECRET}"
     assert asked.headers["user-agent"] == f"mmembed/{__version__}"
@@ -213,15 +213,15 @@ def test_a_request_says_who_asks_and_what(server: StandIn) -> None:
 def test_without_a_key_nothing_is_sent_as_one(server: StandIn) -> None:
     """A local server is asked without an Authorization header."""
     api(server, secret=None).post("/embeddings", {"input": []})
-    assert "authorization" not in server.asked[0].headers
+    assert "authorization" not in server.requests[0].headers
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
 def test_what_may_pass_is_tried_again(server: StandIn, pauses: list[float], status: int) -> None:
     """Timeouts, conflicts, rate limits and every failure of the server are followed by the same request again."""
     server.first(Reply(status=status), Reply(status=status))
-    assert api(server).post("/embeddings", {"input": ["a"]}) == answer(server.asked[0])
-    assert [asked.body for asked in server.asked] == [{"input": ["a"]}] * 3
+    assert api(server).post("/embeddings", {"input": ["a"]}) == answer(server.requests[0])
+    assert [asked.body for asked in server.requests] == [{"input": ["a"]}] * 3
     assert 0.375 <= pauses[0] <= 0.5
     assert 0.75 <= pauses[1] <= 1.0
 
@@ -232,7 +232,7 @@ def test_a_refusal_is_final(server: StandIn, pauses: list[float], status: int) -
     server.first(Reply({"error": {"message": "No such thing"}}, status=status))
     with pytest.raises(EncoderRefused, match=rf"127.0.0.1:\d+ answered {status} .*\(No such thing\): .+") as caught:
         api(server).post("/embeddings", {})
-    assert (caught.value.status, len(server.asked), pauses) == (status, 1, [])
+    assert (caught.value.status, len(server.requests), pauses) == (status, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_nobody_waits_for_longer_than_two_minutes(server: StandIn, pauses: list[
     server.first(Reply({"message": "quota"}, status=429, headers={"Retry-After": "121"}))
     with pytest.raises(EncoderUnavailable, match=r"429 Too Many Requests \(quota\) and asks to come back in 121 sec"):
         api(server).post("/embeddings", {})
-    assert (len(server.asked), pauses) == (1, [])
+    assert (len(server.requests), pauses) == (1, [])
     server.first(Reply(status=429, headers={"Retry-After": "120"}))
     api(server).post("/embeddings", {"input": []})
     assert pauses == [120]
@@ -292,7 +292,7 @@ def test_the_fifth_failure_is_the_last(server: StandIn, pauses: list[float]) -> 
     server.first(*[Reply({"detail": "overloaded"}, status=503)] * 6)
     with pytest.raises(EncoderUnavailable, match=r"503 Service Unavailable \(overloaded\) after 5 tries: try again la"):
         api(server).post("/embeddings", {})
-    assert len(server.asked) == 5
+    assert len(server.requests) == 5
     assert sum(pauses) < 0.5 + 1 + 2 + 4
 
 
@@ -300,7 +300,7 @@ def test_a_connection_that_breaks_is_tried_again(server: StandIn, pauses: list[f
     """An answer that ends half-way is no answer: the whole request is sent again."""
     server.first(Reply(answer(ReceivedRequest("", "", {}, {"input": ["a"] * 50})), broken_off=True))
     assert len(api(server).post("/embeddings", {"input": ["a"] * 50})["data"]) == 50
-    assert (len(server.asked), len(pauses)) == (2, 1)
+    assert (len(server.requests), len(pauses)) == (2, 1)
 
 
 def test_a_server_that_is_not_there_is_named(pauses: list[float]) -> None:
@@ -328,7 +328,7 @@ def test_a_redirect_does_not_take_the_key_along(server: StandIn) -> None:
         server.first(Reply(status=307, headers={"Location": f"{other.url}/{SECRET}"}))
         with pytest.raises(EncoderRefused, match="307 Temporary Redirect: a redirect is not followed") as caught:
             api(server).post("/embeddings", {})
-        assert other.asked == []
+        assert other.requests == []
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
@@ -404,7 +404,7 @@ def test_an_answer_that_is_no_object_is_refused(server: StandIn, body: bytes) ->
     server.first(Reply(body))
     with pytest.raises(InvalidEmbedding, match=r"no (JSON|object): is \?base_url=http://127"):
         api(server, secret=None).post("/embeddings", {})
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_test_learns_what_its_stand_in_found_wrong() -> None:
@@ -606,7 +606,7 @@ def test_texts_become_rows_of_norm_1(server: StandIn) -> None:
     np.testing.assert_allclose(
         made.encode_text(["x"], role="query", task="t"), unit([vector_of("query t: x")]), atol=1e-6
     )
-    assert [asked.body["input"] for asked in server.asked] == [TEXTS, ["query t: x"]]
+    assert [asked.body["input"] for asked in server.requests] == [TEXTS, ["query t: x"]]
     assert (made.dtype, made.logit_scale, made.logit_bias, made.batch_size) == ("float32", None, None, 64)
 
 
@@ -614,9 +614,9 @@ def test_odd_texts_are_made_fit_to_send(server: StandIn) -> None:
     """An empty text is sent as a space, a lone surrogate as a question mark, and no texts are no request."""
     made = encoder(server)
     assert made.encode_text([], role="document").shape == (0, WIDTH)
-    assert server.asked == []
+    assert server.requests == []
     made.encode_text(["", " ", "\udcff", "\n"], role="document")
-    assert server.asked[0].body["input"] == [" ", " ", "?", "\n"]
+    assert server.requests[0].body["input"] == [" ", " ", "?", "\n"]
 
 
 def test_many_texts_are_several_requests_in_order() -> None:
@@ -629,15 +629,15 @@ def test_many_texts_are_several_requests_in_order() -> None:
     with StandIn(slow_at_first) as server:
         rows = encoder(server, limits=Limits(texts=3)).encode_text(texts, role="document")
         np.testing.assert_allclose(rows, unit([vector_of(text) for text in texts]), atol=1e-6)
-        assert sorted(len(asked.body["input"]) for asked in server.asked) == [1, 3, 3, 3]
+        assert sorted(len(asked.body["input"]) for asked in server.requests) == [1, 3, 3, 3]
 
 
 def test_the_batch_size_is_the_smaller_of_the_users_and_the_apis(server: StandIn) -> None:
     """--batch-size makes requests smaller, never larger than the API takes."""
     for batch_size, sizes in [(2, [1, 2, 2]), (50, [1, 4])]:
-        server.asked.clear()
+        server.requests.clear()
         encoder(server, limits=Limits(texts=4), batch_size=batch_size).encode_text(["a"] * 5, role="document")
-        assert sorted(len(asked.body["input"]) for asked in server.asked) == sizes
+        assert sorted(len(asked.body["input"]) for asked in server.requests) == sizes
 
 
 def test_one_failed_batch_fails_the_call(server: StandIn, pauses: list[float]) -> None:
@@ -653,8 +653,8 @@ def test_a_batch_that_fails_once_is_sent_whole_again(server: StandIn, pauses: li
     server.first(Reply(status=500))
     rows = encoder(server, limits=Limits(texts=2), batch_size=2).encode_text(TEXTS, role="document")
     np.testing.assert_allclose(rows, unit([vector_of(text) for text in TEXTS]), atol=1e-6)
-    assert sorted(asked.body["input"] for asked in server.asked)[1] in (TEXTS[:2], TEXTS[2:])
-    assert (len(server.asked), len(pauses)) == (3, 1)
+    assert sorted(asked.body["input"] for asked in server.requests)[1] in (TEXTS[:2], TEXTS[2:])
+    assert (len(server.requests), len(pauses)) == (3, 1)
 
 
 def refusing(longest: int) -> Callable[[ReceivedRequest], object]:
@@ -676,7 +676,7 @@ def test_a_text_refused_as_too_long_is_cut_until_it_fits() -> None:
     with StandIn(refusing(50)) as server:
         made = encoder(server, limits=limits, model=model)
         together = made.encode_text(["short", long, "brief"], role="document")
-        lengths = [[len(text) for text in asked.body["input"]] for asked in server.asked]
+        lengths = [[len(text) for text in asked.body["input"]] for asked in server.requests]
         assert lengths == [[5, 72, 5], [5, 5], [72], [32]]  # 18 tokens, then 8, of four letters each
         np.testing.assert_allclose(together[[0, 2]], unit([vector_of("short"), vector_of("brief")]), atol=1e-6)
         np.testing.assert_array_equal(together[1:2], made.encode_text([long], role="document"))
@@ -690,7 +690,7 @@ def test_a_text_that_may_be_too_long_goes_with_the_others_first() -> None:
     with StandIn(refusing(99)) as server:
         limits = Limits(texts=96, refuses_long_texts=True)
         encoder(server, limits=limits, model=RemoteModel(context_length=20)).encode_text(["x" * 60] * 9, role="query")
-        assert [len(asked.body["input"]) for asked in server.asked] == [9]
+        assert [len(asked.body["input"]) for asked in server.requests] == [9]
 
 
 def test_a_long_text_that_is_taken_is_not_cut() -> None:
@@ -698,18 +698,18 @@ def test_a_long_text_that_is_taken_is_not_cut() -> None:
     limits = Limits(texts=96, refuses_long_texts=True)
     with StandIn(answer) as server:
         encoder(server, limits=limits, model=RemoteModel(context_length=20)).encode_text(["x" * 60], role="document")
-        assert [asked.body["input"] for asked in server.asked] == [["x" * 60]]
+        assert [asked.body["input"] for asked in server.requests] == [["x" * 60]]
 
 
 def test_a_refusal_for_another_reason_is_not_taken_for_one_of_length(server: StandIn) -> None:
     """A long text is not sent again when the key is refused, first or later, and short texts not for a 400."""
     made = encoder(server, limits=Limits(texts=96, refuses_long_texts=True), model=RemoteModel(context_length=20))
     for text, statuses in [("x" * 99, [401]), ("x" * 99, [400, 401]), ("short", [400])]:
-        server.asked.clear()
+        server.requests.clear()
         server.first(*[Reply(status=status) for status in statuses])
         with pytest.raises(EncoderRefused, match=str(statuses[-1])):
             made.encode_text([text], role="query")
-        assert len(server.asked) == len(statuses)
+        assert len(server.requests) == len(statuses)
 
 
 def test_a_long_text_alone_is_not_sent_twice_alike() -> None:
@@ -718,17 +718,17 @@ def test_a_long_text_alone_is_not_sent_twice_alike() -> None:
         limits = Limits(texts=96, refuses_long_texts=True)
         made = encoder(server, limits=limits, model=RemoteModel(context_length=20))
         made.encode_text(["x" * 150], role="query")
-        assert [len(asked.body["input"][0]) for asked in server.asked] == [72, 32, 12]
-        server.asked.clear()
+        assert [len(asked.body["input"][0]) for asked in server.requests] == [72, 32, 12]
+        server.requests.clear()
         made.encode_text(["1" * 150], role="query")  # a token each
-        assert [len(asked.body["input"][0]) for asked in server.asked] == [18, 8]
+        assert [len(asked.body["input"][0]) for asked in server.requests] == [18, 8]
 
 
 def test_requests_are_reckoned_by_what_a_text_can_be_at_most(server: StandIn) -> None:
     """Two tokens and one for each byte, but no more than the model reads of it."""
     made = encoder(server, limits=Limits(texts=96, tokens=20), model=RemoteModel(context_length=10))
     made.encode_text(["éé", "aaaa", "aaaa", "b" * 99, "c" * 99, "d"], role="document")
-    groups = sorted("".join(text[0] for text in asked.body["input"]) for asked in server.asked)
+    groups = sorted("".join(text[0] for text in asked.body["input"]) for asked in server.requests)
     assert groups == ["bc", "d", "éaa"]
 
 
@@ -737,18 +737,18 @@ def test_documents_that_are_one_text_are_not_divided(server: StandIn) -> None:
     made = encoder(server, limits=Limits(texts=2), whole_call=("document",))
     made.encode_text(["a", "b"], role="document")
     made.encode_text(["a", "b", "c"], role="query")
-    asked = len(server.asked)
+    asked = len(server.requests)
     with pytest.raises(InputError, match="3 texts do not fit into one request"):
         made.encode_text(["a", "b", "c"], role="document")
-    assert len(server.asked) == asked
+    assert len(server.requests) == asked
 
 
 def test_an_unknown_size_is_asked_for(server: StandIn) -> None:
     """One text tells how many dimensions a model has; where the size is given, nothing is asked."""
     asking = encoder(server, dim=None)
-    assert (asking.spec.dim, len(server.asked)) == (WIDTH, 1)
+    assert (asking.spec.dim, len(server.requests)) == (WIDTH, 1)
     assert encoder(server).spec.fingerprint == asking.spec.fingerprint
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     with pytest.raises(InvalidEmbedding, match="4 dimensions where 5 were expected"):
         encoder(server, dim=5).encode_text(["a"], role="query")
 
@@ -774,7 +774,7 @@ def test_images_need_a_model_that_takes_them(server: StandIn) -> None:
     rows = both.encode_image(images)
     uris = [data_uri(image, limits=Limits(texts=9))[0] for image in images]
     np.testing.assert_allclose(rows, unit([vector_of(uri) for uri in uris]), atol=1e-6)
-    assert sorted((asked.path, len(asked.body["input"])) for asked in server.asked) == [
+    assert sorted((asked.path, len(asked.body["input"])) for asked in server.requests) == [
         ("/pictures", 1),  # 225 pixels, more than a request's tokens
         ("/pictures", 1),
         ("/pictures", 2),

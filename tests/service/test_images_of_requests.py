@@ -62,7 +62,7 @@ def test_an_address_is_fetched() -> None:
             read(f"{server.url}/a.png")
         with pytest.raises(InvalidRequest, match="not fetched from addresses here"):
             read(f"{server.url}/a.png", urls=False, allow_image_host=("127.0.0.1",))
-        assert len(server.asked) == 3
+        assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(

@@ -515,7 +515,7 @@ FAULTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("text form", Mangled(with_nan), {}, "NaN"),
     ("text form", Mangled(lambda rows: rows[:-1]), {}, "8 inputs became 7 vectors"),
     ("text form", Mangled(list), {}, "a list of 8"),
-    ("text form", Mangled(lambda _: None), {}, "a NoneType, which are no dense vectors"),
+    ("text form", Mangled(lambda _: None), {}, "a NoneType, which are not dense vectors"),
     ("text form", Mangled(lambda rows: rows[:, :12]), {}, "float32 (8, 12)"),
     ("text form", Mangled(lambda rows: torch.from_numpy(rows).requires_grad_()), {}, "a Tensor of 8"),
     ("text form", Broken(), {}, "encode_text raised KeyError: 'weights'"),

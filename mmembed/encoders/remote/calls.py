@@ -144,20 +144,20 @@ class Api:
         if isinstance(exc, _ErrorStatus):
             if (_asked_pause(exc.response) or 0.0) > self._patience.longest_pause_seconds:
                 return False
-            told = exc.response.headers.get("x-should-retry")
-            return told != "false" and (told == "true" or _passes(exc.response.status_code))
+            retry = exc.response.headers.get("x-should-retry")
+            return retry != "false" and (retry == "true" or _passes(exc.response.status_code))
         return isinstance(exc, httpx.TimeoutException | httpx.NetworkError | httpx.RemoteProtocolError)
 
     def _refusal(self, response: httpx.Response, tries: int) -> EncoderRefused | EncoderUnavailable:
         status = response.status_code
-        said = without_key(_message(response), self._key)[:_LONGEST_MESSAGE]
-        found = f"{self.host} answered {_status(response)}" + (f" ({said})" if said else "")
+        message = without_key(_message(response), self._key)[:_LONGEST_MESSAGE]
+        answer = f"{self.host} answered {_status(response)}" + (f" ({message})" if message else "")
         if not _passes(status):
-            return EncoderRefused(f"{found}: {self._advice(status)}", status=status)
+            return EncoderRefused(f"{answer}: {self._advice(status)}", status=status)
         pause = _asked_pause(response) or 0.0
         if pause > self._patience.longest_pause_seconds:
-            return EncoderUnavailable(f"{found} and asks to come back in {pause:.0f} seconds: try again then")
-        return EncoderUnavailable(f"{found} after {_tries(tries)}: try again later")
+            return EncoderUnavailable(f"{answer} and asks to come back in {pause:.0f} seconds: try again then")
+        return EncoderUnavailable(f"{answer} after {_tries(tries)}: try again later")
 
     def _advice(self, status: int) -> str:
         if 300 <= status < 400:
@@ -189,8 +189,8 @@ def _passes(status: int) -> bool:
 def _pause(state: tenacity.RetryCallState) -> float:
     """What the server asked for, otherwise 0.5, 1, 2, 4, 8, 8... seconds, less up to a quarter by chance."""
     error = state.outcome.exception() if state.outcome else None
-    asked = _asked_pause(error.response) if isinstance(error, _ErrorStatus) else None
-    return asked if asked is not None else _BACKOFF(state) * random.uniform(0.75, 1.0)
+    pause = _asked_pause(error.response) if isinstance(error, _ErrorStatus) else None
+    return pause if pause is not None else _BACKOFF(state) * random.uniform(0.75, 1.0)
 
 
 def _asked_pause(response: httpx.Response) -> float | None:
@@ -231,5 +231,5 @@ def _message(response: httpx.Response) -> str:
             body = body[0]
         if isinstance(body, dict) and key in body:
             body = body[key]
-    shown = "".join(letter if letter.isprintable() else " " for letter in str(body)) if body else ""
-    return " ".join(shown.split())  # no control characters: they would speak to the terminal
+    printable = "".join(letter if letter.isprintable() else " " for letter in str(body)) if body else ""
+    return " ".join(printable.split())  # no control characters: they would speak to the terminal

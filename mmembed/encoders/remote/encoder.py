@@ -114,11 +114,11 @@ class RemoteEncoder:
             EncoderRefused, EncoderUnavailable, InvalidEmbedding: see `Api.post`.
         """
         prompt = self._dialect.prompt(role, task)
-        sent = [prompt + characters(text) or " " for text in texts]
-        groups = [sent[group] for group in self._text_groups(sent)]
+        inputs = [prompt + characters(text) or " " for text in texts]
+        groups = [inputs[group] for group in self._text_groups(inputs)]
         if role in self.spec.whole_call and len(groups) > 1:
             raise InputError(
-                f"{len(sent)} texts do not fit into one request to {self._api.host}, and {self.spec.name} reads all "
+                f"{len(inputs)} texts do not fit into one request to {self._api.host}, and {self.spec.name} reads all "
                 f"texts of a call as one document: hand it fewer, or shorter ones"
             )
 
@@ -136,11 +136,11 @@ class RemoteEncoder:
         request = self._image_request
         if request is None:
             raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-        made = [data_uri(image, limits=self._limits) for image in images]
+        uris = [data_uri(image, limits=self._limits) for image in images]
         rate = self._limits.pixels_a_token
-        costs = [Cost(math.ceil(pixels / rate) if rate else 0, len(uri)) for uri, pixels in made]
+        costs = [Cost(math.ceil(pixels / rate) if rate else 0, len(uri)) for uri, pixels in uris]
         most = min(self._most or self._limits.images, self._limits.images)
-        groups = [[uri for uri, _ in made[group]] for group in request_slices(costs, limits=self._limits, count=most)]
+        groups = [[uri for uri, _ in uris[group]] for group in request_slices(costs, limits=self._limits, count=most)]
 
         return self._gather(lambda some: self._ask(request(some), n=len(some)), groups)
 

@@ -26,9 +26,9 @@ def rows_by_index(answer: Mapping[str, Any]) -> list[object]:
         raise InvalidEmbedding('the answer has no list of objects under "data": it is not that of an embeddings API')
     indices = [row.get("index") for row in rows]
     if not all(type(index) is int for index in indices) or sorted(indices) != list(range(len(rows))):
-        found = ", ".join(str(index) if type(index) is int else _kind(index) for index in indices)
+        numbers = ", ".join(str(index) if type(index) is int else _kind(index) for index in indices)
         raise InvalidEmbedding(
-            f"the answer numbers its {len(rows)} vectors [{found[:80]}], not each once from 0 on: "
+            f"the answer numbers its {len(rows)} vectors [{numbers[:80]}], not each once from 0 on: "
             f"which is which cannot be known"
         )
     return [row.get("embedding") for row in sorted(rows, key=lambda row: int(row["index"]))]
@@ -45,9 +45,9 @@ def to_vectors(rows: Sequence[object], *, n: int, width: int | None, host: str) 
     vectors = [_vector(row, host) for row in rows]
     widths = {len(vector) for vector in vectors}
     if n and (len(widths) > 1 or (width is not None and widths != {width})):
-        wanted = f"{width} were expected" if width is not None else "all must be alike"
+        expected = f"{width} were expected" if width is not None else "all must be alike"
         raise InvalidEmbedding(
-            f"{host} returned vectors of {' and '.join(map(str, sorted(widths)))} dimensions where {wanted}: "
+            f"{host} returned vectors of {' and '.join(map(str, sorted(widths)))} dimensions where {expected}: "
             f"see that ?dim= is one of the model's own sizes"
         )
     stacked = np.stack(vectors) if vectors else np.empty((0, width or 0), dtype=np.float32)

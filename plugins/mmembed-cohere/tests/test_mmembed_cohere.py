@@ -74,9 +74,9 @@ class TestCohere(RemoteTests):
 def test_the_request_is_that_of_the_documentation(server: StandIn) -> None:
     """One POST with the input type of the role, the size, truncation at the end and floats."""
     encoder = load_encoder(f"{V4}?dim=512")
-    assert server.asked == []  # what is known needs no call
+    assert server.requests == []  # what is known needs no call
     rows = encoder.encode_text(["a red wall", ""], role="document")
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert asked.path == "/v2/embed"
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert asked.body == {
@@ -102,7 +102,7 @@ def test_input_types_follow_from_role_and_task(server: StandIn) -> None:
         ("query", "search_document"),
     ]:
         encoder.encode_text(["x"], role=role, task=task)
-    assert [asked.body["input_type"] for asked in server.asked] == [
+    assert [asked.body["input_type"] for asked in server.requests] == [
         "search_query",
         "search_document",
         "classification",
@@ -119,7 +119,7 @@ def test_images_are_data_uris_in_the_space_of_texts(server: StandIn) -> None:
     encoder = load_encoder(V4)
     images = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
     rows = encoder.encode_image(images)
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert set(asked.body) == {"model", "input_type", "images", "output_dimension", "embedding_types"}
     assert asked.body["input_type"] == "image"
     np.testing.assert_array_equal(np.asarray(decoded_image(asked.body["images"][1])), np.asarray(images[1]))
@@ -132,11 +132,11 @@ def test_an_older_model_takes_one_image_a_request(server: StandIn) -> None:
     """v3 has one size and is not asked for another; its pictures go one by one, and its texts 96 at a time."""
     encoder = load_encoder("cohere:embed-english-v3.0")
     assert encoder.encode_image([Image.new("RGB", (9, 9), c) for c in COLOURS.values()]).shape == (3, 1024)
-    assert [len(asked.body["images"]) for asked in server.asked] == [1, 1, 1]
-    server.asked.clear()
+    assert [len(asked.body["images"]) for asked in server.requests] == [1, 1, 1]
+    server.requests.clear()
     encoder.encode_text(["x"] * 100, role="document")
-    assert sorted(len(asked.body["texts"]) for asked in server.asked) == [4, 96]
-    assert "output_dimension" not in server.asked[0].body
+    assert sorted(len(asked.body["texts"]) for asked in server.requests) == [4, 96]
+    assert "output_dimension" not in server.requests[0].body
     with pytest.raises(SettingsError, match=r"embed-english-v3.0 has 1024"):
         load_encoder("cohere:embed-english-v3.0?dim=256")
 
@@ -144,7 +144,7 @@ def test_an_older_model_takes_one_image_a_request(server: StandIn) -> None:
 def test_a_large_image_is_shrunk_as_cohere_would(server: StandIn) -> None:
     """More than 2,458,624 pixels are shrunk before they are sent, since Cohere reads no more of them."""
     load_encoder(V4).encode_image([Image.new("RGB", (4000, 1000), "red")])
-    width, height = decoded_image(server.asked[0].body["images"][0]).size
+    width, height = decoded_image(server.requests[0].body["images"][0]).size
     assert 2_440_000 < width * height <= 2_458_624
     assert width / height == pytest.approx(4, rel=0.01)
 
@@ -155,14 +155,14 @@ def test_one_space_one_fingerprint(server: StandIn) -> None:
     prints = [load_encoder(f"cohere:{name}").spec.fingerprint for name in names]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 4
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_model_of_tomorrow(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown model is asked for its size once, or gets the size that `?dim=` says; a wrong name is refused."""
     monkeypatch.setitem(SIZES, "embed-v6.0", 96)
     encoder = load_encoder("cohere:embed-v6.0")
-    assert (encoder.spec.dim, len(server.asked)) == (96, 1)
+    assert (encoder.spec.dim, len(server.requests)) == (96, 1)
     assert load_encoder("cohere:embed-v6.0?dim=64").encode_text(["a"], role="query").shape == (1, 64)
     with pytest.raises(EncoderRefused, match=r"404 Not Found \(model 'gone' not found\)"):
         load_encoder("cohere:gone")
@@ -178,6 +178,6 @@ def test_another_server_gets_no_key_of_coheres(server: StandIn) -> None:
     ) as mine:
         encoder = load_encoder(f"{V4}?base_url={mine.url}/v2")
         assert encoder.encode_text(["a"], role="query").shape == (1, 1536)
-        assert "authorization" not in mine.asked[0].headers
+        assert "authorization" not in mine.requests[0].headers
     assert encoder.spec.fingerprint != own
-    assert server.asked == []
+    assert server.requests == []

@@ -81,9 +81,9 @@ class TestJina(RemoteTests):
 def test_the_request_is_that_of_the_documentation(server: StandIn) -> None:
     """One POST with the task of the role, the size, truncation, base64 and norm 1."""
     encoder = load_encoder(f"{V3}?dim=256")
-    assert server.asked == []  # what is known needs no call
+    assert server.requests == []  # what is known needs no call
     rows = encoder.encode_text(["a red wall", ""], role="document")
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert asked.path == "/v1/embeddings"
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert asked.body == {
@@ -107,7 +107,7 @@ def test_a_multimodal_model_takes_texts_and_images_as_objects(server: StandIn) -
     photos = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
     rows = encoder.encode_image(photos)
     query = encoder.encode_text(["a lime wall"], role="query")[0]
-    images, texts = server.asked
+    images, texts = server.requests
     assert (texts.body["input"], texts.body["task"]) == ([{"text": "a lime wall"}], "retrieval.query")
     assert (len(images.body["input"]), images.body["task"]) == (3, "retrieval.passage")
     assert set(images.body["input"][1]) == {"image"}
@@ -136,7 +136,7 @@ def test_tasks_are_those_of_the_model(
 ) -> None:
     """mmembed's words and the role become Jina's words; a model without tasks is sent none."""
     load_encoder(f"jina:{model}").encode_text(["x"], role=role, task=task)
-    assert server.asked[0].body.get("task") == sent
+    assert server.requests[0].body.get("task") == sent
 
 
 def test_a_task_that_the_model_does_not_know_is_refused(server: StandIn) -> None:
@@ -145,7 +145,7 @@ def test_a_task_that_the_model_does_not_know_is_refused(server: StandIn) -> None
         SettingsError, match=r"jina-embeddings-v4 knows no task 'classification': it has code, code.pass"
     ):
         load_encoder(V4).encode_text(["x"], role="query", task="classification")
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_late_chunking_reads_a_call_as_one_document(server: StandIn) -> None:
@@ -153,12 +153,12 @@ def test_late_chunking_reads_a_call_as_one_document(server: StandIn) -> None:
     encoder = load_encoder(f"{V3}?late_chunking=true")
     passages = [f"part {i}" for i in range(300)]
     rows = encoder.encode_text(passages, role="document")
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert (asked.body["input"], asked.body["late_chunking"], asked.body["truncate"]) == (passages, True, False)
     alone = encoder.encode_text(passages[:1], role="document")
     assert (rows[:1] @ alone.T).item() < 0.99
     encoder.encode_text(["one", "two"], role="query")
-    assert "late_chunking" not in server.asked[-1].body
+    assert "late_chunking" not in server.requests[-1].body
     with pytest.raises(InputError, match=r"1025 texts do not fit into one request .* as one document"):
         encoder.encode_text(["x"] * 1025, role="document")
 
@@ -171,21 +171,21 @@ def test_late_chunking_is_for_models_that_have_it(server: StandIn) -> None:
         load_encoder(f"{V3}?late_chunking=yes")
     prints = [load_encoder(V3 + end).spec.fingerprint for end in ("", "?late_chunking=false", "?late_chunking=true")]
     assert prints[0] == prints[1] != prints[2]
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_requests_are_of_moderate_size(server: StandIn) -> None:
     """128 texts or 16 pictures go into one request."""
     load_encoder(V3).encode_text(["x"] * 130, role="document")
     load_encoder("jina:jina-clip-v2").encode_image([Image.new("RGB", (8, 8))] * 17)
-    assert sorted(len(asked.body["input"]) for asked in server.asked) == [1, 2, 16, 128]
+    assert sorted(len(asked.body["input"]) for asked in server.requests) == [1, 2, 16, 128]
 
 
 def test_a_model_of_tomorrow(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown model is asked for its size once, or gets the size that `?dim=` says; a wrong name is refused."""
     monkeypatch.setitem(SIZES, "jina-embeddings-v9", 96)
     encoder = load_encoder("jina:jina-embeddings-v9")
-    assert (encoder.spec.dim, server.asked[0].body["task"], len(server.asked)) == (96, "retrieval.passage", 1)
+    assert (encoder.spec.dim, server.requests[0].body["task"], len(server.requests)) == (96, "retrieval.passage", 1)
     assert load_encoder("jina:jina-embeddings-v9?dim=64").encode_text(["a"], role="query").shape == (1, 64)
     with pytest.raises(EncoderRefused, match=r"400 Bad Request \(Model 'gone' not found\)"):
         load_encoder("jina:gone")

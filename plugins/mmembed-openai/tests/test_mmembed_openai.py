@@ -82,9 +82,9 @@ class TestOpenAI(RemoteTests):
 def test_the_request_is_that_of_the_documentation(server: StandIn) -> None:
     """One POST with model, input, dimensions and base64, and the key as a bearer token."""
     encoder = load_encoder(f"{SMALL}?dim=256")
-    assert server.asked == []  # what is known needs no call
+    assert server.requests == []  # what is known needs no call
     rows = encoder.encode_text(["two parrots", ""], role="query")
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert asked.path == "/v1/embeddings"
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert asked.body == {
@@ -108,13 +108,13 @@ def test_what_is_known_of_a_model(server: StandIn) -> None:
     }
     assert len(prints) == 3
     assert load_encoder(f"{SMALL}?dim=1536").spec.fingerprint in prints
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_model_without_sizes_is_not_asked_for_one(server: StandIn) -> None:
     """`dimensions` is sent to text-embedding-3 alone; another size of another model is refused at once."""
     load_encoder("openai:text-embedding-ada-002").encode_text(["a"], role="query")
-    assert "dimensions" not in server.asked[0].body
+    assert "dimensions" not in server.requests[0].body
     with pytest.raises(SettingsError, match="was asked for 256 dimensions, but text-embedding-ada-002 has 1536"):
         load_encoder("openai:text-embedding-ada-002?dim=256")
     with pytest.raises(EncoderLoadError, match="names no model: write openai:MODEL"):
@@ -125,7 +125,7 @@ def test_a_model_of_tomorrow(server: StandIn, monkeypatch: pytest.MonkeyPatch) -
     """An unknown model is asked for its size once, or `?dim=` says it; one that OpenAI does not know is refused."""
     monkeypatch.setitem(SIZES, "text-embedding-4", 640)
     encoder = load_encoder("openai:text-embedding-4")
-    assert (encoder.spec.dim, len(server.asked)) == (640, 1)
+    assert (encoder.spec.dim, len(server.requests)) == (640, 1)
     assert load_encoder("openai:text-embedding-4?dim=640").spec.fingerprint == encoder.spec.fingerprint
     with pytest.raises(
         EncoderRefused, match=r"404 Not Found \(The model `gone` does not exist\): see that the model's"
@@ -139,7 +139,7 @@ def test_roles_are_alike_and_tasks_are_refused(server: StandIn) -> None:
     np.testing.assert_array_equal(
         *[encoder.encode_text(["a dog"], role=role, task="") for role in ("query", "document")]
     )
-    assert [asked.body["input"] for asked in server.asked] == [["a dog"], ["a dog"]]
+    assert [asked.body["input"] for asked in server.requests] == [["a dog"], ["a dog"]]
     with pytest.raises(SettingsError, match="text-embedding-3-small knows no task 'similarity'"):
         encoder.encode_text(["a dog"], role="query", task="similarity")
     with pytest.raises(UnsupportedModality, match="cannot encode images, only text"):
@@ -151,18 +151,18 @@ def test_requests_keep_the_limits(server: StandIn) -> None:
     encoder = load_encoder(f"{SMALL}?dim=256")
     texts = [f"number {i}" for i in range(2100)]
     rows = encoder.encode_text(texts, role="document")
-    assert sorted(len(asked.body["input"]) for asked in server.asked) == [52, 2048]
+    assert sorted(len(asked.body["input"]) for asked in server.requests) == [52, 2048]
     np.testing.assert_array_equal(rows[2090:2091], encoder.encode_text([texts[2090]], role="document"))
-    server.asked.clear()
+    server.requests.clear()
     encoder.encode_text(["word " * 1600] * 80, role="document")
-    assert sorted(len(asked.body["input"]) for asked in server.asked) == [6, 37, 37]
+    assert sorted(len(asked.body["input"]) for asked in server.requests) == [6, 37, 37]
 
 
 def test_a_text_that_is_too_long_is_cut(server: StandIn) -> None:
     """OpenAI refuses what is longer than the context instead of truncating it, so it is cut before it is sent."""
     rows = load_encoder(SMALL).encode_text(["short", "word " * 9000, "text"], role="document")
     assert rows.shape == (3, 1536)
-    assert [[len(text.split()) for text in asked.body["input"]] for asked in server.asked] == [[1, 8190, 1]]
+    assert [[len(text.split()) for text in asked.body["input"]] for asked in server.requests] == [[1, 8190, 1]]
 
 
 def test_a_server_of_ones_own_gets_its_models_prompts(own: StandIn) -> None:
@@ -174,13 +174,13 @@ def test_a_server_of_ones_own_gets_its_models_prompts(own: StandIn) -> None:
     encoder.encode_text(["two parrots"], role="document")
     web = "Given a web search query, retrieve relevant passages that answer the query"
     claim = "Given a scientific claim, retrieve documents that support or refute the claim"
-    assert [asked.body["input"] for asked in own.asked] == [
+    assert [asked.body["input"] for asked in own.requests] == [
         [f"Instruct: {web}\nQuery: two parrots"],
         [f"Instruct: {claim}\nQuery: two parrots"],
         ["two parrots"],
         ["two parrots"],
     ]
-    assert own.asked[0].path == "/v1/embeddings"
+    assert own.requests[0].path == "/v1/embeddings"
     assert (encoder.spec.dim, encoder.spec.context_length, encoder.spec.licence) == (4096, 4096, "MIT")
 
 
@@ -188,7 +188,7 @@ def test_a_server_of_ones_own_need_not_shorten(own: StandIn) -> None:
     """A Matryoshka model's vectors are cut and renormalised here; a model without shorter sizes keeps its own."""
     name = f"openai:Qwen/Qwen3-Embedding-0.6B?base_url={own.url}"
     short, whole = (load_encoder(n).encode_text(["a b c"], role="document") for n in (f"{name}&dim=64", name))
-    assert all("dimensions" not in asked.body for asked in own.asked)
+    assert all("dimensions" not in asked.body for asked in own.requests)
     np.testing.assert_allclose(short, whole[:, :64] / np.linalg.norm(whole[:, :64]), atol=1e-6)
     with pytest.raises(SettingsError, match="has 4096"):
         load_encoder(f"openai:intfloat/e5-mistral-7b-instruct?base_url={own.url}&dim=256")
@@ -199,11 +199,11 @@ def test_prompts_of_a_model_that_nobody_knows(own: StandIn) -> None:
     plain = load_encoder(f"openai:mine?base_url={own.url}")
     name = f"openai:mine?base_url={own.url}&document_prompt=passage: &query_prompt=Instruct: {{task}}%0AQuery: "
     led = load_encoder(name.replace("passage: ", "passage:%20").replace("Query: ", "Query:%20"))
-    own.asked.clear()
+    own.requests.clear()
     led.encode_text(["x"], role="query", task="Find it")
     led.encode_text(["x"], role="document", task="Find it")
     plain.encode_text(["x"], role="query")
-    assert [asked.body["input"] for asked in own.asked] == [["Instruct: Find it\nQuery: x"], ["passage: x"], ["x"]]
+    assert [asked.body["input"] for asked in own.requests] == [["Instruct: Find it\nQuery: x"], ["passage: x"], ["x"]]
     assert led.spec.fingerprint != plain.spec.fingerprint
     assert load_encoder(led.spec.name).spec == led.spec
     assert parse_name(led.spec.name).options["query_prompt"] == "Instruct: {task}\nQuery: "

@@ -79,9 +79,9 @@ class TestVoyage(RemoteTests):
 def test_the_request_for_texts_is_that_of_the_documentation(server: StandIn) -> None:
     """One POST with the role as input type, the size, truncation and base64."""
     encoder = load_encoder(f"{TEXT}?dim=256")
-    assert server.asked == []  # what is known needs no call
+    assert server.requests == []  # what is known needs no call
     rows = encoder.encode_text(["a red wall", ""], role="document")
-    (asked,) = server.asked
+    (asked,) = server.requests
     assert asked.path == "/v1/embeddings"
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert asked.body == {
@@ -104,7 +104,7 @@ def test_a_multimodal_model_has_an_address_of_its_own(server: StandIn) -> None:
     photos = [Image.new("RGB", (40, 30), colour) for colour in COLOURS.values()]
     rows = encoder.encode_image(photos)
     query = encoder.encode_text(["a lime wall"], role="query")[0]
-    images, texts = server.asked
+    images, texts = server.requests
     assert images.path == texts.path == "/v1/multimodalembeddings"
     assert texts.body == {
         "inputs": [{"content": [{"type": "text", "text": "a lime wall"}]}],
@@ -126,7 +126,7 @@ def test_input_types_follow_from_role_and_task(server: StandIn) -> None:
     encoder = load_encoder(TEXT)
     for role, task in [("query", None), ("document", "retrieval"), ("query", "similarity"), ("document", "clustering")]:
         encoder.encode_text(["x"], role=role, task=task)
-    assert [asked.body.get("input_type") for asked in server.asked] == ["query", "document", None, None]
+    assert [asked.body.get("input_type") for asked in server.requests] == ["query", "document", None, None]
     with pytest.raises(SettingsError, match="Voyage knows no task 'SciFact': it has retrieval, classification"):
         encoder.encode_text(["x"], role="query", task="SciFact")
 
@@ -134,13 +134,13 @@ def test_input_types_follow_from_role_and_task(server: StandIn) -> None:
 def test_requests_keep_the_limits(server: StandIn) -> None:
     """No request has more than 1000 inputs or, at a byte or 560 pixels a token, more tokens than its model takes."""
     load_encoder(TEXT).encode_text(["x"] * 1001, role="document")
-    assert sorted(len(asked.body["input"]) for asked in server.asked) == [1, 1000]
-    server.asked.clear()
+    assert sorted(len(asked.body["input"]) for asked in server.requests) == [1, 1000]
+    server.requests.clear()
     load_encoder("voyage:voyage-law-2").encode_text(["word " * 6000] * 5, role="document")  # 30 kB each, cut to 16,000
-    assert [len(asked.body["input"]) for asked in server.asked] == [5]
-    server.asked.clear()
+    assert [len(asked.body["input"]) for asked in server.requests] == [5]
+    server.requests.clear()
     load_encoder(BOTH).encode_image([Image.new("RGB", (5000, 4000), "red")] + [Image.new("RGB", (8, 8))] * 2)
-    (asked,) = server.asked
+    (asked,) = server.requests
     first = decoded_image(asked.body["inputs"][0]["content"][0]["image_base64"])
     assert 15_900_000 < first.width * first.height <= 16_000_000
 
@@ -151,14 +151,14 @@ def test_one_space_one_fingerprint(server: StandIn) -> None:
     prints = [load_encoder(f"voyage:{name}").spec.fingerprint for name in names]
     assert len(set(prints[:3])) == 1
     assert len(set(prints)) == 4
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_model_of_tomorrow(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown model is asked for its size once, or gets the size that `?dim=` says; a wrong name is refused."""
     monkeypatch.setitem(SIZES, "voyage-multimodal-9", 96)
     encoder = load_encoder("voyage:voyage-multimodal-9")
-    assert (encoder.spec.dim, encoder.spec.modalities, len(server.asked)) == (96, {"image", "text"}, 1)
+    assert (encoder.spec.dim, encoder.spec.modalities, len(server.requests)) == (96, {"image", "text"}, 1)
     assert load_encoder("voyage:voyage-multimodal-9?dim=64").encode_text(["a"], role="query").shape == (1, 64)
     with pytest.raises(EncoderRefused, match=r"400 Bad Request \(Model gone is not supported.\)"):
         load_encoder("voyage:gone")

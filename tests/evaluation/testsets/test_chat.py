@@ -84,7 +84,7 @@ def test_it_asks_as_the_official_client_does(tmp_path: Path) -> None:
                 model="some-model", messages=[{"role": "user", "content": question}]
             )
         assert theirs.choices[0].message.content == '["who gives way", "right of way ferry"]'
-        first, second = server.asked
+        first, second = server.requests
         assert (first.path, first.body) == (second.path, second.body)
         assert first.path == "/v1/chat/completions"
         assert first.headers["authorization"] == second.headers["authorization"] == f"Bearer {SECRET}"
@@ -113,7 +113,7 @@ def test_a_image_is_sent_small_and_as_a_data_uri(tmp_path: Path) -> None:
     with StandIn(lambda _: answers("grey noise")) as server:
         got = ask(chat(server), [source], tmp_path, images={source.uri: tmp_path / "noise.png"})
         assert got == [(source, ["grey noise"])]
-        text, image = server.asked[0].body["messages"][0]["content"]
+        text, image = server.requests[0].body["messages"][0]["content"]
     assert text["type"] == "text"
     assert "JSON list of 2 strings" in text["text"]
     assert image["type"] == "image_url"
@@ -129,7 +129,7 @@ def test_a_image_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     broken = QuerySource(str(tmp_path / "broken.png"))
     with StandIn(lambda _: answers("ferry")) as server:
         got = ask(chat(server), [broken, FERRY], tmp_path, images={broken.uri: tmp_path / "broken.png"})
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
     assert got[1] == (FERRY, ["ferry"])
     assert "broken.png" in failures(got)[0].error
 
@@ -186,7 +186,7 @@ def test_a_busy_server_is_asked_again_when_it_says(tmp_path: Path) -> None:
         server.first(Reply(status=429, headers={"Retry-After": "7"}), Reply(status=500), Reply(status=503))
         patient = chat(server, patience=Patience(sleep=pauses.append))
         assert ask(patient, [FERRY], tmp_path) == [(FERRY, ["ferry"])]
-        assert len(server.asked) == 4
+        assert len(server.requests) == 4
     assert pauses[0] == 7
     assert 0 < pauses[1] < pauses[2] <= 2
 
@@ -226,7 +226,7 @@ def test_a_second_run_asks_only_for_what_is_missing(tmp_path: Path) -> None:
         with StandIn(lambda asked: answers(f"query {asked_about(asked)}")) as server:
             got = ask(chat(server), sources(5), tmp_path)
             assert [made for _, made in got] == [[f"query {i}"] for i in range(5)]
-            assert sorted(map(asked_about, server.asked)) == expected
+            assert sorted(map(asked_about, server.requests)) == expected
 
 
 def test_another_model_or_question_is_asked_anew(tmp_path: Path) -> None:
@@ -236,9 +236,9 @@ def test_another_model_or_question_is_asked_anew(tmp_path: Path) -> None:
         ask(chat(server), [QuerySource(FERRY.uri, FERRY.title, (SourcePassage("Another text.", ()),))], tmp_path)
         ask(Chat(f"{server.url}/v1", "another"), [FERRY], tmp_path)
         list(ask_about([FERRY], chat(server), 3, seed=0, folder=tmp_path, images={}))
-        assert len(server.asked) == 4
+        assert len(server.requests) == 4
         ask(chat(server), [FERRY], tmp_path)
-        assert len(server.asked) == 4
+        assert len(server.requests) == 4
 
 
 def test_kept_answers_survive_lines_that_are_none(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_wrong_key_ends_it_at_once(tmp_path: Path) -> None:
         one_by_one = chat(server, key=ApiKey("SOME_KEY", SECRET), at_once=1)
         with pytest.raises(EncoderRefused) as refused:
             ask(one_by_one, sources(50), tmp_path)
-        assert len(server.asked) < 10
+        assert len(server.requests) < 10
     assert "SOME_KEY" in str(refused.value)
     assert SECRET not in str(refused.value)
     assert len((tmp_path / PARTIAL).read_text().splitlines()) == 2
@@ -279,7 +279,7 @@ def test_a_server_that_is_gone_is_given_up(tmp_path: Path) -> None:
     with StandIn(lambda asked: answers("x") if asked_about(asked) == 3 else Reply(status=502)) as server:
         with pytest.raises(EncoderUnavailable, match="502"):
             ask(chat(server, at_once=1, patience=Patience(tries=1)), sources(50), tmp_path)
-        assert 12 <= len(server.asked) <= 14
+        assert 12 <= len(server.requests) <= 14
     with pytest.raises(EncoderUnavailable, match="no answer"):
         ask(chat(server, patience=Patience(tries=1)), [FERRY], tmp_path)
 

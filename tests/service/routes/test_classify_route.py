@@ -168,7 +168,7 @@ def test_one_bad_image_harms_no_other(peer: Peer) -> None:
         sources = [in_base64(CAT), "?", {"url": f"{pages.url}/gone.png"}, base64.b64encode(b"no picture").decode()]
         sources += [{"url": f"{pages.url}/guitar.png"}, {"url": f"{pages.url}/guitar.png"}]
         found = peer.classify(images=sources, labels=LABELS, top_k=1)
-        fetched = [asked.path for asked in pages.asked]
+        fetched = [asked.path for asked in pages.requests]
     assert [one["labels"][0]["label"] if "labels" in one else one["type"] for one in found["results"]] == [
         "cat",
         "UnreadableImage",

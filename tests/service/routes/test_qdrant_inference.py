@@ -218,11 +218,11 @@ def test_everything_mixed_keeps_its_place(peer: Peer, pages: StandIn) -> None:
 
 def test_a_image_is_fetched_once_a_call(peer: Peer, pages: StandIn) -> None:
     """An address that several inputs name, for other models or sizes, is asked for once."""
-    before = len(pages.asked)
+    before = len(pages.requests)
     url = f"{pages.url}/99.png"
     asks = [Ask(url, "tiny", "image"), Ask(url, "fake", "image"), Ask({"image": url}, "tiny", "object")]
     peer.vectors([*asks, Ask(url, "tiny", "image", {"dim": 256}), Ask({"text": "a", "image": url}, "tiny", "object")])
-    assert len(pages.asked) - before == 1
+    assert len(pages.requests) - before == 1
 
 
 def test_sizes_of_one_text_are_cut_from_one_vector(peer: Peer) -> None:
