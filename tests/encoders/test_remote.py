@@ -192,7 +192,7 @@ def test_a_key_does_not_show(server: StandIn) -> None:
 )
 def test_an_address_that_holds_a_secret_or_is_none_is_refused(url: str) -> None:
     """Names are stored, so an address with a password or a query is refused, and not repeated."""
-    with pytest.raises(SettingsError, match="base_url= is no address") as caught:
+    with pytest.raises(SettingsError, match="base_url= is not the address of a server") as caught:
         Api.at(url, home=HOME, variables=["SOME_API_KEY"])
     assert SECRET not in str(caught.value)
 
@@ -402,7 +402,7 @@ def test_what_to_do_follows_from_the_status(server: StandIn) -> None:
 def test_an_answer_that_is_no_object_is_refused(server: StandIn, body: bytes) -> None:
     """A page, a list or nothing at all with status 200 is told as such, not tried again."""
     server.first(Reply(body))
-    with pytest.raises(InvalidEmbedding, match=r"no (JSON|object): is \?base_url=http://127"):
+    with pytest.raises(InvalidEmbedding, match=r"not (JSON|an object): is \?base_url=http://127"):
         api(server, secret=None).post("/embeddings", {})
     assert len(server.requests) == 1
 
@@ -476,12 +476,12 @@ def test_base64_and_numbers_are_the_same_vectors() -> None:
         ([[1.0, float("nan")], [1.0, 2.0]], "zeros or with NaN"),
         ([[1.0, 1e39], [1.0, 2.0]], "zeros or with NaN or infinity"),
         ([b64(0, 0), b64(1, 2)], "zeros or with NaN"),
-        ([["1", "2"], [1.0, 2.0]], "no list of numbers"),
-        ([[[1.0], [2.0]], [1.0, 2.0]], "no list of numbers"),
-        ([[1.0, [2.0]], [1.0, 2.0]], "no list of numbers"),
-        ([None, [1.0, 2.0]], "no list of numbers but null"),
-        ([[True, False], [1.0, 2.0]], "no list of numbers"),
-        ([{"float": [1.0]}, [1.0, 2.0]], "no list of numbers"),
+        ([["1", "2"], [1.0, 2.0]], "not a list of numbers"),
+        ([[[1.0], [2.0]], [1.0, 2.0]], "not a list of numbers"),
+        ([[1.0, [2.0]], [1.0, 2.0]], "not a list of numbers"),
+        ([None, [1.0, 2.0]], "not a list of numbers but null"),
+        ([[True, False], [1.0, 2.0]], "not a list of numbers"),
+        ([{"float": [1.0]}, [1.0, 2.0]], "not a list of numbers"),
     ],
 )
 def test_a_row_that_cannot_be_stored_refuses_the_batch(rows: list[object], message: str) -> None:

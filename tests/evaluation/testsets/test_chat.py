@@ -158,9 +158,9 @@ def test_no_more_queries_than_asked_for() -> None:
     [
         (completion("Here are some queries: a cat, a dog"), "not a JSON list"),
         (completion('Sure!\n```json\n["a cat"]\n```'), "not a JSON list"),
-        (completion('{"queries": ["a cat"]}'), "no list of strings"),
-        (completion('["a cat", 3]'), "no list of strings"),
-        (completion("[]"), "no list of strings"),
+        (completion('{"queries": ["a cat"]}'), "not a list of strings"),
+        (completion('["a cat", 3]'), "not a list of strings"),
+        (completion("[]"), "not a list of strings"),
         (completion('["a c', finish_reason="length"), "cut off"),
         (completion("[" * 100_000), "not a JSON list"),
         (completion(None), "no message of a chat"),
