@@ -72,7 +72,7 @@ def fit_calibration(
         if not 0 <= level <= 1:
             raise SettingsError(f"a {name.replace('_', ' ')} is a number between 0 and 1, not {level}")
     if folds < 2:
-        raise SettingsError(f"cross-validation needs two folds at least, not {folds}")
+        raise SettingsError(f"cross-validation needs at least two folds, not {folds}")
     fitted = _fit(sample)
     unseen = np.empty_like(sample.logits)
     fold = _fold_numbers(sample.truth, folds, seed)

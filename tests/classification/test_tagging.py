@@ -359,7 +359,7 @@ def test_best_under_a_filter_and_a_threshold() -> None:
         (classes(), {"batch_size": 0}, SettingsError, "batch_size is 0"),
         (classes(), {"threshold": float("nan")}, SettingsError, "threshold is nan"),
         (classes(), {"threshold": {"cat": float("inf")}}, SettingsError, "threshold is inf"),
-        (classes(), {"threshold": {"cow": 0.5}}, InvalidLabels, "'cow', which is no label"),
+        (classes(), {"threshold": {"cow": 0.5}}, InvalidLabels, "'cow', which is not a label"),
         (classes(), {"key": "a.b"}, InvalidQuery, r"'a\.b' cannot be the payload key"),
         (classes(), {"key": "uri"}, InvalidQuery, "under uri, uri_scores, uri_by.*choose another key"),
         (classes(), {"key": "caption"}, InvalidQuery, "choose another key"),

@@ -117,7 +117,7 @@ def test_the_module_is_reached_lazily_and_is_light() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
     assert mmembed.classify is mmembed.classification.classify
-    assert "zero_shot" in dir(mmembed)
+    assert "classification" in dir(mmembed)
 
 
 # --- templates ----------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_a_threshold_that_is_reached_exactly_is_reached() -> None:
     [
         ({"top_k": 0}, "top_k is 0"),
         ({"threshold": float("nan")}, "not a number"),
-        ({"threshold": {"d": 0.5}}, "'d', which is no label"),
+        ({"threshold": {"d": 0.5}}, "'d', which is not a label"),
     ],
 )
 def test_verdict_options_without_sense(tiny: Encoder, options: dict[str, Any], message: str) -> None:
@@ -366,7 +366,7 @@ def test_labels_json(tmp_path: Path) -> None:
         Label("car", parents=("vehicle",)),
     )
     for text, message in [
-        ("[1]", "1 is no label"),
+        ("[1]", "1 is not a label"),
         ("[", "neither UTF-8 text nor JSON"),
         ("[]", "no label was given"),
         ('[{"name": "a", "text": ["b"]}]', "has 'text'"),
@@ -550,7 +550,7 @@ def test_a_damaged_cache_file_is_made_anew(
         again = embed_classes(counting, ["cat", "dog"], cache=ClassCache(tmp_path))
     np.testing.assert_allclose(again.embeddings, expected, atol=1e-6)
     assert counting.texts == 7
-    assert "made anew" in caplog.text
+    assert "computed again" in caplog.text
     assert np.load(file).shape == (256,)
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -118,7 +118,7 @@ def test_bad_images_are_told_by_the_exit_code(program: Program) -> None:
             2,
             "'simpel' is not one of openai, simple, plain, nor a file",
         ),
-        (("--labels", "cat,dog", "--threshold", "cow=0.5"), 1, "'cow', which is no label"),
+        (("--labels", "cat,dog", "--threshold", "cow=0.5"), 1, "'cow', which is not a label"),
         (("--labels", "cat,dog", "--threshold", "half"), 2, "'half' is neither a number nor LABEL=NUMBER"),
         (("--labels", "cat,dog", "--in", "nothing", "--store", "edge:store.mm"), 1, "no collection 'nothing'"),
         (("--labels", "cat,dog", "--encoder", "bm25"), 1, "cannot encode labels as dense vectors"),

@@ -269,7 +269,7 @@ def test_usage_errors(program: Program) -> None:
     (program.root / "x.txt").write_text("x")
     asked: list[tuple[list[str], str]] = [
         (["nonsense"], "No such command 'nonsense'"),
-        (["search"], "give words, --image FILE or --id POINT"),
+        (["search"], "give words, --image FILE, --id POINT"),
         (["search", "x", "--filter", "{nope"], "not a Qdrant filter"),
         (["search", "x", "--filter", '{"mustt": []}'], "not a Qdrant filter"),
         (["search", "x", "--limit", "0"], "--limit"),
