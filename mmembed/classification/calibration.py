@@ -75,7 +75,7 @@ class Calibration:
         try:
             calibration = TypeAdapter(cls).validate_python(value)
         except ValidationError as exc:
-            raise InvalidSample("this is not a calibration that mmembed wrote (fit one), or a damaged one: fit it again") from exc
+            raise InvalidSample("not a calibration of mmembed (fit one), or a damaged one: fit it again") from exc
         temperature, lines = calibration.temperature, calibration.shared
         if not ((temperature or 0) > 0 if calibration.method == "temperature" else lines is not None):
             raise InvalidSample("this calibration is damaged: fit it again")
