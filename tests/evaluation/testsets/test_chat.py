@@ -322,6 +322,6 @@ def test_the_address_with_or_without_its_end(given: str, server: str) -> None:
 )
 def test_what_is_no_address(given: str) -> None:
     """The sentence names the option and repeats nothing of what may be a secret."""
-    with pytest.raises(SettingsError, match="the chat URL is no address") as refused:
+    with pytest.raises(SettingsError, match="the chat URL is not the address of a server") as refused:
         server_of(given)
     assert "secret" not in str(refused.value)
