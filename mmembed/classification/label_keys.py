@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from qdrant_client import models
 
 from mmembed.collection import Collection
-from mmembed.collection.payload import OURS, TagKeys, is_empty
+from mmembed.collection.conditions import is_empty
+from mmembed.collection.payload import OURS, TagKeys
 from mmembed.errors import InvalidQuery
 
 __all__ = ["check_label_key", "tag_fragments", "tagged"]

@@ -9,7 +9,7 @@ import numpy as np
 from qdrant_client import models
 
 from mmembed.collection import Collection, stacked
-from mmembed.collection.payload import is_empty
+from mmembed.collection.conditions import is_empty
 from mmembed.encoders.encoding import encode_images
 from mmembed.errors import InvalidSample, UnsupportedModality
 from mmembed.images import MAX_PIXELS

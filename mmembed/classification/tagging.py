@@ -28,7 +28,8 @@ from mmembed.classification.labels import Labels
 from mmembed.classification.probabilities import Threshold
 from mmembed.classification.tag_rules import Payloads, Rule, rule_of
 from mmembed.collection import Collection, stacked
-from mmembed.collection.payload import TagKeys, has_value
+from mmembed.collection.conditions import has_value
+from mmembed.collection.payload import TagKeys
 from mmembed.encoders.pool import SHARED
 from mmembed.errors import SettingsError
 from mmembed.streams import batched

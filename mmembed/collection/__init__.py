@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mmembed.collection.contract import check_fingerprint
-from mmembed.collection.payload import first_passages
 from mmembed.errors import CollectionNotOurs, InvalidQuery, StoreError
 from mmembed.types import Contract, DenseArray, Encoder, Point, Store, VectorContract
 
@@ -74,6 +73,8 @@ class Collection:
 
     def heads(self) -> Filter | None:
         """The filter that lets one point of each item pass: of a document its first passage; None: all are."""
+        from mmembed.collection.conditions import first_passages  # an embedded store opens without the client
+
         contract = self.contract
         return first_passages() if contract is not None and contract.kind == "documents" else None
 

@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from qdrant_client import models
-
 from mmembed.errors import StoreError
 from mmembed.types import IndexType, Item, Modality, Payload
 
@@ -18,14 +16,8 @@ __all__ = [
     "RESERVED",
     "TagKeys",
     "canonical_ids",
-    "first_passages",
-    "has_any",
-    "has_value",
     "id_of",
-    "inside_documents",
-    "is_empty",
     "item_id",
-    "of_uris",
     "path_of",
     "qdrant_id",
     "tags_in",
@@ -98,33 +90,6 @@ def path_of(payload: Payload) -> str:
     """The file behind a point: its uri, or the document that the picture stands in."""
     uri, document = str(payload["uri"]), payload.get("document")
     return str(document) if document and uri.startswith(f"{document}#") else uri
-
-
-def is_empty(key: str) -> models.IsEmptyCondition:
-    return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))
-
-
-def has_value(key: str, value: str | int) -> models.FieldCondition:
-    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
-
-
-def has_any(key: str, values: Sequence[str]) -> models.FieldCondition:
-    return models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))
-
-
-def first_passages() -> models.Filter:
-    """One point a document: its first passage."""
-    return models.Filter(must=[has_value("passage", 0)])
-
-
-def of_uris(uris: Sequence[str]) -> models.Filter:
-    """The points of these items."""
-    return models.Filter(must=[has_any("uri", uris)])
-
-
-def inside_documents(uris: Sequence[str]) -> models.Filter:
-    """Images that stand in one of these documents, or that it links to."""
-    return models.Filter(must=[has_any("document", uris)])
 
 
 def _uuid(id: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qdrant_client import models
 
 from mmembed.collection import Collection
-from mmembed.collection.payload import first_passages, inside_documents, of_uris
+from mmembed.collection.conditions import first_passages, inside_documents, of_uris
 from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails
 from mmembed.streams import batched
 from mmembed.types import Point, Store

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
-from mmembed.collection.payload import is_empty
+from mmembed.collection.conditions import is_empty
 from mmembed.documents import Document, EmbeddedImage
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.ingest.images import ImageWork

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmembed.collection import Collection
-from mmembed.collection.payload import of_uris, path_of
+from mmembed.collection.conditions import of_uris
+from mmembed.collection.payload import path_of
 from mmembed.collection.removal import remove_ids, remove_where
 from mmembed.ingest.entries import ScannedSources
 from mmembed.streams import batched

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from qdrant_client import models
 
-from mmembed.collection.payload import OURS, has_value, id_of, of_uris
+from mmembed.collection.conditions import has_value, of_uris
+from mmembed.collection.payload import OURS, id_of
 from mmembed.collection.removal import remove_where
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, Passage
 from mmembed.ingest.embedded_images import linked_images

@@ -11,7 +11,8 @@ from typing import Literal
 from qdrant_client import models
 
 from mmembed.collection import Collection
-from mmembed.collection.payload import OURS, RESERVED, first_passages, has_any, id_of, tags_in
+from mmembed.collection.conditions import first_passages, has_any
+from mmembed.collection.payload import OURS, RESERVED, id_of, tags_in
 from mmembed.errors import InputError
 from mmembed.ingest.gone import file_of, has_left
 from mmembed.sources.files import FileState, file_state

@@ -13,7 +13,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from mmembed.collection.payload import has_value, is_empty
+from mmembed.collection.conditions import has_value, is_empty
 from mmembed.retrieval.hits import COMPETITORS, HitSource, Scale, TopHits, fetch, probable, settled
 from mmembed.retrieval.query import MAX_CANDIDATES, Search
 from mmembed.types import FacetValue, Hit, Payload

@@ -8,8 +8,9 @@ import numpy as np
 from qdrant_client import models
 
 from mmembed.collection import Collection
+from mmembed.collection.conditions import has_any, has_value
 from mmembed.collection.contract import check_fingerprint
-from mmembed.collection.payload import has_any, has_value, qdrant_id
+from mmembed.collection.payload import qdrant_id
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery

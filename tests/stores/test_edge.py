@@ -173,7 +173,10 @@ def test_killed_user_loses_nothing(tmp_path: Path) -> None:
         print(store.pid, flush=True)
         sys.stdin.read()
     """
-    user = python(f"import sys; sys.path.insert(0, {str(SUPPORT)!r})\n{textwrap.dedent(code)}", tmp_path)
+    user = python(
+        f"import sys; sys.path[:0] = [{str(SUPPORT)!r}, {str(Path(__file__).parent)!r}]\n{textwrap.dedent(code)}",
+        tmp_path,
+    )
     assert user.stdin is not None
     assert user.stdout is not None
     owner = int(user.stdout.readline())

@@ -19,7 +19,7 @@ from mmembed.classification.few_shot.split import Split
 from mmembed.classification.few_shot.tip_adapter import find_neighbours, tip_logits
 from mmembed.classification.probabilities import score
 from mmembed.collection import Collection
-from mmembed.collection.payload import has_value
+from mmembed.collection.conditions import has_value
 from mmembed.errors import InvalidSample
 from mmembed.types import DenseArray, Store
 from mmembed.vectors import softmax
