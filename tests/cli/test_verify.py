@@ -139,7 +139,11 @@ def test_thorough_loads_the_name_again(folder: Path) -> None:
 def test_the_documented_file_can_be_verified(folder: Path, tmp_path: Path) -> None:
     """The ten lines around a model of sentence-transformers that the package's docstring shows."""
     checkpoint = build_bert(tmp_path / "bert", pooling="mean")
-    shown = (mmembed.testing.__doc__ or "").partition("    # mine.py\n")[2].partition("\n    $ ")[0]
+    shown = (
+        (mmembed.testing.__doc__ or "")
+        .partition("    # mine.py\n")[2]
+        .partition("\n    report = check_encoder(encoder")[0]
+    )
     code = "\n".join(line.removeprefix("    ") for line in shown.splitlines()).replace("FOLDER", str(checkpoint))
     assert len(code.strip().splitlines()) <= 10
     (tmp_path / "documented.py").write_text(code)

@@ -64,7 +64,7 @@ class TestCohere(RemoteTests):
             ({"embeddings": {"float": [one]}}, "returned 1 vectors for 2 inputs"),
             ({"embeddings": {"float": [[1.0] * 1024] * 2}}, "1024 dimensions where 1536 were expected"),
             ({"embeddings": {"float": [one, [float("nan")] * 1536]}}, "NaN"),
-            ({"embeddings": {"float": [one, "%%%"]}}, "no base64"),
+            ({"embeddings": {"float": [one, "%%%"]}}, "not base64"),
             ({"embeddings": {"int8": [[1] * 1536] * 2}}, other),
             ({"embeddings": [one] * 2}, other),
             ({"data": []}, other),
