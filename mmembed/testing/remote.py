@@ -122,7 +122,7 @@ class RemoteTests:
             ([good], "returned 1 vectors for 2 inputs"),
             ([good, good], "numbers its 2 vectors"),
             ([good, {"index": 1, "embedding": "%%%"}], "not base64"),
-            ([good, _row(1, b"12345")], "no row of float32"),
+            ([good, _row(1, b"12345")], "not a row of float32"),
             ([_row(0, one * 8), _row(1, one * 8)], f"8 dimensions where {self.dim} were expected"),
             ([good, _row(1, b"\0\0\xc0\x7f" * self.dim)], "NaN"),
         ]
