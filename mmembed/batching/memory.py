@@ -44,7 +44,7 @@ def _give_back() -> None:
     _libc.malloc_trim(0)
 
 
-# --- How many pixels may lie decoded in memory at a time, over all searches: a small file may hold very many ---
+# --- how many pixels may lie decoded at a time ---
 
 
 class PixelBudget:

@@ -104,7 +104,7 @@ def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
         logger.warning("nobody was left to take what was computed")
 
 
-# --- One call of a client, so that what it waits for can be dropped when the client goes away ---
+# --- one call of a client ---
 
 
 class Call:
