@@ -20,17 +20,6 @@ from PIL import ExifTags, Image, ImageFile
 from mmembed.errors import ImageTooLarge, UnreadableImage
 from mmembed.types import ImageContent
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "DecodedImage",
-    "load_image",
-    "pixel_size",
-    "read_image",
-    "thumbnail_webp",
-    "to_rgb",
-]
-
 MAX_PIXELS = 128_000_000
 """Pillow holds 4 bytes a pixel and two copies while it turns a picture: 1 GB at this limit, 1.5 GB with
 transparency, for each thread that decodes."""

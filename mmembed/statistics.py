@@ -14,8 +14,6 @@ import numpy as np
 from mmembed.errors import InvalidTestSet
 from mmembed.vectors import Floats
 
-__all__ = ["CONFIDENCE", "RESAMPLES", "Interval", "bootstrap_intervals", "differences", "randomisation_test"]
-
 CONFIDENCE = 0.95
 RESAMPLES = 9_999
 _AT_ONCE = 4_000_000  # resampled values in memory

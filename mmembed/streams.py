@@ -10,9 +10,6 @@ from typing import TypeVar
 
 from mmembed.errors import InputError, SettingsError
 
-__all__ = ["batched", "load_in_order"]
-
-
 _T = TypeVar("_T")
 
 

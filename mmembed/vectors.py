@@ -8,8 +8,6 @@ import numpy.typing as npt
 from mmembed.errors import InvalidEmbedding
 from mmembed.types import DenseArray
 
-__all__ = ["check_embeddings", "l2_normalize", "sigmoid", "softmax", "top_k", "truncate"]
-
 _NORM_TOLERANCE = 1e-3  # rows normalised in float32 are within 1e-6; half-precision normalisation is not
 
 

@@ -26,8 +26,6 @@ from mmembed.batching.submission import Submission, deliver
 from mmembed.errors import MmembedError, Overloaded
 from mmembed.types import Encoder, Modality
 
-__all__ = ["Batcher"]
-
 _REMOTE_WORKERS = 4  # forward passes at once where the work is done by somebody else's machine
 _BATCHES_AHEAD = 2  # of images, decoded and waiting
 _QUIET = 0.2  # of max_wait: when nothing has come for so long, nothing is on the way to this batcher

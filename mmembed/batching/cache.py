@@ -15,22 +15,6 @@ from PIL import Image
 
 from mmembed.types import Encoder, Modality, PixelEncoder, Pixels, Role, SparseVector, Vector
 
-__all__ = [
-    "BatchKey",
-    "CacheKey",
-    "Content",
-    "Prepared",
-    "Result",
-    "VectorCache",
-    "image_key",
-    "keys_as_one",
-    "prepare_image",
-    "prepared_key",
-    "reads_as_one",
-    "size_of",
-    "text_key",
-]
-
 _OVERHEAD = 600  # bytes of an entry beside its numbers: measured with dense float32 of 256 dimensions
 
 

@@ -22,8 +22,6 @@ from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import MmembedError, UnsupportedModality
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, Pixels, Role, Vector
 
-__all__ = ["BatchedEncoder", "BatchedEncoders", "BatchedPixelEncoder"]
-
 
 class BatchedEncoder(WrappedEncoder):
     """An encoder, equal to the one it wraps but for the company its inputs have in a forward pass."""

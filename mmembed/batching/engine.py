@@ -34,8 +34,6 @@ from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooL
 from mmembed.types import DenseArray, Encoder, Role
 from mmembed.vectors import truncate
 
-__all__ = ["EncodeRequest", "Engine"]
-
 _DIGEST_HERE = 256 * 1024  # bytes of content that are digested in the event loop: 0.3 ms
 _LONGEST_TEXT = 1_000_000  # characters: a long book; a second of some tokenizers
 _SPELLINGS = 1000  # of names that are kept: clients may write a name in any mixture of cases

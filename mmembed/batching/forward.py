@@ -24,8 +24,6 @@ from mmembed.images import load_image
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, SparseVector, Vector
 from mmembed.vectors import check_embeddings
 
-__all__ = ["encode", "prepare_file", "tokens_read"]
-
 _OF_ALL = (EncoderUnavailable, EncoderRefused, SettingsError, UnsupportedModality)
 """Not the fault of one input: an API that does not answer, a task or role that the encoder does not know."""
 

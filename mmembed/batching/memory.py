@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LARGE_PIXELS", "PixelBudget", "give_back_soon"]
-
 LARGE_PIXELS = 4_000_000
 _REST_SECONDS = 1.0  # a trim after every image would take from the encoders what they use again at once
 

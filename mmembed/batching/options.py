@@ -8,8 +8,6 @@ from typing import Protocol
 
 from mmembed.types import Encoder
 
-__all__ = ["STOPPING", "BatchingOptions", "EncoderSource", "Observer"]
-
 STOPPING = "the service is stopping and takes nothing new: try again in a few seconds"
 
 

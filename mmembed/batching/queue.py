@@ -12,8 +12,6 @@ from mmembed.batching.submission import Submission
 from mmembed.errors import MmembedError
 from mmembed.types import Vector
 
-__all__ = ["Entry", "Queue", "results_of"]
-
 
 class Entry:
     """One input that somebody waits for, or several do."""

@@ -17,8 +17,6 @@ from typing import Any
 from mmembed.batching.cache import CacheKey, Result
 from mmembed.errors import MmembedError
 
-__all__ = ["Call", "Submission", "current_call", "deliver"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -14,8 +14,6 @@ import numpy as np
 
 from mmembed.types import DenseArray, Encoder
 
-__all__ = ["ClassCache", "row_key"]
-
 logger = logging.getLogger(__name__)
 _ROWS_IN_MEMORY = 20_000  # 80 MB of 1,024 dimensions
 

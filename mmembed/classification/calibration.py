@@ -19,8 +19,6 @@ from mmembed.classification.measures import ReliabilityBin, error_of
 from mmembed.errors import InvalidSample, UnreadableSource
 from mmembed.vectors import Floats, sigmoid, softmax
 
-__all__ = ["Calibration", "Method", "read_calibration", "write_calibration"]
-
 Method: TypeAlias = Literal["temperature", "platt"]
 
 

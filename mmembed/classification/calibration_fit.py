@@ -26,8 +26,6 @@ from mmembed.errors import InvalidSample, SettingsError
 from mmembed.types import Store
 from mmembed.vectors import Floats
 
-__all__ = ["column_numbers", "fit_calibration", "load_calibration", "save_calibration"]
-
 Ints = npt.NDArray[np.intp]
 
 _RULES = {

@@ -22,8 +22,6 @@ from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder
 from mmembed.vectors import check_embeddings, l2_normalize
 
-__all__ = ["Classes", "embed_classes"]
-
 logger = logging.getLogger(__name__)
 
 Pairs = npt.NDArray[np.intp]

@@ -13,8 +13,6 @@ from mmembed.collection.contract import check_fingerprint
 from mmembed.errors import CollectionMismatch
 from mmembed.types import Encoder
 
-__all__ = ["classes_of", "image_encoder"]
-
 
 def image_encoder(collection: Collection, encoders: Mapping[str, Encoder], encoder: Encoder | None = None) -> Encoder:
     """The encoder that made the collection's image vectors: the one that it remembers, or `encoder` if it is the same.

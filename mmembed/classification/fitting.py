@@ -13,9 +13,6 @@ import numpy.typing as npt
 
 from mmembed.vectors import Floats, sigmoid, softmax
 
-__all__ = ["NEVER", "fit_platt", "fit_temperature", "threshold_at_false_positive_rate", "threshold_at_precision"]
-
-
 NEVER = 2.0
 """A threshold that no probability reaches: the label is never given."""
 

@@ -12,8 +12,6 @@ from mmembed.collection.conditions import is_empty
 from mmembed.collection.payload import OURS, TagKeys
 from mmembed.errors import InvalidQuery
 
-__all__ = ["check_label_key", "tag_fragments", "tagged"]
-
 _PLAIN = re.compile(r"[\w-]{1,200}")  # another one would be a path into the payload: "a.b" is b in a
 _TAKEN = OURS["image"] | {"caption"}
 

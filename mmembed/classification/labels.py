@@ -14,8 +14,6 @@ from typing import Any
 from mmembed.classification.templates import SIMPLE_7, is_template
 from mmembed.errors import InvalidLabels
 
-__all__ = ["Label", "Labels", "labels_of", "parse_labels", "read_labels"]
-
 
 @dataclass(frozen=True)
 class Label:

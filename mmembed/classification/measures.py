@@ -16,17 +16,6 @@ import numpy.typing as npt
 from mmembed.errors import SettingsError
 from mmembed.vectors import top_k
 
-__all__ = [
-    "ReliabilityBin",
-    "accuracy_at",
-    "average_precision_per_class",
-    "check_plot_file",
-    "expected_calibration_error",
-    "mean_per_class_recall",
-    "plot_reliability",
-    "reliability_bins",
-]
-
 ScoreMatrix = npt.NDArray[np.floating]
 
 

@@ -14,8 +14,6 @@ from mmembed.errors import InvalidLabels, SettingsError
 from mmembed.types import DenseArray
 from mmembed.vectors import sigmoid, softmax
 
-__all__ = ["LabelScore", "Ranked", "Threshold", "Verdict", "decide", "logits", "probabilities", "rank", "score"]
-
 Cosines = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 Threshold = float | Mapping[str, float]

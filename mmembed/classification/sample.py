@@ -16,8 +16,6 @@ from mmembed.images import MAX_PIXELS
 from mmembed.sources.labelled import LabelledImage
 from mmembed.types import DenseArray, Encoder, Failure, Item, Store
 
-__all__ = ["LabelledVectors", "embed_sample", "stored_sample"]
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledVectors:

@@ -18,8 +18,6 @@ from mmembed.collection.payload import TagKeys
 from mmembed.errors import SettingsError
 from mmembed.types import DenseArray, Payload, Point
 
-__all__ = ["Payloads", "Rule", "rule_of"]
-
 Payloads: TypeAlias = dict[str, Payload]
 """Id of a point -> what is written to it."""
 

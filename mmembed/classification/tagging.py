@@ -35,8 +35,6 @@ from mmembed.errors import SettingsError
 from mmembed.streams import batched
 from mmembed.types import Encoder, Leg, Store, StoreQuery
 
-__all__ = ["TagReport", "remove_tags", "tag"]
-
 _CELLS = 2**21  # of one comparison: many labels are compared with fewer points at a time
 
 

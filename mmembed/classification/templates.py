@@ -11,8 +11,6 @@ from pathlib import Path
 
 from mmembed.errors import InvalidLabels
 
-__all__ = ["OPENAI_80", "PLAIN", "SIMPLE_7", "TEMPLATES", "fill", "is_template", "read_templates"]
-
 _PLACE = re.compile(r"\{c?\}")
 
 SIMPLE_7 = (

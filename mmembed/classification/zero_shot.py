@@ -22,8 +22,6 @@ from mmembed.images import MAX_PIXELS
 from mmembed.streams import batched
 from mmembed.types import DenseArray, Encoder, Failure, Item
 
-__all__ = ["Classified", "ImageLike", "Learnt", "classify"]
-
 ImageLike: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
 """A file, by its path; its bytes, an image or an array in memory, or what `mmembed.sources.scan` found."""
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Protocol, TypeAlias
 
-__all__ = ["Counted", "show_progress", "show_steps"]
-
 _LINE_EVERY_SECONDS = 15.0
 
 

@@ -9,8 +9,6 @@ import typer
 
 from mmembed.cli import options as o
 
-__all__ = ["serve_command"]
-
 _NAMES = {"qdrant_api_key": "--api-key"}  # as the other commands have it
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from qdrant_client import models
 
-__all__ = ["first_passages", "has_any", "has_value", "inside_documents", "is_empty", "of_uris"]
-
 
 def is_empty(key: str) -> models.IsEmptyCondition:
     return models.IsEmptyCondition(is_empty=models.PayloadField(key=key))

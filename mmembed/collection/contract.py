@@ -17,19 +17,6 @@ from typing import Any, TypeAlias, get_args
 from mmembed.errors import CollectionMismatch, StoreError
 from mmembed.types import Contract, Distance, Encoder, Kind, Modality, VectorContract
 
-__all__ = [
-    "MAX_NOTE_BYTES",
-    "METADATA_KEY",
-    "VERSION",
-    "Json",
-    "check_fingerprint",
-    "contract_from_json",
-    "contract_to_json",
-    "uses_idf",
-    "with_note",
-    "with_vector",
-]
-
 Json: TypeAlias = dict[str, Any]
 
 METADATA_KEY = "mmembed"

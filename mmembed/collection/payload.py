@@ -9,20 +9,6 @@ from typing import NamedTuple
 from mmembed.errors import StoreError
 from mmembed.types import IndexType, Item, Modality, Payload
 
-__all__ = [
-    "FACET_TYPES",
-    "INDEXES",
-    "OURS",
-    "RESERVED",
-    "TagKeys",
-    "canonical_ids",
-    "id_of",
-    "item_id",
-    "path_of",
-    "qdrant_id",
-    "tags_in",
-]
-
 _OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from"})
 RESERVED: Mapping[Modality, frozenset[str]] = {
     "image": _OF_ANY_FILE | {"width", "height", "format", "taken_at"},

@@ -12,8 +12,6 @@ from mmembed.collection.payload import INDEXES
 from mmembed.errors import CollectionMismatch, SettingsError
 from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, VectorContract
 
-__all__ = ["PayloadIndexes", "prepare_collection", "vector_contract"]
-
 _NAMED = ("caption", "cross", "late", "sparse")  # vectors that have a parameter of their own; others have `encoder`
 _MAX_INDEXES = 64
 _PLAIN_KEY = re.compile(r"[\w-]{1,256}")  # another one is no JSON path, or that of something else: "a.b" is b in a

@@ -13,8 +13,6 @@ from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails
 from mmembed.streams import batched
 from mmembed.types import Point, Store
 
-__all__ = ["RemovedPoints", "remove_collection", "remove_ids", "remove_images_in", "remove_where"]
-
 _BATCH = 256
 
 

@@ -12,8 +12,6 @@ from urllib.parse import quote
 from mmembed.collection import Collection
 from mmembed.errors import StoreError, StoreFull
 
-__all__ = ["drop_thumbnails", "remove_thumbnails", "thumbnail_path", "write_thumbnail"]
-
 
 def thumbnail_path(collection: Collection, id: str) -> Path | None:
     """Where the thumbnail of a point lies, whether or not it is there; None: this store keeps none."""

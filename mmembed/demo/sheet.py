@@ -10,8 +10,6 @@ from pathlib import Path
 
 from mmembed.types import Hit
 
-__all__ = ["SheetSection", "write_sheet"]
-
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #666; }
 @media (prefers-color-scheme: dark) { :root { --soft: #aaa; } }

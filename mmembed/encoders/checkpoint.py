@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = [
-    "NO_ADAPTER",
-    "Checkpoint",
-    "find_checkpoint",
-    "fingerprint",
-    "load_config",
-    "load_weights",
-    "pick_device",
-    "pick_dtype",
-    "weights_checksum",
-]
-
 NO_ADAPTER = {"subfolder": "no-adapter"}
 """`adapter_kwargs` of `from_pretrained`: where peft is installed, it would also load an adapter beside the weights."""
 

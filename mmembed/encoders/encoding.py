@@ -28,18 +28,6 @@ from mmembed.types import (
 )
 from mmembed.vectors import check_embeddings
 
-__all__ = [
-    "FACTS",
-    "EncodedImage",
-    "PreparedImage",
-    "decoders",
-    "encode_images",
-    "encode_loaded",
-    "encode_texts",
-    "images_ahead",
-    "load_for",
-]
-
 FACTS = ("width", "height", "format", "taken_at")
 """What reading an image finds out about it."""
 

@@ -15,8 +15,6 @@ from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError
 from mmembed.types import EncoderSpec, Kind, Modality
 
-__all__ = ["ADAPTER_WEIGHTS", "LoraAdapter", "Origin", "check_base", "find_adapter", "find_origin"]
-
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _CONFIG, _PICKLE = "adapter_config.json", "adapter_model.bin"
 _NEUTRAL = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-__all__ = ["build_adapted", "cast", "load_adapted", "merge_adapter"]
-
 _PEFT_PREFIX = "base_model.model."
 _Model = TypeVar("_Model", bound="torch.nn.Module")
 

@@ -9,8 +9,6 @@ from concurrent.futures import Future
 from mmembed.encoders.registry import load_named, parse_name
 from mmembed.types import Encoder, LoadOptions
 
-__all__ = ["SHARED", "Encoders"]
-
 
 class Encoders(Mapping[str, Encoder]):
     """Names to encoders. One is loaded when it is first looked up, once, however many threads ask.

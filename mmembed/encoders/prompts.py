@@ -19,8 +19,6 @@ from importlib.resources import files
 from mmembed.errors import SettingsError
 from mmembed.types import Role
 
-__all__ = ["Prompts", "check_task", "is_symmetric", "known_tasks", "own_prompts", "query_prefix", "text_prefix"]
-
 _SIMILARITY = ("similarity", "sts")
 """What models call similarity in their own prompts, in lower case."""
 

@@ -33,18 +33,6 @@ from mmembed.errors import (
 )
 from mmembed.types import Encoder, LoadOptions, Reranker
 
-__all__ = [
-    "ENTRY_POINT_GROUP",
-    "RERANKER_GROUP",
-    "EncoderName",
-    "check_name",
-    "families",
-    "load_encoder",
-    "load_named",
-    "load_reranker",
-    "parse_name",
-]
-
 ENTRY_POINT_GROUP = "mmembed.encoders"
 RERANKER_GROUP = "mmembed.rerankers"
 

@@ -11,8 +11,6 @@ from mmembed.types import EncoderSpec
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["TextEncoder"]
-
 
 class TextEncoder:
     """No image tower and no probabilities; a subclass has the rest of an `Encoder`."""

@@ -14,8 +14,6 @@ from mmembed.errors import EncoderLoadError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TokenCounter", "Tokens", "characters", "closing_token_promised", "load_tokens", "token_batches"]
-
 _PROBE = "a"
 _PROBES = ("", " ", "two words", "Ünïcode 漢字 🙂", "line\nbreak", "long " * 1000)
 

@@ -10,8 +10,6 @@ from mmembed.types import Embeddings, Encoder, Role
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RepeatedQueries", "WrappedEncoder"]
-
 
 class WrappedEncoder:
     """An encoder that is another one but for what a subclass changes."""

@@ -18,8 +18,6 @@ from mmembed.evaluation.measures import Qrels, Scores, depth_of, evaluate_run, p
 from mmembed.evaluation.report import Report, System
 from mmembed.types import Encoder, Failure
 
-__all__ = ["DocumentScores", "Ranker", "compare", "depths_of", "facts_of", "measure_search", "unasked"]
-
 DocumentScores: TypeAlias = dict[str, float]
 """What one search finds: document -> score."""
 

@@ -27,17 +27,6 @@ from mmembed.sources import content_hash
 from mmembed.streams import batched
 from mmembed.types import Encoder, Failure, Item, Payload, Point, SparseVector, Vector
 
-__all__ = [
-    "NOTE",
-    "IndexedCorpus",
-    "OnStep",
-    "encode_files",
-    "index_corpus",
-    "index_images",
-    "ingest_progress",
-    "may_write",
-]
-
 NOTE = "evaluation"
 """Key of the note of a collection that an evaluation made and may add to."""
 

@@ -17,8 +17,6 @@ import numpy as np
 
 from mmembed.errors import InvalidTestSet, SettingsError
 
-__all__ = ["MEASURES", "Qrels", "Run", "Scores", "depth_of", "evaluate_run", "parse_measures", "ranked"]
-
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
 """Query -> document -> score, higher is better."""
 

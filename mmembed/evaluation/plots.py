@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-__all__ = ["SUFFIXES", "plot_reports"]
-
 SUFFIXES = frozenset({".png", ".svg"})
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for every eye
 _LINE = 0.14  # inches of height of one marker with its interval

@@ -13,8 +13,6 @@ import numpy as np
 from mmembed.evaluation.measures import MEASURES, Qrels, Run, Scores, evaluate_run
 from mmembed.statistics import CONFIDENCE, Interval, bootstrap_intervals, differences, randomisation_test
 
-__all__ = ["Comparison", "Estimate", "MeasureRow", "Report", "System", "evaluate_system"]
-
 
 @dataclass(frozen=True)
 class System:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-__all__ = ["report_tables"]
-
 
 def report_tables(report: Report) -> Group:
     """The task and its sizes, a table of each system, one of every two systems, then the cautions."""

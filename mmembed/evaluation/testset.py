@@ -10,8 +10,6 @@ from typing import ClassVar
 from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.measures import Qrels
 
-__all__ = ["CorpusDocument", "Query", "TestSet", "check_test_set"]
-
 
 @dataclass(frozen=True)
 class Query:

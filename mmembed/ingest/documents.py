@@ -28,8 +28,6 @@ from mmembed.ingest.targets import DocumentTarget, RunOptions
 from mmembed.streams import batched
 from mmembed.types import Encoder, Failure, Item, Modality, Point, Store
 
-__all__ = ["DocumentWork", "ingest_documents"]
-
 _READERS = 4
 _PASSAGES_A_BATCH = 128
 _PASSAGES_AN_UPSERT = 256

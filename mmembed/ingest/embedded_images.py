@@ -16,8 +16,6 @@ from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget
 from mmembed.types import Item, Payload
 
-__all__ = ["documents_of_bare_images", "image_items", "index_images_of", "linked_images"]
-
 
 def image_items(planned: PlannedItem, document: Document) -> list[Item]:
     inside: Payload = {"document": planned.item.uri}

@@ -14,8 +14,6 @@ from mmembed.sources import scan
 from mmembed.sources.items import checked_item
 from mmembed.types import Failure, Item, Modality
 
-__all__ = ["Entries", "IngestSource", "ScannedSources", "until_first_item"]
-
 IngestSource: TypeAlias = str | Path | Item
 """A folder, file, pattern or manifest, or an item that may be in memory."""
 

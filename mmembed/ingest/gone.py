@@ -14,8 +14,6 @@ from mmembed.ingest.entries import ScannedSources
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
-__all__ = ["file_of", "has_left", "remove_gone"]
-
 _BATCH = 256
 
 

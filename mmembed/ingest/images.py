@@ -23,8 +23,6 @@ from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import ImageTarget, RunOptions
 from mmembed.types import Encoder, Failure, Modality, Payload, Point, Store, Vector
 
-__all__ = ["ImageWork", "ingest_images"]
-
 
 def ingest_images(
     store: Store,

@@ -19,17 +19,6 @@ from mmembed.ingest.targets import DocumentTarget
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
-__all__ = [
-    "ReadDocument",
-    "drop_other_documents",
-    "drop_passages_from",
-    "finish_move",
-    "forget_donor",
-    "points_of",
-    "refresh",
-    "reuse",
-]
-
 _PASSAGES_AN_UPSERT = 256
 
 

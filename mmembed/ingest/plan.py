@@ -19,8 +19,6 @@ from mmembed.sources.files import FileState, file_state
 from mmembed.sources.items import bytes_held, item_hash
 from mmembed.types import Failure, Item, Modality, Payload
 
-__all__ = ["FROM_READING", "Action", "PlannedItem", "plan"]
-
 _BATCH = 256
 _BATCH_BYTES = 64 * 2**20  # of content in memory
 _RECENT = 4096

@@ -8,8 +8,6 @@ from typing import Any, Literal, TypeAlias
 
 from mmembed.types import Failure
 
-__all__ = ["IngestReport", "ItemOutcome", "OnReport"]
-
 ItemOutcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
 
 

@@ -18,9 +18,6 @@ from mmembed.ingest.targets import RunOptions
 from mmembed.streams import load_in_order
 from mmembed.types import Failure, Item, Modality
 
-__all__ = ["Work", "drive", "run_index"]
-
-
 _R = TypeVar("_R")
 
 

@@ -19,8 +19,6 @@ from mmembed.images import MAX_PIXELS
 from mmembed.types import Embeddings, Encoder, Kind, Modality, Vector
 from mmembed.vectors import check_embeddings
 
-__all__ = ["MAX_TOKENS", "OVERLAP_TOKENS", "DocumentTarget", "ImageTarget", "RunOptions"]
-
 MAX_TOKENS = 256
 OVERLAP_TOKENS = 32
 _KINDS: Mapping[Kind, str] = {"dense": "dense vectors", "sparse": "sparse vectors", "multi": "multivectors"}

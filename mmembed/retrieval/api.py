@@ -22,8 +22,6 @@ from mmembed.retrieval.rankings import is_by_document, store_query
 from mmembed.retrieval.rerank import check_reranker, reranked
 from mmembed.types import Contract, Encoder, Hit, Reranker, Store
 
-__all__ = ["search", "search_collection"]
-
 
 def search(
     store: Store,

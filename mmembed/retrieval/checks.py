@@ -14,8 +14,6 @@ from qdrant_client import models
 from mmembed.errors import InvalidQuery
 from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, PART_WEIGHTS, Search, Strategy
 
-__all__ = ["check_page", "check_search"]
-
 
 def check_search(search: Search) -> None:
     """Raise InvalidQuery for a search that cannot be answered whatever the collection holds."""

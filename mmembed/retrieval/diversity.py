@@ -16,8 +16,6 @@ from mmembed.retrieval.hits import HitSource, TopHits, followed
 from mmembed.types import Contract, DenseArray, Hit, Leg
 from mmembed.vectors import l2_normalize
 
-__all__ = ["diverse", "marginal_relevance"]
-
 
 def diverse(source: HitSource, contract: Contract | None, top: TopHits, candidates: int, diversity: float) -> TopHits:
     """The first `candidates` hits in the order of marginal relevance, then the others as they were.

@@ -16,8 +16,6 @@ from mmembed.retrieval.query import Example, ImageQuery, PointId, Search
 from mmembed.types import DenseArray, Embeddings, Encoder, SparseVector, Vector, VectorContract
 from mmembed.vectors import l2_normalize
 
-__all__ = ["average", "encode_examples", "encode_query", "given_vector"]
-
 
 def given_vector(
     vector: Sequence[float] | npt.NDArray[np.floating[Any]], name: str, contract: VectorContract | None

@@ -18,8 +18,6 @@ from mmembed.retrieval.hits import COMPETITORS, HitSource, Scale, TopHits, fetch
 from mmembed.retrieval.query import MAX_CANDIDATES, Search
 from mmembed.types import FacetValue, Hit, Payload
 
-__all__ = ["group_hits", "group_ranking", "values_at", "with_key"]
-
 
 def group_ranking(source: HitSource, search: Search) -> list[Hit]:
     """Groups of one ranking, however unevenly the points are spread: exact, and in as few searches as that takes.

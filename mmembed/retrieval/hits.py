@@ -14,9 +14,6 @@ from mmembed.retrieval.query import MAX_CANDIDATES, Search
 from mmembed.types import Contract, Encoder, Hit, Leg, StoreQuery
 from mmembed.vectors import sigmoid, softmax
 
-__all__ = ["COMPETITORS", "HitSource", "Scale", "TopHits", "fetch", "followed", "late_ordered", "probable", "scale_of"]
-__all__ += ["settled"]
-
 _DEPTH = 100  # candidates of each ranking that is fused
 COMPETITORS = 100  # hits that a softmax is taken over, however few are shown
 

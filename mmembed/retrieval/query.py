@@ -16,8 +16,6 @@ from mmembed.types import Reranker
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-__all__ = ["GROUP_SIZE", "MAX_CANDIDATES", "PART_WEIGHTS", "Example", "ImageQuery", "PointId", "Search", "Strategy"]
-
 ImageQuery: TypeAlias = Path | bytes | Image.Image
 """A picture: a file, the bytes of one, or one already decoded."""
 

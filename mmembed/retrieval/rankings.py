@@ -18,8 +18,6 @@ from mmembed.retrieval.encode import average, encode_examples, encode_query, giv
 from mmembed.retrieval.query import Search
 from mmembed.types import Contract, Encoder, Examples, Leg, Ranking, StoreQuery, Vector
 
-__all__ = ["is_by_document", "store_query"]
-
 _MOSTLY = 0.8
 
 

@@ -14,8 +14,6 @@ from mmembed.errors import InputError, InvalidEmbedding, InvalidQuery, Unsupport
 from mmembed.images import load_image
 from mmembed.types import Contract, Hit, Reranker
 
-__all__ = ["check_reranker", "reranked"]
-
 logger = logging.getLogger(__name__)
 _IMAGES = 8  # held in memory at a time
 

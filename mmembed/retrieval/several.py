@@ -19,8 +19,6 @@ from mmembed.retrieval.rankings import is_by_document
 from mmembed.retrieval.rerank import check_reranker, reranked
 from mmembed.types import Contract, Encoder, Hit, Store
 
-__all__ = ["RRF_K", "Several", "search_several"]
-
 RRF_K = 60
 
 _CANNOT_ANSWER = (InvalidQuery, EncoderError, CollectionMismatch)

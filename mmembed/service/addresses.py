@@ -11,8 +11,6 @@ import httpx
 
 from mmembed.errors import ForbiddenUrl, SettingsError
 
-__all__ = ["CheckedAddresses", "Resolver", "allowed_hosts", "is_public"]
-
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port -> its addresses; OSError or UnicodeError where there are none."""
 

@@ -37,8 +37,6 @@ from mmembed.service.threads import Threads
 from mmembed.stores import open_store
 from mmembed.types import Store
 
-__all__ = ["create_app"]
-
 _ROUTERS = (search, classify, index, collections, qdrant_inference, openai, cohere, web_page)
 
 logger = logging.getLogger(__name__)

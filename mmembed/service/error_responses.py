@@ -22,26 +22,6 @@ from starlette.types import Scope
 
 from mmembed import errors as e
 
-__all__ = [
-    "STATUS",
-    "ErrorShape",
-    "add_error_answers",
-    "as_fields",
-    "error_response",
-    "fault_response",
-    "hidden_of",
-    "json_bytes",
-    "json_response",
-    "our_shape",
-    "route_of",
-    "sentence_of",
-    "shape_of",
-    "status_of",
-    "unless_known",
-    "validation_sentence",
-    "without_places",
-]
-
 STATUS: dict[type[e.MmembedError], int] = {
     e.MmembedError: 500,
     e.EncoderError: 500,

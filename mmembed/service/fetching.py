@@ -18,8 +18,6 @@ from mmembed.errors import ForbiddenUrl, Overloaded
 from mmembed.service.addresses import CheckedAddresses, Resolver, allowed_hosts
 from mmembed.service.settings import Settings
 
-__all__ = ["Fetcher", "short_url"]
-
 _AT_ONCE = 16
 _MAX_REDIRECTS = 3
 _MAX_URL = 8192  # characters

@@ -12,8 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mmembed.errors import InvalidRequest, MmembedError, RequestTimeout, RequestTooLarge
 from mmembed.service.error_responses import error_response, shape_of
 
-__all__ = ["PunctualProtocol"]
-
 _LARGEST_HEAD = 64 << 10
 _LINGER_SECONDS = 1.0  # closed at once with bytes unread, the socket would take the answer back
 

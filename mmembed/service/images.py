@@ -12,8 +12,6 @@ from typing import Any, TypeAlias
 from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooLarge, UnreadableImage
 from mmembed.service.fetching import Fetcher, short_url
 
-__all__ = ["ImageSource", "fetch_images", "image_bytes", "is_address"]
-
 ImageSource: TypeAlias = str | Mapping[str, Any]
 """As a client writes it: an address, a data URI or base64, or {"url": ...} or {"base64": ...}."""
 

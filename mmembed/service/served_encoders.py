@@ -25,8 +25,6 @@ from mmembed.errors import (
 from mmembed.service.settings import Settings
 from mmembed.types import Encoder, Store
 
-__all__ = ["ServedEncoders", "load_failure"]
-
 _ALWAYS = ("tiny", "bm25")
 _LOOK_SECONDS = 2.0  # between two looks at the store's contracts
 _SHOWN = 100  # characters of an unknown name

@@ -12,8 +12,6 @@ from mmembed.service.served_encoders import load_failure
 from mmembed.service.settings import Settings
 from mmembed.types import Reranker
 
-__all__ = ["ServedRerankers"]
-
 _SHOWN = 100  # characters of an unknown name
 
 

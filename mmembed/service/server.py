@@ -18,8 +18,6 @@ from mmembed.service.app import create_app
 from mmembed.service.http_protocol import PunctualProtocol
 from mmembed.service.settings import Settings
 
-__all__ = ["Server", "log_to_stderr", "serve"]
-
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which proxies reuse a connection
 

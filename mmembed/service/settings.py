@@ -18,8 +18,6 @@ from mmembed.batching.options import BatchingOptions
 from mmembed.errors import SettingsError
 from mmembed.types import LoadOptions
 
-__all__ = ["SCOPES", "Scope", "Settings", "is_loopback", "read_settings"]
-
 Scope = Literal["search", "index", "infer", "admin"]
 SCOPES: tuple[Scope, ...] = ("search", "index", "infer", "admin")
 _PREFIX = "MMEMBED_"

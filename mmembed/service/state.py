@@ -21,8 +21,6 @@ from mmembed.service.settings import Settings
 from mmembed.service.threads import Threads
 from mmembed.types import Store
 
-__all__ = ["Service", "ServiceOf", "StoreProbe"]
-
 
 class StoreProbe:
     """Whether the store answers. The question that is still unanswered is not put again: many would fill the threads.

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-__all__ = ["Threads"]
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

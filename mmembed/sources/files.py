@@ -9,8 +9,6 @@ from pathlib import Path
 from mmembed.errors import UnreadableSource
 from mmembed.sources.folders import printable
 
-__all__ = ["FileState", "content_hash", "file_state"]
-
 
 @dataclass(frozen=True)
 class FileState:

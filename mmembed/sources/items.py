@@ -16,8 +16,6 @@ from mmembed.sources.files import content_hash
 from mmembed.sources.folders import printable
 from mmembed.types import Failure, ImageContent, Item, Modality
 
-__all__ = ["SAID_BY_CALLER", "bytes_held", "checked_item", "image_content", "item_hash"]
-
 SAID_BY_CALLER = "item"
 """The `source` of an item that says something of its content: it has the last word, as a manifest's line has."""
 

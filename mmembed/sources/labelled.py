@@ -13,8 +13,6 @@ from mmembed.sources import scan
 from mmembed.sources.folders import printable
 from mmembed.types import Failure
 
-__all__ = ["NEGATIVES", "LabelledImage", "read_class_folders"]
-
 NEGATIVES = "_none"
 
 

@@ -28,24 +28,6 @@ from mmembed.types import (
     Vector,
 )
 
-__all__ = [
-    "MAX_BATCH_BYTES",
-    "MAX_BATCH_POINTS",
-    "approximate",
-    "check_facet",
-    "check_new",
-    "check_payload",
-    "check_payloads",
-    "check_points",
-    "check_query",
-    "check_there",
-    "fusion_weights",
-    "hits_due",
-    "plain_vectors",
-    "point_batches",
-    "weighted",
-]
-
 MAX_BATCH_POINTS = 256
 MAX_BATCH_BYTES = 8 * 2**20
 _JSON_BYTES = 20  # of one coordinate, written out

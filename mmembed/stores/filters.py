@@ -20,8 +20,6 @@ from mmembed.collection.contract import Json
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-__all__ = ["clauses", "dump_filter", "is_compound", "unindexed_fields"]
-
 _SERVE_ANY = frozenset({"keyword", "integer", "float", "bool", "datetime", "uuid", "geo", "text"})
 _TEXT_MATCHES = ("text", "text_any", "phrase")
 

@@ -12,8 +12,6 @@ from mmembed.testing.report import Check, EncoderReport, Fault, NotJudged
 from mmembed.testing.subject import Subject, tolerance_of
 from mmembed.types import Encoder, EncoderSpec, Kind, Modality
 
-__all__ = ["check_encoder"]
-
 _ALL: tuple[Kind, ...] = ("dense", "sparse", "multi")
 
 

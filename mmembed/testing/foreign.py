@@ -16,8 +16,6 @@ from mmembed.types import DenseArray, EncoderSpec, Role
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["EmbedImages", "EmbedTexts", "ForeignEncoder", "wrap"]
-
 EmbedTexts: TypeAlias = Callable[[list[str]], npt.ArrayLike]
 EmbedImages: TypeAlias = Callable[[list["Image"]], npt.ArrayLike]
 

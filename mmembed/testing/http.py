@@ -20,8 +20,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-__all__ = ["ReceivedRequest", "Reply", "StandIn"]
-
 
 @dataclass(frozen=True)
 class ReceivedRequest:

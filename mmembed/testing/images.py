@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-__all__ = ["ImageFile", "broken_files", "extreme_images", "images", "sample_files", "unconverted_images"]
-
 _SIZES = ((64, 48), (48, 64), (200, 200), (17, 31), (96, 12))
 _EXTREME_SIZES = ((1, 1), (1, 1000), (3000, 8))
 _SIDES = (24, 16)  # of the pictures in files

@@ -17,8 +17,6 @@ from mmembed.testing.texts import TEXTS, text_roles
 from mmembed.testing.vectors import split_rows
 from mmembed.types import Embeddings, Encoder, Kind, Role, SparseVector, Vector
 
-__all__ = ["KnownAnswers", "read_known_answers", "record_known_answers", "write_known_answers"]
-
 _FORMAT = "mmembed known answers 1"
 _SIDES = ("queries", "documents", "images")
 _SIDE_OF: Mapping[Role, str] = {"query": "queries", "document": "documents"}

@@ -20,8 +20,6 @@ from mmembed.testing.texts import ODD_TEXTS, TEXTS, filler
 from mmembed.testing.vectors import distance
 from mmembed.types import Role, Vector
 
-__all__ = ["prompt_bytes", "roles", "special_tokens"]
-
 _FAMILIES = {
     "clip": "clip-b32-openai",
     "e5-mistral": "e5-mistral",

@@ -19,8 +19,6 @@ from mmembed.testing.vectors import check_form
 from mmembed.types import Encoder, EncoderSpec, Kind, Modality, Role, Vector
 from mmembed.vectors import l2_normalize
 
-__all__ = ["against", "known_answers", "matryoshka", "name_loads", "spec", "unsupported"]
-
 _ELSEWHERE = 3  # an encoder is nearer to itself than to one of another dtype, or on another machine
 _MODALITIES: tuple[object, ...] = (frozenset({"text"}), frozenset({"image"}), frozenset({"text", "image"}))
 

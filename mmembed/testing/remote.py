@@ -39,8 +39,6 @@ from mmembed.errors import EncoderRefused, EncoderUnavailable, InvalidEmbedding,
 from mmembed.testing.checks import check_encoder
 from mmembed.testing.http import ReceivedRequest, Reply, StandIn
 
-__all__ = ["COLOURS", "RemoteTests", "decoded_image", "embedding_list", "image_vector", "text_vector", "vendor"]
-
 COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}
 """What the vectors below know of texts and images alike."""
 

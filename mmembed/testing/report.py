@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Check", "EncoderReport", "Fault", "NotJudged"]
-
 
 class Fault(Exception):
     """Raised within a check: the encoder is wrong, and how."""

@@ -20,8 +20,6 @@ from mmembed.types import Embeddings, Encoder, EncoderSpec, Modality, Role, Vect
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Subject", "call_encoder", "tolerance_of"]
-
 _T = TypeVar("_T")
 
 _TOLERANCES = {"float32": 1e-4, "float16": 1e-2}

@@ -8,8 +8,6 @@ from typing import get_args
 from mmembed.errors import UnsupportedModality
 from mmembed.types import Encoder, Role
 
-__all__ = ["ODD_TEXTS", "TEXTS", "filler", "text_roles"]
-
 TEXTS = (
     "a",
     "two green parrots on a branch",

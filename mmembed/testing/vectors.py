@@ -10,8 +10,6 @@ import numpy.typing as npt
 from mmembed.testing.report import Fault
 from mmembed.types import DenseArray, EncoderSpec, Kind, SparseVector, Vector
 
-__all__ = ["check_form", "distance", "similarity", "split_rows"]
-
 _NORM_TOLERANCE = 1e-4  # float32 rows are within 1e-6; those normalised in half precision are off by 2e-4 or more
 
 

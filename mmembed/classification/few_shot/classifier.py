@@ -24,18 +24,6 @@ from mmembed.errors import InvalidSample
 from mmembed.types import DenseArray, Store
 from mmembed.vectors import softmax
 
-__all__ = [
-    "WAYS",
-    "FewShotClassifier",
-    "FewShotNote",
-    "FewShotWay",
-    "LabelledPart",
-    "load_few_shot",
-    "note_key",
-    "read_part",
-    "split_key",
-]
-
 FewShotWay: TypeAlias = Literal["tip-adapter", "probe"]
 
 WAYS: tuple[FewShotWay, ...] = ("tip-adapter", "probe")

@@ -38,8 +38,6 @@ from mmembed.sources.labelled import LabelledImage
 from mmembed.statistics import bootstrap_intervals
 from mmembed.types import Encoder, Failure, Payload, Point, Store
 
-__all__ = ["ZERO_SHOT", "FewShotReport", "Measured", "Prediction", "compare_ways", "learn_few_shot", "paired_p"]
-
 _MAX_NEIGHBOURS = 1024
 
 

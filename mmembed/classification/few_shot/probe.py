@@ -12,8 +12,6 @@ from mmembed.classification.fitting import fit_temperature
 from mmembed.classification.measures import accuracy_at
 from mmembed.types import DenseArray
 
-__all__ = ["STRENGTHS", "ProbeChoice", "choose_probe", "fit_probe", "probe_logits", "probe_temperature"]
-
 STRENGTHS = tuple(10.0**power for power in range(-2, 7))  # C, the inverse of the L2 penalty; rows have norm 1
 
 

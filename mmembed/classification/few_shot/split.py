@@ -9,8 +9,6 @@ import numpy as np
 
 from mmembed.errors import InvalidSample, SettingsError
 
-__all__ = ["PARTS", "Split", "stratified_split"]
-
 Split: TypeAlias = Literal["train", "validation", "test"]
 
 PARTS: tuple[Split, ...] = ("train", "validation", "test")

@@ -18,8 +18,6 @@ from mmembed.collection import Collection
 from mmembed.types import DenseArray, Leg, StoreQuery
 from mmembed.vectors import Floats
 
-__all__ = ["ALPHAS", "BETAS", "Neighbours", "TipChoice", "choose_tip", "find_neighbours", "tip_logits"]
-
 SCALE = 100.0  # of the cosines, as in the paper
 ALPHAS = (0.0, *np.geomspace(0.05, 100, 20).tolist())  # 0 is zero-shot
 BETAS = tuple(np.geomspace(0.1, 100, 16).tolist())

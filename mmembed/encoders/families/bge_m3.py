@@ -25,8 +25,6 @@ from mmembed.errors import SettingsError
 from mmembed.types import Embeddings, Encoder, EncoderSpec, Kind, LoadOptions, Role, SparseVector, Vector
 from mmembed.vectors import l2_normalize
 
-__all__ = ["BgeM3", "load"]
-
 _OUTPUTS: tuple[Output, ...] = get_args(Output)
 _KINDS: Mapping[Output, Kind] = {"dense": "dense", "sparse": "sparse", "colbert": "multi"}
 _EXAMPLE = "bge-m3:BAAI/bge-m3"

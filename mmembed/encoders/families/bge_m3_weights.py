@@ -25,8 +25,6 @@ from mmembed.types import LoadOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Output", "Weights", "shared_weights"]
-
 Output: TypeAlias = Literal["dense", "sparse", "colbert"]
 
 _STEMS: Mapping[Output, str] = {"sparse": "sparse_linear", "colbert": "colbert_linear"}  # files of the layers

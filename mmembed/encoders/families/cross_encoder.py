@@ -29,8 +29,6 @@ from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.types import LoadOptions, Modality
 
-__all__ = ["CrossEncoderReranker", "load"]
-
 _EXAMPLE = "cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2"
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 16, 64
 

@@ -27,8 +27,6 @@ from mmembed.types import DenseArray
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["DecoderForward", "FastPasses", "common_prefix", "find_fast_passes", "packed_rows"]
-
 logger = logging.getLogger(__name__)
 
 _TOKEN_BUDGET_CPU, _TOKEN_BUDGET_GPU = 4096, 16384  # tokens a forward pass, padding included

@@ -28,8 +28,6 @@ from mmembed.vectors import truncate
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["DecoderFamily", "DecoderLM", "load_e5_mistral", "load_harrier", "load_qwen3"]
-
 _KNOWN_PREFIXES = 8  # tasks whose prefix is kept read: 2.7 MB each for E5-Mistral
 _OPENINGS = ("a", "7")
 _TRIED = ("to be: a", "to be: or not", "to be: 7 or 8, it is", "to be: in a word, so it is not to be")

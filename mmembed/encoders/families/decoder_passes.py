@@ -20,8 +20,6 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Prefix", "pool_packed", "pool_padded", "pool_prefixed", "read_prefix"]
-
 _PADDING = 0  # any id of the vocabulary: no text attends to it
 
 

@@ -39,8 +39,6 @@ from mmembed.errors import EncoderLoadError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
 from mmembed.vectors import l2_normalize
 
-__all__ = ["LateEncoder", "load"]
-
 _EXAMPLES = "late:vidore/colqwen2-v1.0-hf for pages or late:lightonai/GTE-ModernColBERT-v1 for texts"
 _SAVED_AS = ("MultiVectorEncoder", "ColBERT")  # by sentence-transformers and PyLate
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 4, 16

@@ -16,8 +16,6 @@ from mmembed.encoders.lora import LoraAdapter, find_adapter
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError, UnknownEncoder
 
-__all__ = ["LOCAL", "Recipe", "absolute", "first_line", "quick_gelu", "resolve"]
-
 LOCAL = "local-dir:"  # open_clip's prefix for a folder
 _HUB = "hf-hub:"
 _CONFIG = "open_clip_config.json"

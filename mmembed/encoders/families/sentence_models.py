@@ -31,21 +31,6 @@ if TYPE_CHECKING:
 
     from mmembed.encoders.presets import Preset
 
-__all__ = [
-    "PlainText",
-    "check_weights",
-    "encode_dense",
-    "full_dim",
-    "image_settings",
-    "load_model",
-    "matryoshka_dim",
-    "matryoshka_dims",
-    "module_settings",
-    "read_layout",
-    "to_readable",
-    "token_limit",
-]
-
 _LONGEST = 200  # times the short side of a picture
 _M = TypeVar("_M", bound=torch.nn.Module)
 

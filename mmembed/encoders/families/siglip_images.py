@@ -18,8 +18,6 @@ from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.errors import EncoderLoadError
 from mmembed.types import Pixels
 
-__all__ = ["ImagePreprocessor", "NaflexPreprocessor", "SquarePreprocessor"]
-
 _LEAST, _MOST = 16, 4096
 _PREPROCESSING = (
     "do_resize",

@@ -37,8 +37,6 @@ from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVect
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SpladeEncoder", "load"]
-
 _EXAMPLE = "splade:naver/splade-v3"
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
 _LOGITS_CPU, _LOGITS_GPU = 2**26, 2**29  # a forward pass: one for each token and word of the vocabulary

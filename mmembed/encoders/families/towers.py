@@ -21,8 +21,6 @@ from mmembed.images import to_rgb
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
-__all__ = ["PROBE", "ImageTextEncoder", "Towers", "probe_tokens", "stack_pixels"]
-
 PROBE = "A Photo_of 2 cats, naïve & small!"  # letter case, punctuation and accents tell tokenizers apart
 _T = TypeVar("_T")
 

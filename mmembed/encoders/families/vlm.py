@@ -44,8 +44,6 @@ from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
-__all__ = ["MultimodalEncoder", "load"]
-
 _EXAMPLE = "vlm:Qwen/Qwen3-VL-Embedding-2B"
 _TOWERS = ("clip", "siglip", "siglip2")  # model types with a family of their own
 _PIXELS = {"qwen3_vl": (4 * 32 * 32, 1800 * 32 * 32)}

@@ -14,8 +14,6 @@ from typing import Any
 from mmembed.errors import EncoderLoadError
 from mmembed.types import Distance, EncoderSpec, Kind, Modality
 
-__all__ = ["Preset", "check_loadable", "check_loaded", "read_presets"]
-
 
 @dataclass(frozen=True)
 class Preset:

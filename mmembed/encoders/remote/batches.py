@@ -19,19 +19,6 @@ from mmembed.types import DenseArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "Ask",
-    "Cost",
-    "Limits",
-    "ask_fitting",
-    "cut_to_bytes",
-    "cut_to_tokens",
-    "data_uri",
-    "estimate_tokens",
-    "most_tokens",
-    "request_slices",
-]
-
 _PIECE = re.compile(r"[^\W\d_]+|\d|\n+|[^\w\s]|_")
 _FRAME_TOKENS = 2  # one before a text and one after it, at most
 

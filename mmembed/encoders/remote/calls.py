@@ -21,8 +21,6 @@ import tenacity
 from mmembed.encoders.remote.keys import KEYS_VARIABLE, ApiKey, find_key, server_url, without_key
 from mmembed.errors import EncoderRefused, EncoderUnavailable, InvalidEmbedding
 
-__all__ = ["Api", "Patience"]
-
 logger = logging.getLogger(__name__)
 
 _PASSING = frozenset({408, 409, 429})  # and every 5xx: what may be gone a moment later

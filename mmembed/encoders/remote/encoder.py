@@ -33,8 +33,6 @@ from mmembed.vectors import truncate
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Dialect", "RemoteEncoder", "Request", "remote_encoder"]
-
 _BATCH_SIZE = 64
 _PARALLEL_REQUESTS = 4  # of one batch: a free account is allowed no more by some
 

@@ -12,8 +12,6 @@ import httpx
 
 from mmembed.errors import SettingsError
 
-__all__ = ["KEYS_VARIABLE", "ApiKey", "find_key", "server_url"]
-
 KEYS_VARIABLE = "MMEMBED_API_KEYS"
 """Keys for servers of one's own: `key@host` or `key@host:port`, several separated by spaces.
 

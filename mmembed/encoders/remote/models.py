@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError, SettingsError
 
-__all__ = ["RemoteModel", "known_model", "wanted_dim"]
-
 
 @dataclass(frozen=True)
 class RemoteModel:

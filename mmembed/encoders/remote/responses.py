@@ -13,8 +13,6 @@ import numpy.typing as npt
 from mmembed.errors import InvalidEmbedding
 from mmembed.types import DenseArray
 
-__all__ = ["rows_by_index", "to_vectors"]
-
 
 def rows_by_index(answer: Mapping[str, Any]) -> list[object]:
     """`{"data": [{"index": 1, "embedding": b}, {"index": 0, "embedding": a}]}` -> [a, b].

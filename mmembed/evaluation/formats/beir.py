@@ -18,8 +18,6 @@ from mmembed.evaluation.formats.lines import TextLine, first_of, rows_of, wrong
 from mmembed.evaluation.formats.trec import read_qrels
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
-__all__ = ["SPLITS", "breaks_rows", "read_beir", "write_beir", "write_lines"]
-
 SPLITS = ("test", "dev", "train")  # the first that there is
 
 

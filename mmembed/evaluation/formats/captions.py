@@ -21,8 +21,6 @@ from typing import Any
 from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.formats.lines import a_few, parsed_rows, whole_file
 
-__all__ = ["CaptionedImage", "Captions", "read_captions"]
-
 _NAMES = ("captions.json", "captions.jsonl", "captions.csv")
 
 

@@ -10,8 +10,6 @@ from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.formats.lines import TextLine, text_lines, wrong
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
-__all__ = ["read_cranfield"]
-
 _RELEVANT = range(1, 5)  # 1 the most; -1 is the abstract that a question came from, judged of no interest
 
 

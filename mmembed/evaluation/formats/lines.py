@@ -13,8 +13,6 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from mmembed.errors import InvalidTestSet, UnreadableSource
 
-__all__ = ["TextLine", "a_few", "first_of", "parsed_rows", "rows_of", "text_lines", "whole_file", "wrong"]
-
 _T = TypeVar("_T")
 
 

@@ -27,8 +27,6 @@ from mmembed.evaluation.formats.lines import parsed_rows, whole_file
 from mmembed.evaluation.measures import Qrels
 from mmembed.evaluation.testset import Query, TestSet
 
-__all__ = ["SearchLog", "log_of", "read_searches"]
-
 
 @dataclass(frozen=True)
 class SearchLog:

@@ -16,8 +16,6 @@ from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wro
 from mmembed.evaluation.measures import Qrels, Run, ranked
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
-__all__ = ["QRELS", "read_qrels", "read_queries", "read_run", "read_trec", "write_qrels", "write_run"]
-
 QRELS = ("qrels.txt", "qrels.tsv", "qrels")
 _CORPUS = ("corpus.tsv", "collection.tsv")
 _HEADERS = frozenset({"score", "relevance", "rel", "label", "grade"})

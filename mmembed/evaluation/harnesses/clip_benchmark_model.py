@@ -24,8 +24,6 @@ from mmembed.types import Encoder, PixelEncoder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ClipModel", "load_clip_model", "register_clip_benchmark", "tokenize"]
-
 Transform: TypeAlias = Callable[["Image"], Tensor]
 Tokenizer: TypeAlias = Callable[[Sequence[str]], Tensor]
 Parts: TypeAlias = tuple[nn.Module, Transform, Tokenizer]

@@ -6,8 +6,6 @@ from importlib.util import find_spec
 
 from mmembed.errors import MissingDependency
 
-__all__ = ["check_installed"]
-
 
 def check_installed(what: str, package: str) -> None:
     """Raise MissingDependency unless `package` can be imported; nothing is imported."""

@@ -15,8 +15,6 @@ from mmembed.images import to_rgb
 from mmembed.types import DenseArray, Embeddings, Encoder, Role
 from mmembed.vectors import check_embeddings, l2_normalize
 
-__all__ = ["MtebEncoder", "encode_batch", "load_for_mteb", "model_meta"]
-
 Batch: TypeAlias = Mapping[str, Any]
 """One batch of mteb's: lists of equal length under "text", "image" or both."""
 

@@ -14,8 +14,6 @@ from mmembed.encoders.prompts import known_tasks
 from mmembed.errors import SettingsError
 from mmembed.types import Encoder, Role
 
-__all__ = ["accepted_task", "role_of"]
-
 TaskMetadata: TypeAlias = Any  # mteb's own, which is imported only where it runs
 
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {  # symmetric types of task, each with what models call it, best first

@@ -21,8 +21,6 @@ from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task,
 from mmembed.stores import open_store
 from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, StoreQuery, Vector
 
-__all__ = ["QdrantSearch"]
-
 Dataset: TypeAlias = Any  # of the package `datasets`: rows with an "id"
 
 _VECTOR = "mteb"

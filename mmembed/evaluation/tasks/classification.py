@@ -29,8 +29,6 @@ from mmembed.evaluation.report import Report, System
 from mmembed.sources.labelled import LabelledImage
 from mmembed.types import Encoder, Leg, Store, StoreQuery
 
-__all__ = ["evaluate_classes", "read_class_texts"]
-
 _DEEPEST = 10_000  # pictures that the search of one label gives
 
 Matrix = npt.NDArray[np.float32]

@@ -22,8 +22,6 @@ from mmembed.ingest import ingest_documents, ingest_images
 from mmembed.stores import open_store
 from mmembed.types import Encoder, Store
 
-__all__ = ["evaluate_encoders"]
-
 
 def evaluate_encoders(
     store: Store,

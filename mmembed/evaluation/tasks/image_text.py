@@ -18,8 +18,6 @@ from mmembed.evaluation.tasks.retrieval import encode_queries, measure_indexed
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.types import Encoder, Store
 
-__all__ = ["IMAGE_TEXT_MEASURES", "BothWays", "caption_sets", "compare_both_ways", "evaluate_captions"]
-
 IMAGE_TEXT_MEASURES = ("hit_rate@1", "hit_rate@5", "hit_rate@10", "nDCG@10", "recall@1", "recall@5", "recall@10")
 """Those of the papers first: what they print as R@k is hit_rate@k."""
 

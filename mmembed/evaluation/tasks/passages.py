@@ -18,8 +18,6 @@ from mmembed.evaluation.testset import CorpusDocument, TestSet
 from mmembed.ingest import IngestReport, ingest_documents
 from mmembed.types import Encoder, Failure, Store
 
-__all__ = ["evaluate_passages"]
-
 
 def evaluate_passages(
     store: Store,

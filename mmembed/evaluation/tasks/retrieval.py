@@ -16,8 +16,6 @@ from mmembed.evaluation.testset import Query, TestSet
 from mmembed.types import DenseArray, Encoder, Failure, Leg, Store, StoreQuery, Vector
 from mmembed.vectors import l2_normalize
 
-__all__ = ["encode_queries", "evaluate_retrieval", "measure_indexed"]
-
 
 def evaluate_retrieval(
     store: Store,

@@ -13,8 +13,6 @@ from mmembed.evaluation.formats.trec import read_qrels, read_run
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report, evaluate_system
 
-__all__ = ["evaluate_run_files"]
-
 
 def evaluate_run_files(
     qrels: Path, runs: Sequence[Path], *, measures: Sequence[str] = MEASURES, seed: int = 0

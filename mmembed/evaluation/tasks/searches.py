@@ -24,8 +24,6 @@ from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.query import Search
 from mmembed.types import Encoder, Failure, Hit, Store
 
-__all__ = ["evaluate_searches", "measure_collection"]
-
 
 def evaluate_searches(
     store: Store,

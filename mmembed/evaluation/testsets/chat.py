@@ -18,8 +18,6 @@ from mmembed.evaluation.testsets.sampling import QuerySource, chosen
 from mmembed.images import load_image
 from mmembed.types import Failure
 
-__all__ = ["HOME", "PARTIAL", "Answers", "Chat", "read_answer", "server_of"]
-
 HOME = "https://api.openai.com/v1"
 _PATH = "/chat/completions"
 _PATIENCE = Patience(read_seconds=120.0)

@@ -14,8 +14,6 @@ from mmembed.evaluation.testsets.queries import query_key
 from mmembed.evaluation.testsets.sampling import QuerySource, read_sources
 from mmembed.types import Failure
 
-__all__ = ["Corpus", "read_corpus"]
-
 
 @dataclass(frozen=True)
 class Corpus:

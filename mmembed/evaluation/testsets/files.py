@@ -18,8 +18,6 @@ from mmembed.evaluation.testsets.sampling import QuerySource, whole_text
 from mmembed.images import read_image
 from mmembed.types import Failure
 
-__all__ = ["check_folder", "corpus_files", "unwritable", "write_files"]
-
 _FACTS = "testset.json"
 _IMAGES = "pictures"
 

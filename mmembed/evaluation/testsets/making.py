@@ -27,8 +27,6 @@ from mmembed.evaluation.testsets.sampling import QuerySource, chosen
 from mmembed.streams import load_in_order
 from mmembed.types import Failure
 
-__all__ = ["Making", "QueriesFrom", "Way", "ask_about", "way_of"]
-
 Way: TypeAlias = Literal["captions", "headings"] | Chat
 QueriesFrom: TypeAlias = Way | Literal["auto"]
 

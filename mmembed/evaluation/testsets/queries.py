@@ -10,8 +10,6 @@ from pathlib import Path
 
 from mmembed.evaluation.testsets.sampling import QuerySource
 
-__all__ = ["MOST_RELEVANT", "Candidate", "captions_of", "headings_of", "merged", "one_line", "query_key", "refusal"]
-
 MOST_RELEVANT = 10
 """Sources that share a caption or heading: what more of them say ("Introduction") tells none of them apart."""
 

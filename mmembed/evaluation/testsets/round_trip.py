@@ -12,8 +12,6 @@ from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.query import Search
 from mmembed.types import Encoder
 
-__all__ = ["RoundTrip"]
-
 
 @dataclass(frozen=True)
 class RoundTrip:

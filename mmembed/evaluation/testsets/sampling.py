@@ -12,8 +12,6 @@ from typing import TypeVar
 from mmembed.collection import Collection
 from mmembed.types import Payload
 
-__all__ = ["QuerySource", "SourcePassage", "chosen", "read_sources", "whole_text"]
-
 _T = TypeVar("_T")
 
 _LONGEST_OVERLAP = 600  # characters that neighbouring passages may share

@@ -25,8 +25,6 @@ from mmembed.service.indexing.uploads import forget_uploads, keep_upload, sweep_
 from mmembed.service.state import Service
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload
 
-__all__ = ["Contents", "UploadedFile", "contents_of", "index_uploads"]
-
 Contents = Literal["images", "documents"]
 
 _SUFFIXES: Mapping[Contents, frozenset[str]] = {"images": IMAGE_SUFFIXES, "documents": DOCUMENT_SUFFIXES}

@@ -23,8 +23,6 @@ from urllib.parse import quote
 from mmembed.errors import InvalidRequest, StoreError, StoreFull
 from mmembed.stores.edge.store import FREE_MARGIN_BYTES
 
-__all__ = ["clean_name", "forget_uploads", "keep_upload", "sweep_partial", "uploads_folder"]
-
 _LONGEST_COLLECTION = 200  # bytes, percent-encoded
 _LONGEST_STEM = 120  # bytes of UTF-8
 _LONGEST_SUFFIX = 12

@@ -19,8 +19,6 @@ from mmembed.errors import CollectionNotFound, MmembedError
 from mmembed.service.threads import Threads
 from mmembed.types import Store
 
-__all__ = ["QUIET_SECONDS", "Writes"]
-
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2  # writes, into whatever collections: each decodes pictures in threads of its own

@@ -25,8 +25,6 @@ from mmembed.service.error_responses import route_of
 from mmembed.service.settings import SCOPES, Settings
 from mmembed.service.settings import Scope as Right
 
-__all__ = ["AuthMiddleware", "Keys", "needs", "read_keys", "secret_of"]
-
 _KEY_HEADER = "mmembed-api-key"
 _BAD_KEYS = RateLimitItemPerMinute(30)  # unknown keys from one address
 _bearer = HTTPBearer(auto_error=False, description="A key of --key or --key-file.")

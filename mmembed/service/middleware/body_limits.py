@@ -16,8 +16,6 @@ from mmembed.errors import Overloaded, RequestTimeout, RequestTooLarge
 from mmembed.service.metrics import Metrics
 from mmembed.service.settings import Settings
 
-__all__ = ["BodyLimitMiddleware", "ClientGone"]
-
 _BODIES_AT_ONCE = 16  # of the largest size: all that is held in memory at the same time
 _MOST_REQUESTS = 4096  # in flight; more would only wait
 _FREE = {"/health", "/ready"}  # answered under any load

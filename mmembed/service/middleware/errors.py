@@ -15,8 +15,6 @@ from mmembed.service.error_responses import error_response, fault_response, hidd
 from mmembed.service.metrics import Metrics
 from mmembed.service.middleware.body_limits import ClientGone
 
-__all__ = ["ErrorMiddleware"]
-
 _CLIENT_GONE = 499  # in the metrics alone: nobody is left to be answered
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 8 << 20

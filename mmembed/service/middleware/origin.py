@@ -10,8 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mmembed.errors import Forbidden
 from mmembed.service.settings import Settings, is_loopback
 
-__all__ = ["OriginMiddleware"]
-
 
 class OriginMiddleware:
     """For a service without keys: it answers to loopback names and to its own pages only.

@@ -38,8 +38,6 @@ from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import DenseArray
 
-__all__ = ["router"]
-
 router = APIRouter(
     tags=["labels"], route_class=ImageForm, dependencies=[Depends(needs("search"))], responses=our_errors()
 )

@@ -30,8 +30,6 @@ from mmembed.service.state import Service, ServiceOf
 from mmembed.types import DenseArray, Encoder, Role
 from mmembed.vectors import l2_normalize
 
-__all__ = ["CohereRoute", "router"]
-
 
 class CohereRoute(APIRoute):
     """A route whose errors are those that Cohere's clients read."""

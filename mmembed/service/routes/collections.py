@@ -32,8 +32,6 @@ from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import Contract
 
-__all__ = ["READY_SECONDS", "router"]
-
 router = APIRouter(tags=["about"], responses=our_errors())
 
 READY_SECONDS = 2.0  # that the store may take to answer

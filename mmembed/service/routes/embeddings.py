@@ -16,8 +16,6 @@ from mmembed.service.schemas.embeddings import PlacedInput
 from mmembed.service.state import Service
 from mmembed.types import DenseArray, Encoder, Role
 
-__all__ = ["base64_of", "check_count", "contents", "dense_encoder", "embed_all"]
-
 _T = TypeVar("_T")
 _MIB = 1 << 20
 

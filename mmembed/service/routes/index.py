@@ -24,8 +24,6 @@ from mmembed.service.schemas.forms import FORM, uploaded_files
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 
-__all__ = ["router"]
-
 _T = TypeVar("_T")
 
 router = APIRouter(tags=["index"], responses=our_errors())

@@ -25,8 +25,6 @@ from mmembed.service.schemas.openapi import openai_errors
 from mmembed.service.state import ServiceOf
 from mmembed.types import Role
 
-__all__ = ["OpenAIRoute", "router"]
-
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

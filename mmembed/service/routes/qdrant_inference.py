@@ -37,8 +37,6 @@ from mmembed.service.state import Service, ServiceOf
 from mmembed.types import SparseVector
 from mmembed.vectors import l2_normalize
 
-__all__ = ["QdrantRoute", "router"]
-
 
 class QdrantRoute(APIRoute):
     """A route whose errors are those that Qdrant reads: it passes on the sentence of 400 and 429 alone."""

@@ -40,8 +40,6 @@ from mmembed.service.schemas.search import (
 from mmembed.service.state import Service, ServiceOf
 from mmembed.types import Encoder, Hit, Modality, Store
 
-__all__ = ["router"]
-
 router = APIRouter(
     tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))], responses=our_errors()
 )

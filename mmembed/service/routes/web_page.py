@@ -12,8 +12,6 @@ from starlette.responses import Response
 
 from mmembed.service.error_responses import unless_known
 
-__all__ = ["router"]
-
 router = APIRouter(include_in_schema=False)
 
 _TYPES = {

@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Tag
 
 from mmembed.service.schemas.common import ImageInput, ListOf, Strict, branch_by
 
-__all__ = ["ClassifyAnswer", "ClassifyRequest", "ClassifySeveralAnswer", "LabelTexts", "Verdicts"]
-
 _MAX_NAME = 300  # characters of a label, a text or a template
 _MAX_DEPTH = 16
 

@@ -8,17 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmembed.types import FacetValue
 
-__all__ = [
-    "Alive",
-    "CollectionFacts",
-    "CollectionList",
-    "EncoderFacts",
-    "EncoderList",
-    "Facet",
-    "Facets",
-    "VectorFacts",
-]
-
 
 class VectorFacts(BaseModel):
     model_config = ConfigDict(from_attributes=True)

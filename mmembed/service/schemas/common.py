@@ -19,8 +19,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from qdrant_client import models
 
-__all__ = ["ImageInput", "ListOf", "QdrantFilter", "Strict", "branch_by"]
-
 _T = TypeVar("_T")
 
 

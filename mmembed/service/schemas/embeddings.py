@@ -9,8 +9,6 @@ from pydantic import Field
 
 from mmembed.service.schemas.common import Strict
 
-__all__ = ["ImagePart", "Part", "PlacedInput", "TextPart", "placed_part"]
-
 
 class TextPart(Strict):
     """A text as a part of a request."""

@@ -22,8 +22,6 @@ from mmembed.errors import InvalidRequest, RequestTooLarge
 from mmembed.service.indexing.ingestion import UploadedFile
 from mmembed.service.indexing.uploads import clean_name
 
-__all__ = ["FORM", "FormFiles", "ImageForm", "JsonOrForm", "files_of", "form_of", "uploaded_files"]
-
 _MAX_FILES = 33  # a picture, and those to subtract
 _MAX_QUERY_BYTES = 8 * 2**20
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["TAGS", "Responses", "cohere_errors", "openai_errors", "our_errors"]
-
 Responses = dict[int | str, dict[str, Any]]
 
 TAGS = [

@@ -15,8 +15,6 @@ from mmembed.service.fetching import short_url
 from mmembed.service.images import is_address
 from mmembed.types import Role
 
-__all__ = ["ROLES", "InferenceInput", "InferenceRequest", "InputPart", "ParsedInput", "described", "read_input"]
-
 ROLES: Mapping[str, Role] = {"update": "document", "search": "query"}
 _OPTIONS = ("dim", "mrl", "task", "role")
 _IMAGE_KEYS = ("image", "url", "base64")

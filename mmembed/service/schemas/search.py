@@ -11,17 +11,6 @@ from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Strategy
 from mmembed.service.schemas.common import ImageInput, QdrantFilter, Strict
 from mmembed.types import FacetValue
 
-__all__ = [
-    "ExampleInput",
-    "FoundHit",
-    "SearchAnswer",
-    "SearchFields",
-    "SearchRequest",
-    "SeveralAnswer",
-    "SeveralRequest",
-    "TextOrImage",
-]
-
 _MAX_LIMIT = 1000
 _MAX_OFFSET = 10_000
 _MAX_TEXT = 100_000  # characters; every encoder cuts a query long before

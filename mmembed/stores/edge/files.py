@@ -11,8 +11,6 @@ from urllib.parse import quote
 from mmembed.collection.contract import Json
 from mmembed.errors import StoreError
 
-__all__ = ["directory_name", "read_json", "sync_directory", "write_json"]
-
 _LONGEST_NAME = 200  # bytes, percent-encoded
 
 

@@ -19,9 +19,6 @@ from mmembed.stores.checks import fusion_weights
 from mmembed.stores.filters import clauses
 from mmembed.types import Examples, Leg, Ranking, SparseVector, StoreQuery, Vector
 
-__all__ = ["edge_config", "edge_filter", "edge_index_type", "edge_query", "edge_vector", "edge_vectors"]
-__all__ += ["new_vector_operation", "optional_filter"]
-
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot}
 _MAX_SIM = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
 _NO_GRAPH = edge.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000)

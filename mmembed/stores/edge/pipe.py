@@ -24,8 +24,6 @@ from typing import IO, Any, NamedTuple, TypeAlias, cast
 
 from mmembed.errors import CollectionNotFound, InvalidQuery, StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["Hello", "ShardPipe", "ShardReply", "open_pipe_to", "receive", "send"]
-
 logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!Q")

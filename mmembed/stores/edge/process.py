@@ -21,8 +21,6 @@ from mmembed.stores.edge.files import write_json
 from mmembed.stores.edge.pipe import Hello, ShardReply, receive, send
 from mmembed.stores.edge.shards import ShardFolder
 
-__all__ = ["main"]
-
 
 def main(folder: Path) -> None:
     """Answer requests on stdin until it closes; then flush and end."""

@@ -29,8 +29,6 @@ from mmembed.stores.edge.files import directory_name, read_json, sync_directory,
 from mmembed.stores.filters import is_compound, unindexed_fields
 from mmembed.types import FacetValue, IndexType, Payload, Point, StoreQuery, Vector
 
-__all__ = ["ShardFolder"]
-
 _NEW_SHARD_BYTES = 100 * 2**20  # an empty shard reserves two logs and a page of 32 MB each
 _INDEX_TYPES = get_args(IndexType)
 _FLUSH_BYTES = 64 * 2**20  # written since the last flush: bounds the log that is replayed after a kill

@@ -30,8 +30,6 @@ from mmembed.types import Contract, FacetValue, Hit, IndexType, Payload, Point, 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
 
-__all__ = ["FREE_MARGIN_BYTES", "WAIT_SECONDS", "EdgeStore"]
-
 FREE_MARGIN_BYTES = 128 * 2**20  # disk that is left free beyond what a write needs
 WAIT_SECONDS = 10.0  # for another process to let go of the folder
 

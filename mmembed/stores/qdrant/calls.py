@@ -14,8 +14,6 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull, StoreUnavailable
 
-__all__ = ["READ_TRIES", "WRITE_TRIES", "retrying", "translated"]
-
 logger = logging.getLogger(__name__)
 
 READ_TRIES = 2  # someone is waiting

@@ -21,8 +21,6 @@ from mmembed.stores.qdrant.calls import READ_TRIES, WRITE_TRIES, retrying, trans
 from mmembed.stores.qdrant.models import NO_GRAPH, dense_params, new_vector, sparse_params
 from mmembed.types import Contract, IndexType, VectorContract
 
-__all__ = ["CONTRACTS", "CollectionState", "ServerCollections"]
-
 CONTRACTS = "mmembed_contracts"
 """Where contracts are kept on a server that is too old for metadata: one point a collection, without vectors."""
 

@@ -11,8 +11,6 @@ from mmembed.collection.contract import uses_idf
 from mmembed.stores.checks import fusion_weights, plain_vectors
 from mmembed.types import Examples, Leg, Point, Ranking, SparseVector, StoreQuery, Vector, VectorContract
 
-__all__ = ["dense_params", "new_vector", "plain_point", "query_arguments", "sparse_params", "wire_vectors"]
-
 _DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT}
 _MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 

@@ -30,8 +30,6 @@ from mmembed.stores.qdrant.collections import ServerCollections
 from mmembed.stores.qdrant.models import plain_point, query_arguments, wire_vectors
 from mmembed.types import FacetValue, Hit, Payload, Point, StoreQuery
 
-__all__ = ["QdrantStore", "open_memory", "open_server"]
-
 _OPEN_SECONDS = 5  # for the first answer
 _WEIGHTS_SINCE = (1, 17)
 # How the graph is walked, see filters.py. Servers before 1.16 do not know ACORN, and ignore it.
