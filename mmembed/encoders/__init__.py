@@ -19,7 +19,7 @@ from mmembed.encoders.checkpoint import (
 from mmembed.encoders.pool import SHARED, Encoders
 from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.prompts import Prompts, check_task
-from mmembed.encoders.registry import EncoderName, families, load_encoder, load_named, load_reranker, parse_name
+from mmembed.encoders.registry import EncoderName, load_encoder, load_named, load_reranker, parse_name
 from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import EncoderError, EncoderLoadError, InvalidEmbedding, SettingsError, UnsupportedModality
 from mmembed.types import (
@@ -80,7 +80,6 @@ __all__ = [
     "UnsupportedModality",
     "WrappedEncoder",
     "check_task",
-    "families",
     "find_checkpoint",
     "fingerprint",
     "known_model",
