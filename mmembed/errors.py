@@ -245,12 +245,12 @@ class PointNotFound(StoreError):
 
 
 class CollectionNotOurs(StoreError):
-    """The collection carries no contract: it is somebody else's and is only read."""
+    """The collection carries no contract: it is somebody else's, and nothing is written to it."""
 
     def __init__(self, collection: str) -> None:
         super().__init__(
-            f"collection {collection!r} was not made by mmembed (it carries no contract), so nothing is written "
-            f"to it: choose another collection"
+            f"collection {collection!r} was not made by mmembed: it carries no contract that says what encoded its "
+            f"vectors. Choose another collection"
         )
 
 
