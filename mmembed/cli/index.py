@@ -28,9 +28,7 @@ Paths = Annotated[
 class IndexSession(o.Session):
     """The options that both kinds of indexing have."""
 
-    sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")] = (
-        False
-    )
+    sync: Annotated[bool, "Also remove what is gone from these folders and manifests."] = False
     exclude: o.Exclude = None
     workers: o.Workers = None
     shards: Annotated[
@@ -78,18 +76,13 @@ class IndexSession(o.Session):
 def index_images_command(
     session: IndexSession,
     paths: Paths,
-    collection: Annotated[str, typer.Option(help="Collection to write to.")] = "images",
-    encoder: Annotated[
-        str | None, typer.Option(help="Name of an image encoder; by default the collection's own, else tiny.")
-    ] = None,
+    collection: Annotated[str, "Collection to write to."] = "images",
+    encoder: Annotated[str | None, "Name of an image encoder; by default the collection's own, else tiny."] = None,
     caption_encoder: Annotated[
-        str | None, typer.Option(help="Text encoder for captions; by default minilm once there are captions.")
+        str | None, "Text encoder for captions; by default minilm once there are captions."
     ] = None,
     late_encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
-        ),
+        str | None, "Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
 ) -> None:
@@ -115,32 +108,23 @@ def index_images_command(
 def index_documents_command(
     session: IndexSession,
     paths: Paths,
-    collection: Annotated[str, typer.Option(help="Collection to write to.")] = "documents",
-    encoder: Annotated[
-        str | None, typer.Option(help="Name of a text encoder; by default the collection's own, else minilm.")
-    ] = None,
+    collection: Annotated[str, "Collection to write to."] = "documents",
+    encoder: Annotated[str | None, "Name of a text encoder; by default the collection's own, else minilm."] = None,
     cross_encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Image-text encoder whose text tower makes passages findable by picture; "
-            "by default that of the images collection, else tiny."
-        ),
+        "Image-text encoder whose text tower makes passages findable by picture; "
+        "by default that of the images collection, else tiny.",
     ] = None,
     sparse_encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any."
-        ),
+        str | None, "Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any."
     ] = None,
     late_encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Late-interaction encoder (multivectors) that orders the best candidates; by default the "
-            "collection's own, if any."
-        ),
+        "Late-interaction encoder (multivectors) that orders the best candidates; by default the "
+        "collection's own, if any.",
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,
-    images_collection: Annotated[str, typer.Option(help="Where pictures inside documents go.")] = "images",
+    images_collection: Annotated[str, "Where pictures inside documents go."] = "images",
 ) -> None:
     """Index text, Markdown, HTML, PDF and DOCX for text-to-text and image-to-text search.
 
