@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 
 router = APIRouter(tags=["index"], responses=our_errors())
 
+Writer = Depends(needs("index"))
+
 _EXAMPLE: JsonDict = {
     "embedded": 1,
     "unchanged": 0,
@@ -97,7 +99,7 @@ class CollectionRemoved(BaseModel):
     response_model=Indexed,
     response_model_exclude_unset=True,
     openapi_extra=FORM,
-    dependencies=[Depends(needs("index"))],
+    dependencies=[Writer],
 )
 async def post_index(
     collection: str,
@@ -143,12 +145,7 @@ async def post_index(
         return await service.writes.alone([collection, *([into] if into else [])], index, finish=finish)
 
 
-@router.delete(
-    "/v1/points/{collection}",
-    summary="Remove points by id or by filter",
-    response_model=PointsRemoved,
-    dependencies=[Depends(needs("index"))],
-)
+@router.delete("/v1/points/{collection}", summary="Remove points by id or by filter", dependencies=[Writer])
 async def delete_points(collection: str, removal: Removal, service: ServiceOf) -> PointsRemoved:
     """Points go, with their thumbnails and uploads.
 
@@ -164,12 +161,7 @@ async def delete_points(collection: str, removal: Removal, service: ServiceOf) -
     return await _remove(service, collection, remove_ids, [_uuid(id) for id in removal.ids or ()])
 
 
-@router.delete(
-    "/v1/points/{collection}/{id}",
-    summary="Remove one point",
-    response_model=PointsRemoved,
-    dependencies=[Depends(needs("index"))],
-)
+@router.delete("/v1/points/{collection}/{id}", summary="Remove one point", dependencies=[Writer])
 async def delete_point(collection: str, id: str, service: ServiceOf) -> PointsRemoved:
     """One point goes, with its thumbnail and upload; of a document only this passage."""
     try:
@@ -182,12 +174,7 @@ async def delete_point(collection: str, id: str, service: ServiceOf) -> PointsRe
     return answer
 
 
-@router.delete(
-    "/v1/collections/{collection}",
-    summary="Remove a collection",
-    response_model=CollectionRemoved,
-    dependencies=[Depends(needs("admin"))],
-)
+@router.delete("/v1/collections/{collection}", summary="Remove a collection", dependencies=[Depends(needs("admin"))])
 async def delete_collection(collection: str, service: ServiceOf) -> CollectionRemoved:
     """A collection of ours goes, with its uploads and thumbnails and the pictures inside its documents."""
 

@@ -58,19 +58,6 @@ class InputPart:
     is_image: bool = False
     weight: float = 1.0
 
-    @property
-    def key(self) -> str:
-        """Equal for the same picture."""
-        return self.content if isinstance(self.content, str) else json.dumps(self.content, sort_keys=True)
-
-    @property
-    def text(self) -> str:
-        return str(self.content)
-
-    @property
-    def is_fetched(self) -> bool:
-        return self.is_image and is_address(self.content)
-
 
 @dataclass(frozen=True)
 class ParsedInput:
