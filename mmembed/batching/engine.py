@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -86,11 +87,15 @@ class Engine:
             keys = await asyncio.to_thread(_keys, requests, encoders)
         else:
             keys = _keys(requests, encoders)
+        wanted: defaultdict[Batcher, dict[CacheKey, Content]] = defaultdict(dict)  # equal inputs once
+        for one, key in zip(requests, keys, strict=True):
+            if isinstance(key, CacheKey):
+                wanted[self._batcher(cast(Encoder, encoders[one.encoder]))][key] = one.content
         submissions: list[Submission] = []
         results: dict[CacheKey, Result | MmembedError] = {}
         try:
-            for encoder, contents in _by_encoder(requests, keys, encoders):
-                submissions.append(self._batcher(encoder).submit(contents, asyncio.get_running_loop()))
+            for batcher, contents in wanted.items():
+                submissions.append(batcher.submit(contents, asyncio.get_running_loop()))
             for submission in submissions:
                 results |= await submission.arrived()
         finally:
@@ -163,11 +168,9 @@ class Engine:
         return self._observer.in_flight - sum(batcher.open for batcher in list(self._batchers.values()))
 
 
-_Encoders = Mapping[str, Encoder | MmembedError]
-_Keys = list[CacheKey | MmembedError]
-
-
-def _keys(requests: Sequence[EncodeRequest], encoders: _Encoders) -> _Keys:
+def _keys(
+    requests: Sequence[EncodeRequest], encoders: Mapping[str, Encoder | MmembedError]
+) -> list[CacheKey | MmembedError]:
     """The key of each request, or why it cannot be encoded."""
 
     @cache
@@ -206,18 +209,6 @@ def _fault(spec: EncoderSpec, one: EncodeRequest) -> MmembedError | None:
             f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} are allowed: split it"
         )
     return None
-
-
-def _by_encoder(
-    requests: Sequence[EncodeRequest], keys: _Keys, encoders: _Encoders
-) -> list[tuple[Encoder, dict[CacheKey, Content]]]:
-    """What each encoder is to encode, equal inputs once."""
-    contents: dict[int, tuple[Encoder, dict[CacheKey, Content]]] = {}
-    for one, key in zip(requests, keys, strict=True):
-        if isinstance(key, CacheKey):
-            encoder = cast(Encoder, encoders[one.encoder])
-            contents.setdefault(id(encoder), (encoder, {}))[1][key] = one.content
-    return list(contents.values())
 
 
 def _in_size(result: Result | MmembedError, dim: int | None) -> Result | MmembedError:

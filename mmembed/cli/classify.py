@@ -112,7 +112,10 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
             continue
         done += 1
         if as_json:
-            typer.echo(o.as_json(_as_json(result, open_set=open_set, grouped=classes.labels.is_hierarchy)))
+            line: dict[str, Any] = {"uri": result.uri, "labels": result.labels}
+            line |= {"none_of_these": result.none_of_these} if open_set else {}
+            line |= {"groups": result.groups} if classes.labels.is_hierarchy else {}
+            typer.echo(o.as_json(line))
         else:
             typer.echo(_line(result, paths, shown))
     if not done:
@@ -121,15 +124,6 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
         raise typer.Exit(1)
     if failed:
         raise typer.Exit(3)
-
-
-def _as_json(result: Classified, *, open_set: bool, grouped: bool) -> dict[str, Any]:
-    line: dict[str, Any] = {"uri": result.uri, "labels": result.labels}
-    if open_set:
-        line["none_of_these"] = result.none_of_these
-    if grouped:
-        line["groups"] = result.groups
-    return line
 
 
 def _line(result: Classified, paths: dict[str, str], shown: int) -> str:

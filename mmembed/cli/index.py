@@ -68,7 +68,18 @@ class IndexSession(o.Session):
                 encoders=self.encoders,
                 on_progress=on_progress,
             )
-        _finish(report, what, as_json=self.json)
+        failures = report.all_failures()
+        if self.json:
+            typer.echo(o.as_json(report.as_json()))
+        else:
+            typer.echo(_summary(report, what))
+            o.tell_failures(failures)
+        if report.stored == 0 and not report.removed:
+            why = f"all {len(report.failures)} failed" if report.failures else f"no {what} found"
+            typer.echo(f"error: nothing could be indexed: {why}", err=True)
+            raise typer.Exit(1)
+        if failures:
+            raise typer.Exit(3)
 
 
 @index_app.command("images")
@@ -142,22 +153,6 @@ def index_documents_command(
         images_into=images_collection if images else None,
     )
     session.index(ingest, collection, paths, "text", DOCUMENT_SUFFIXES)
-
-
-def _finish(report: IngestReport, what: str, *, as_json: bool) -> None:
-    """Print the report and leave with the exit code that it calls for."""
-    failures = report.all_failures()
-    if as_json:
-        typer.echo(o.as_json(report.as_json()))
-    else:
-        typer.echo(_summary(report, what))
-        o.tell_failures(failures)
-    if report.stored == 0 and not report.removed:
-        why = f"all {len(report.failures)} failed" if report.failures else f"no {what} found"
-        typer.echo(f"error: nothing could be indexed: {why}", err=True)
-        raise typer.Exit(1)
-    if failures:
-        raise typer.Exit(3)
 
 
 def _summary(report: IngestReport, what: str) -> str:

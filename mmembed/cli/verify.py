@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,8 +96,7 @@ def _run_file(file: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(file.parent.resolve()))
-    loader = spec.loader
-    _call(lambda: loader.exec_module(module), str(file))
+    _call(partial(spec.loader.exec_module, module), str(file))
     return module
 
 
