@@ -55,7 +55,7 @@ def encode(encoder: Encoder, batch: BatchKey, contents: Sequence[Content]) -> li
 
     A batch that fails is halved until the inputs that spoil it are found, n log2 n forward passes at worst.
     """
-    inputs: Any = contents  # of what the method takes that is called
+    inputs: Any = contents  # texts or images, as the method takes them
     try:
         if batch.modality == "text":
             return [*_rows(encoder, encoder.encode_text(inputs, role=batch.role, task=batch.task), len(contents))]

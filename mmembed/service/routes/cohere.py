@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from fastapi import APIRouter, Depends, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from mmembed.errors import InvalidRequest, SettingsError
 from mmembed.service.error_responses import json_response
@@ -69,8 +69,7 @@ class EmbedRequest(Strict):
     priority: int | None = Field(None, description="Taken, and not used.")
 
 
-class EmbeddingsByType(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
+class EmbeddingsByType(BaseModel, populate_by_name=True):
     floats: list[list[float]] | None = Field(None, alias="float")
     binary: list[list[int]] | None = Field(
         None, description="Eight signs per number, which is -128 where none is positive."

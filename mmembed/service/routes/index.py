@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic.config import JsonDict
 
 from mmembed.collection import Collection
@@ -59,27 +59,21 @@ class Counts(BaseModel):
     seconds: float
 
 
-class Indexed(Counts):
+class Indexed(Counts, json_schema_extra={"examples": [_EXAMPLE]}):
     """What an index request came to: `ids` is parallel to the files, null where nothing is stored."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     images: Counts | None = None
     ids: list[str | None]
 
 
-class Removal(BaseModel):
-    """Which points go: those of `ids`, or all that pass `filter`, a Qdrant filter."""
+_REMOVALS: list[JsonDict] = [
+    {"ids": ["0b0f9ad6-9c1c-5d5c-8f0e-2f1f5b6a7c11"]},
+    {"filter": {"must": [{"key": "album", "match": {"value": "2024"}}]}},
+]
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"ids": ["0b0f9ad6-9c1c-5d5c-8f0e-2f1f5b6a7c11"]},
-                {"filter": {"must": [{"key": "album", "match": {"value": "2024"}}]}},
-            ]
-        },
-    )
+
+class Removal(BaseModel, extra="forbid", json_schema_extra={"examples": [*_REMOVALS]}):
+    """Which points go: those of `ids`, or all that pass `filter`, a Qdrant filter."""
 
     ids: Annotated[list[str], Field(fail_fast=True)] | None = None
     filter: QdrantFilter | None = None

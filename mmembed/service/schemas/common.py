@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     FailFast,
     Tag,
@@ -37,10 +36,8 @@ _MAX_FILTER_ERRORS = 2000  # that are looked at; each takes microseconds to writ
 _MAX_FILTER_PARTS = 50_000  # keys and values; a list of ids is the largest that makes sense
 
 
-class Strict(BaseModel):
+class Strict(BaseModel, extra="forbid", strict=True):
     """A misspelt field is refused, and a number is not written as a string."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def branch_by(kind: type | UnionType) -> Discriminator:

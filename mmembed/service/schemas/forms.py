@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
@@ -147,10 +147,8 @@ FORM = {
 }
 
 
-class ItemFacts(BaseModel):
+class ItemFacts(BaseModel, extra="forbid"):
     """What a client says of one file. Keys of the payload that mmembed writes itself give way to it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     caption: str | None = Field(default=None, max_length=100_000)
     payload: dict[str, Any] | None = None
