@@ -24,7 +24,7 @@ from mmembed.batching.options import STOPPING, BatchingOptions, Observer
 from mmembed.batching.queue import Entry, Queue, results_of
 from mmembed.batching.submission import Submission, deliver
 from mmembed.errors import MmembedError, Overloaded
-from mmembed.types import Encoder, Modality
+from mmembed.types import Encoder
 
 _REMOTE_WORKERS = 4  # forward passes at once where the work is done by somebody else's machine
 _BATCHES_AHEAD = 2  # of images, decoded and waiting
@@ -97,7 +97,12 @@ class Batcher:
                 if key not in self._entries:
                     fresh.append(Entry(key, content))
             if self.waiting and self.waiting + len(fresh) > self.max_queue:
-                raise self._overloaded(len(fresh))
+                seconds = max(1, min(60, math.ceil(self.waiting * (self._pace or 0))))
+                raise Overloaded(
+                    f"{self.waiting} inputs already wait for encoder {self.encoder.spec.name}, and {len(fresh)} more "
+                    f"are too many: try again in {seconds} s",
+                    retry_after_seconds=seconds,
+                )
             if submission.missing:
                 self.open += 1
                 self._enqueue(submission, fresh)
@@ -120,9 +125,7 @@ class Batcher:
                     touched.add(queue)
             submission.missing = set()
             for queue in touched:
-                self._decode_ahead(queue)
-                self._forget_if_empty(queue)
-                self._report(queue.batch.modality)
+                self._moved(queue)
             self._changed.notify_all()  # a batcher that is closing may have come to its end
 
     def close(self) -> None:
@@ -145,17 +148,22 @@ class Batcher:
         for key in submission.missing:
             self._entries[key].submissions.append(submission)
         for queue in touched.values():
-            self._decode_ahead(queue)
-            self._alert(queue)
-            self._report(queue.batch.modality)
+            self._moved(queue)
 
-    def _overloaded(self, more: int) -> Overloaded:
-        seconds = max(1, min(60, math.ceil(self.waiting * (self._pace or 0))))
-        return Overloaded(
-            f"{self.waiting} inputs already wait for encoder {self.encoder.spec.name}, and {more} more are too many: "
-            f"try again in {seconds} s",
-            retry_after_seconds=seconds,
-        )
+    def _moved(self, queue: Queue) -> None:
+        """Under the lock, once a queue has changed: go on with its images, forget it if it is empty, count it.
+
+        A worker is woken if there is something for it before it would wake by itself.
+        """
+        self._decode_ahead(queue)
+        if not queue and self._queues.get(queue.batch) is queue:
+            del self._queues[queue.batch]
+        now = time.monotonic()
+        if now + self._patience(queue, now) < self._wake_at or (self._closing and not self._entries):
+            self._changed.notify()
+        modality = queue.batch.modality
+        waiting = sum(len(queue) for queue in self._queues.values() if queue.batch.modality == modality)
+        self._observer.queued(self.encoder.spec.name, modality, waiting)
 
     # --- decoding, in the shared threads --------------------------------------------------------------
 
@@ -179,9 +187,7 @@ class Batcher:
             else:
                 entry.content = prepared
                 queue.add_ready(entry)
-            self._decode_ahead(queue)
-            self._alert(queue)
-            self._forget_if_empty(queue)
+            self._moved(queue)
         deliver(finished)
 
     # --- forward passes, in the batcher's own thread ---------------------------------------------------
@@ -192,7 +198,15 @@ class Batcher:
                 started = time.monotonic()
                 sound = [entry for entry in entries if entry.fault is None]
                 vectors = encode(self.encoder, queue.batch, [entry.content for entry in sound]) if sound else []
-                self._finish(queue.batch, entries, results_of(entries, vectors), time.monotonic() - started)
+                seconds = time.monotonic() - started
+                self._observer.batch(self.encoder.spec.name, queue.batch.modality, len(entries), seconds)
+                pace = seconds / len(entries) / len(self._workers)
+                with self._changed:
+                    self._begun -= len(entries)
+                    self._last_move = time.monotonic()
+                    self._pace = pace if self._pace is None else 0.8 * self._pace + 0.2 * pace
+                    finished = self._settle(entries, results_of(entries, vectors))
+                deliver(finished)
 
     def _next(self) -> Queue | None:
         """Wait for a queue whose forward pass may begin; None at the end."""
@@ -224,12 +238,6 @@ class Batcher:
             return 0.0
         return min(left, self._last_move + _QUIET * self._max_wait - now)
 
-    def _alert(self, queue: Queue) -> None:
-        """Wake a worker if there is something for it before it would wake by itself."""
-        now = time.monotonic()
-        if now + self._patience(queue, now) < self._wake_at or (self._closing and not self._entries):
-            self._changed.notify()
-
     def _take(self, queue: Queue) -> list[Entry]:
         """The inputs of the next forward pass, from the front; none if they were dropped meanwhile."""
         most = len(queue.ready) if queue.batch.alone else self.batch_size
@@ -237,7 +245,7 @@ class Batcher:
             front = list(islice(queue.ready.values(), most))
         for entry in front:  # without the lock: long texts take their time
             if entry.tokens is None:
-                counted = tokens_read(self.encoder, cast(str, entry.content))
+                counted = tokens_read(self.encoder, entry.content) if isinstance(entry.content, str) else 0
                 entry.tokens, entry.fault = (0, counted) if isinstance(counted, MmembedError) else (counted, None)
         entries: list[Entry] = []
         left = math.inf if queue.batch.alone else self._options.max_batch_tokens
@@ -252,25 +260,10 @@ class Batcher:
             self._begun += len(entries)
             if self._queues.get(queue.batch) is queue:
                 self._queues[queue.batch] = self._queues.pop(queue.batch)  # the others first, next time
-            self._decode_ahead(queue)
-            self._forget_if_empty(queue)
-            self._report(queue.batch.modality)
+            self._moved(queue)
             if self._queues:
                 self._changed.notify()  # another worker, where there are several
         return entries
-
-    def _finish(
-        self, batch: BatchKey, entries: Sequence[Entry], results: Sequence[Result | MmembedError], seconds: float
-    ) -> None:
-        """Hand on what came of a forward pass."""
-        self._observer.batch(self.encoder.spec.name, batch.modality, len(entries), seconds)
-        pace = seconds / len(entries) / len(self._workers)
-        with self._changed:
-            self._begun -= len(entries)
-            self._last_move = time.monotonic()
-            self._pace = pace if self._pace is None else 0.8 * self._pace + 0.2 * pace
-            finished = self._settle(entries, results)
-        deliver(finished)
 
     def _settle(self, entries: Sequence[Entry], results: Sequence[Result | MmembedError]) -> list[Submission]:
         """Under the lock: keep what was made, hand it to those who wait -> the submissions that are complete now."""
@@ -288,11 +281,3 @@ class Batcher:
                     finished.append(submission)
         self.open -= len(finished)
         return finished
-
-    def _forget_if_empty(self, queue: Queue) -> None:
-        if not queue and self._queues.get(queue.batch) is queue:
-            del self._queues[queue.batch]
-
-    def _report(self, modality: Modality) -> None:
-        waiting = sum(len(queue) for queue in self._queues.values() if queue.batch.modality == modality)
-        self._observer.queued(self.encoder.spec.name, modality, waiting)

@@ -8,15 +8,7 @@ import numpy as np
 from PIL.Image import Image
 
 from mmembed.batching.batcher import Batcher
-from mmembed.batching.cache import (
-    CacheKey,
-    Content,
-    keys_as_one,
-    prepare_image,
-    prepared_key,
-    reads_as_one,
-    text_key,
-)
+from mmembed.batching.cache import CacheKey, Content, keys_as_one, prepare_image, prepared_key, reads_as_one, text_key
 from mmembed.batching.options import EncoderSource
 from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import MmembedError, UnsupportedModality

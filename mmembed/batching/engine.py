@@ -10,9 +10,10 @@ import asyncio
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import cast
 
 from mmembed.batching.batcher import Batcher
@@ -31,7 +32,7 @@ from mmembed.batching.memory import PixelBudget
 from mmembed.batching.options import STOPPING, BatchingOptions, EncoderSource, Observer
 from mmembed.batching.submission import Submission
 from mmembed.errors import InvalidRequest, MmembedError, Overloaded, RequestTooLarge, SettingsError, UnsupportedModality
-from mmembed.types import DenseArray, Encoder, Role
+from mmembed.types import DenseArray, Encoder, EncoderSpec, Role
 from mmembed.vectors import truncate
 
 _DIGEST_HERE = 256 * 1024  # bytes of content that are digested in the event loop: 0.3 ms
@@ -86,11 +87,15 @@ class Engine:
             keys = await asyncio.to_thread(_keys, requests, encoders)
         else:
             keys = _keys(requests, encoders)
+        wanted: defaultdict[Batcher, dict[CacheKey, Content]] = defaultdict(dict)  # equal inputs once
+        for one, key in zip(requests, keys, strict=True):
+            if isinstance(key, CacheKey):
+                wanted[self._batcher(cast(Encoder, encoders[one.encoder]))][key] = one.content
         submissions: list[Submission] = []
         results: dict[CacheKey, Result | MmembedError] = {}
         try:
-            for encoder, contents in _by_encoder(requests, keys, encoders):
-                submissions.append(self._batcher(encoder).submit(contents, asyncio.get_running_loop()))
+            for batcher, contents in wanted.items():
+                submissions.append(batcher.submit(contents, asyncio.get_running_loop()))
             for submission in submissions:
                 results |= await submission.arrived()
         finally:
@@ -163,35 +168,34 @@ class Engine:
         return self._observer.in_flight - sum(batcher.open for batcher in list(self._batchers.values()))
 
 
-_Encoders = Mapping[str, Encoder | MmembedError]
-_Keys = list[CacheKey | MmembedError]
-
-
-def _keys(requests: Sequence[EncodeRequest], encoders: _Encoders) -> _Keys:
+def _keys(
+    requests: Sequence[EncodeRequest], encoders: Mapping[str, Encoder | MmembedError]
+) -> list[CacheKey | MmembedError]:
     """The key of each request, or why it cannot be encoded."""
-    keys: _Keys = []
-    together: defaultdict[tuple[str, Role, str | None], list[int]] = defaultdict(list)
-    for place, one in enumerate(requests):
+
+    @cache
+    def as_one(name: str, role: Role, task: str | None) -> Iterator[CacheKey]:
+        """For the texts that are one document, those of as many as there could be."""
+        return iter(keys_as_one(cast(Encoder, encoders[name]), len(requests), role=role, task=task))
+
+    def key_of(one: EncodeRequest) -> CacheKey | MmembedError:
         encoder = encoders[one.encoder]
-        key = encoder if isinstance(encoder, MmembedError) else _key(encoder, one)
-        keys.append(key)
-        if (
-            isinstance(key, CacheKey)
-            and isinstance(one.content, str)
-            and reads_as_one(cast(Encoder, encoder), one.role)
-        ):
-            together[one.encoder, one.role, one.task].append(place)
-    for (name, role, task), places in together.items():
-        as_one = keys_as_one(cast(Encoder, encoders[name]), len(places), role=role, task=task)
-        for place, key in zip(places, as_one, strict=True):
-            keys[place] = key
-    return keys
+        if isinstance(encoder, MmembedError):
+            return encoder
+        if fault := _fault(encoder.spec, one):
+            return fault
+        if isinstance(one.content, bytes):
+            return image_key(encoder, one.content)
+        if reads_as_one(encoder, one.role):
+            return next(as_one(one.encoder, one.role, one.task))
+        return text_key(encoder, one.content, role=one.role, task=one.task)
+
+    return [key_of(one) for one in requests]
 
 
-def _key(encoder: Encoder, one: EncodeRequest) -> CacheKey | MmembedError:
-    spec = encoder.spec
-    if ("text" if isinstance(one.content, str) else "image") not in spec.modalities:
-        what = "texts" if isinstance(one.content, str) else "pictures"
+def _fault(spec: EncoderSpec, one: EncodeRequest) -> MmembedError | None:
+    modality, what = ("text", "texts") if isinstance(one.content, str) else ("image", "pictures")
+    if modality not in spec.modalities:
         return UnsupportedModality(spec.name, what, spec.modalities)
     sizes = {spec.dim, *spec.matryoshka_dims} if spec.kind == "dense" else {spec.dim}
     if one.dim is not None and one.dim not in sizes:
@@ -200,25 +204,11 @@ def _key(encoder: Encoder, one: EncodeRequest) -> CacheKey | MmembedError:
             f"encoder {spec.name!r} was asked for vectors of {one.dim} dimensions and has "
             f"{'those of ' + has if has else 'sparse ones'} only: ask for no size to get its own"
         )
-    if isinstance(one.content, str):
-        if len(one.content) > _LONGEST_TEXT:
-            return InvalidRequest(
-                f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} are allowed: split it"
-            )
-        return text_key(encoder, one.content, role=one.role, task=one.task)
-    return image_key(encoder, one.content)
-
-
-def _by_encoder(
-    requests: Sequence[EncodeRequest], keys: _Keys, encoders: _Encoders
-) -> list[tuple[Encoder, dict[CacheKey, Content]]]:
-    """What each encoder is to encode, equal inputs once."""
-    contents: dict[int, tuple[Encoder, dict[CacheKey, Content]]] = {}
-    for one, key in zip(requests, keys, strict=True):
-        if isinstance(key, CacheKey):
-            encoder = cast(Encoder, encoders[one.encoder])
-            contents.setdefault(id(encoder), (encoder, {}))[1][key] = one.content
-    return list(contents.values())
+    if isinstance(one.content, str) and len(one.content) > _LONGEST_TEXT:
+        return InvalidRequest(
+            f"the text has {len(one.content):,} characters and at most {_LONGEST_TEXT:,} are allowed: split it"
+        )
+    return None
 
 
 def _in_size(result: Result | MmembedError, dim: int | None) -> Result | MmembedError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -56,8 +55,12 @@ def encode(encoder: Encoder, batch: BatchKey, contents: Sequence[Content]) -> li
 
     A batch that fails is halved until the inputs that spoil it are found, n log2 n forward passes at worst.
     """
+    inputs: Any = contents  # texts or images, as the method takes them
     try:
-        return [*_rows(encoder, _call_of(encoder, batch)(contents), len(contents))]
+        if batch.modality == "text":
+            return [*_rows(encoder, encoder.encode_text(inputs, role=batch.role, task=batch.task), len(contents))]
+        call = encoder.encode_pixels if isinstance(encoder, PixelEncoder) else encoder.encode_image
+        return [*_rows(encoder, call(inputs), len(contents))]
     except _OF_ALL as exc:
         return [exc] * len(contents)
     except BaseException as exc:  # Rust code under a tokenizer panics with one that is no Exception
@@ -74,13 +77,6 @@ def _as_ours(encoder: Encoder, exc: BaseException) -> MmembedError:
     name = encoder.spec.name
     logger.error("encoder %s failed on an input", name, exc_info=exc)
     return EncoderError(f"encoder {name} failed on this input ({type(exc).__name__}): the log of the service says why")
-
-
-def _call_of(encoder: Encoder, batch: BatchKey) -> Callable[[Any], Embeddings]:
-    """The encoder's method for inputs of this batch: it is called by `encode` itself."""
-    if batch.modality == "text":
-        return partial(encoder.encode_text, role=batch.role, task=batch.task)
-    return encoder.encode_pixels if isinstance(encoder, PixelEncoder) else encoder.encode_image
 
 
 def _rows(encoder: Encoder, embeddings: Embeddings, n: int) -> list[Vector]:

@@ -31,17 +31,14 @@ class Observer(Protocol):
 
     def batch(self, encoder: str, modality: str, size: int, seconds: float) -> None:
         """One forward pass."""
-        ...
 
     def queued(self, encoder: str, modality: str, n: int) -> None:
         """`n` inputs wait now."""
-        ...
 
     def cache(self, hits: int, misses: int) -> None: ...
 
     def failure(self, kind: str) -> None:
         """One input failed; `kind` is the name of its error's class."""
-        ...
 
 
 class EncoderSource(Protocol):
@@ -49,20 +46,15 @@ class EncoderSource(Protocol):
 
     def names(self) -> list[str]:
         """Every name that may be asked for, sorted."""
-        ...
 
     def known(self, name: str) -> str | None:
         """The name that a spelling stands for; None where that takes a look at the store."""
-        ...
 
     def resolve(self, name: str) -> str:
         """The same with that look. Raises UnknownEncoder, StoreUnavailable."""
-        ...
 
     def loaded(self) -> Mapping[str, Encoder]:
         """Those that are there, by name."""
-        ...
 
     def encoder(self, name: str) -> Encoder:
         """The encoder, loaded if need be. Raises what loading it raises."""
-        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -13,18 +14,16 @@ from mmembed.errors import MmembedError
 from mmembed.types import Vector
 
 
+@dataclass(eq=False, slots=True)
 class Entry:
     """One input that somebody waits for, or several do."""
 
-    __slots__ = ("content", "fault", "key", "since", "submissions", "tokens")
-
-    def __init__(self, key: CacheKey, content: Content) -> None:
-        self.key = key
-        self.content = content
-        self.submissions: list[Submission] = []
-        self.since = 0.0  # when it was ready for its forward pass
-        self.tokens: int | None = None if key.batch.modality == "text" else 0  # None: not counted yet
-        self.fault: MmembedError | None = None
+    key: CacheKey
+    content: Content
+    submissions: list[Submission] = field(default_factory=list)
+    since: float = 0.0  # when it was ready for its forward pass
+    tokens: int | None = None  # None: not counted yet; 0 of an image
+    fault: MmembedError | None = None
 
     @property
     def pixels(self) -> int:
@@ -32,14 +31,14 @@ class Entry:
         return self.content.width * self.content.height if isinstance(self.content, Image.Image) else 0
 
 
+@dataclass(eq=False)
 class Queue:
     """The inputs that may share a forward pass."""
 
-    def __init__(self, batch: BatchKey) -> None:
-        self.batch = batch
-        self.undecoded: dict[CacheKey, Entry] = {}  # bytes of images
-        self.decoding: dict[CacheKey, Entry] = {}
-        self.ready: dict[CacheKey, Entry] = {}
+    batch: BatchKey
+    undecoded: dict[CacheKey, Entry] = field(default_factory=dict)  # bytes of images
+    decoding: dict[CacheKey, Entry] = field(default_factory=dict)
+    ready: dict[CacheKey, Entry] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.undecoded) + len(self.decoding) + len(self.ready)

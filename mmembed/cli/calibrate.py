@@ -26,34 +26,26 @@ def calibrate_command(
         typer.Argument(help="Labelled pictures, one sub-folder per label; one named _none holds pictures of no label."),
     ] = None,
     labels: Annotated[
-        str | None,
-        typer.Option(help="As for classify; by default the names of the sub-folders, or the values of --truth."),
+        str | None, "As for classify; by default the names of the sub-folders, or the values of --truth."
     ] = None,
     truth: Annotated[
-        str | None,
-        typer.Option(help="Instead of a folder: the payload key of the collection's points that holds their label."),
+        str | None, "Instead of a folder: the payload key of the collection's points that holds their label."
     ] = None,
     collection: Annotated[
         str | None, typer.Option("--in", help="Collection whose encoder is calibrated, and that keeps the result.")
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="By default the collection's own; without a collection, tiny.")
-    ] = None,
+    encoder: Annotated[str | None, "By default the collection's own; without a collection, tiny."] = None,
     templates: labelling.Templates = "simple",
     background: labelling.Background = None,
-    output: Annotated[Path | None, typer.Option(help="Also write the calibration to this JSON file.")] = None,
-    method: Annotated[
-        str, typer.Option(help="temperature, platt, or auto: platt for an encoder with a logit_bias (SigLIP).")
-    ] = "auto",
+    output: Annotated[Path | None, "Also write the calibration to this JSON file."] = None,
+    method: Annotated[str, "temperature, platt, or auto: platt for an encoder with a logit_bias (SigLIP)."] = "auto",
     precision: Annotated[
-        float | None,
-        typer.Option(help="A threshold for each label, so that this share of the pictures it is given to is right."),
+        float | None, "A threshold for each label, so that this share of the pictures it is given to is right."
     ] = None,
     false_positive_rate: Annotated[
-        float | None,
-        typer.Option(help="A threshold for each label, so that it is given to this share of the other pictures."),
+        float | None, "A threshold for each label, so that it is given to this share of the other pictures."
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a reliability plot, .png, .svg or .pdf.")] = None,
+    plot: Annotated[Path | None, "Write a reliability plot, .png, .svg or .pdf."] = None,
 ) -> None:
     """Make probabilities mean what they say, from a small labelled sample.
 
@@ -90,8 +82,7 @@ def calibrate_command(
         save_calibration(session.store, collection, calibration)  # refuses what is too large for it: the file is there
     if plot is not None:
         plot_reliability({"before": calibration.before, "after, cross-validated": calibration.after}, plot)
-    summary = _summary(calibration, len(sample.failures))
-    o.show_result(summary, lambda: _lines(calibration), sample.failures, json=session.json)
+    session.answer(_summary(calibration, len(sample.failures)), lambda: _lines(calibration), sample.failures)
 
 
 def _sample(

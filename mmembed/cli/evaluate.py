@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmembed.cli import evaluate_options as e
+from mmembed.cli import label_options as labelling
 from mmembed.cli import options as o
 from mmembed.cli.progress import show_steps
 
@@ -22,14 +23,13 @@ def eval_captions(
     session: e.EvalSession,
     context: typer.Context,
     captions: Annotated[Path, typer.Argument(metavar="FILE", help="Captions file, or the folder that has one.")],
-    images: Annotated[Path | None, typer.Option(help="Folder that names of pictures are relative to.")] = None,
+    images: Annotated[Path | None, "Folder that names of pictures are relative to."] = None,
 ) -> None:
     """Image-text retrieval both ways: captions find their picture, pictures find their captions.
 
     The file is captions.json ({"a.jpg": ["a cat", ...]}), COCO's annotations, or a CSV or JSONL of uri and caption.
     What papers on CLIP print as R@k is hit_rate@k. The encoder is tiny by default.
     """
-    session.check_files()
     from mmembed.evaluation.formats.captions import read_captions
     from mmembed.evaluation.tasks.image_text import IMAGE_TEXT_MEASURES, compare_both_ways, evaluate_captions
 
@@ -48,16 +48,13 @@ def eval_retrieval(
     folder: Annotated[
         Path, typer.Argument(help="Corpus, queries and judgements as BEIR, TREC or Cranfield have them.")
     ],
-    split: Annotated[str | None, typer.Option(help="test, dev or train, where there are several.")] = None,
-    passages: Annotated[
-        bool, typer.Option("--passages", help="Cut texts into passages, search by meaning and words, as an index does.")
-    ] = False,
+    split: Annotated[str | None, "test, dev or train, where there are several."] = None,
+    passages: Annotated[bool, "Cut texts into passages, search by meaning and words, as an index does."] = False,
 ) -> None:
     """Retrieval of texts or pictures: one vector a document, title and text joined, as mteb and BEIR have it.
 
     The encoder is minilm by default, tiny where there are pictures.
     """
-    session.check_files()
     from mmembed.evaluation.formats import read_test_set
     from mmembed.evaluation.tasks.passages import evaluate_passages
     from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
@@ -79,24 +76,20 @@ def eval_zero_shot(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="One sub-folder per class, with its pictures in it.")],
     labels: Annotated[
-        Path | None, typer.Option(help='What classes are in words: JSON {"folder": "text"}, or a CSV of folder,text.')
+        Path | None, 'What classes are in words: JSON {"folder": "text"}, or a CSV of folder,text.'
     ] = None,
-    templates: Annotated[
-        str, typer.Option(help="Sentences a label is put into: openai (80), simple (7), plain, or a file.")
-    ] = "simple",
+    templates: labelling.Templates = "simple",
 ) -> None:
     """Zero-shot classification: acc1, acc5 and mean_per_class_recall of a folder of pictures, one sub-folder per class.
 
     The encoder is tiny by default.
     """
-    session.check_files()
-    from mmembed.cli.label_options import labels_for
     from mmembed.evaluation.tasks.classification import evaluate_classes, read_class_texts
     from mmembed.sources.labelled import read_class_folders
 
     read = read_class_folders(folder.expanduser())
     names = sorted({image.label for image in read if image.label is not None})
-    classes = labels_for(names, templates, None)
+    classes = labelling.labels_for(names, templates, None)
     if labels is not None:
         classes = read_class_texts(labels, names, templates=classes.templates)
     evaluate = partial(evaluate_classes, images=read, labels=classes)
@@ -111,10 +104,9 @@ def eval_searches(
     collections: Annotated[
         list[str] | None, typer.Option("--in", help="Collection to search; two are compared. By default images.")
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Only for a collection that mmembed did not make.")] = None,
+    encoder: Annotated[str | None, "Only for a collection that mmembed did not make."] = None,
     compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="Index the collection's files again with two encoders, for this only, and compare them."),
+        tuple[str, str] | None, "Index the collection's files again with two encoders, for this only, and compare them."
     ] = None,
 ) -> None:
     """Your own searches: a log with clicks, or a handful of judged queries, asked of a collection as its users ask it.
@@ -122,7 +114,6 @@ def eval_searches(
     A line of JSONL is {"query": "red shoes", "relevant": ["a.jpg", ...]} or {"image": "q.jpg", ...}, "clicked" for
     "relevant", and "filter" a Qdrant filter; columns of a CSV are query, uri and grade.
     """
-    session.check_files()
     from mmembed.evaluation.formats import read_test_set
     from mmembed.evaluation.formats.search_log import log_of, read_searches
     from mmembed.evaluation.tasks.encoders import evaluate_encoders
@@ -172,10 +163,9 @@ def eval_runs(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="TREC run files: topic Q0 document rank score tag.")
     ],
-    qrels: Annotated[Path, typer.Option(help="TREC judgements: topic 0 document grade.")],
+    qrels: Annotated[Path, "TREC judgements: topic 0 document grade."],
 ) -> None:
     """Rankings made before, by any system: judge them, and compare each pair."""
-    session.check_files()
     from mmembed.evaluation.tasks.run_files import evaluate_run_files
 
     report = evaluate_run_files(qrels.expanduser(), [run.expanduser() for run in runs], measures=session.measures())

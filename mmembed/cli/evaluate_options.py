@@ -32,26 +32,18 @@ _WIDTH = 100  # columns where stdout is no terminal
 class EvalSession(o.Session):
     """The options of one run of an evaluation, and what they come to."""
 
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Name of the encoder to measure.")] = None
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--compare", help="Two encoders, measured on the same things and compared."),
-    ] = None
+    encoder: Annotated[str | None, "Name of the encoder to measure."] = None
+    compare: Annotated[tuple[str, str] | None, "Two encoders, measured on the same things and compared."] = None
     collection: Annotated[
         str | None,
         typer.Option(
             "--in", help="Collection to index into and to keep; without it, and without --store, all is temporary."
         ),
     ] = None
-    measure: Annotated[
-        list[str] | None,
-        typer.Option("--measure", help="nDCG@10, hit_rate@1, recall@100, MRR@10, MAP, ...; repeatable."),
-    ] = None
-    task: Annotated[
-        str | None, typer.Option("--task", help="Task or instruction of the queries, for encoders that take one.")
-    ] = None
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the numbers into this .png or .svg.")] = None
-    output: Annotated[Path | None, typer.Option("--output", help="Write all of it as JSON, query by query.")] = None
+    measure: Annotated[list[str] | None, "nDCG@10, hit_rate@1, recall@100, MRR@10, MAP, ...; repeatable."] = None
+    task: Annotated[str | None, "Task or instruction of the queries, for encoders that take one."] = None
+    plot: Annotated[Path | None, "Draw the numbers into this .png or .svg."] = None
+    output: Annotated[Path | None, "Write all of it as JSON, query by query."] = None
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the intervals and tests.")] = 0
 
     def evaluate_each(
@@ -74,15 +66,11 @@ class EvalSession(o.Session):
 
     def _place_to_index(self, context: typer.Context) -> Store:
         """The store that was asked for, or a temporary Edge folder where neither it nor a collection was."""
-        from mmembed.stores import open_store
-
         source = context.get_parameter_source("store_url")
         if self.collection is not None or (source is not None and source.name == "COMMANDLINE"):
             return self.store
         folder = self.closing.enter_context(tempfile.TemporaryDirectory(prefix="mmembed-eval-"))
-        opened = open_store(f"edge:{Path(folder) / 'store.mm'}")
-        self.closing.callback(opened.close)
-        return opened
+        return replace(self, store_url=f"edge:{Path(folder) / 'store.mm'}", to_read=False).store
 
     def measured_encoders(self, default: str) -> Iterator[Encoder]:
         """One, or the two that are compared, each loaded when it is its turn."""
@@ -112,7 +100,7 @@ class EvalSession(o.Session):
 
         return parse_measures(self.measure or default or MEASURES)
 
-    def check_files(self) -> None:
+    def __post_init__(self) -> None:
         """Raise BadParameter before the work begins, not after it, where results cannot be written."""
         from mmembed.evaluation.plots import SUFFIXES
 

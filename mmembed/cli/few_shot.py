@@ -19,16 +19,14 @@ def few_shot_command(
     session: o.Session,
     folder: Annotated[Path, typer.Argument(help="Labelled pictures, one sub-folder per label.")],
     collection: Annotated[str, typer.Option("--in", help="Collection that the pictures go into, and that learns.")],
-    encoder: Annotated[str | None, typer.Option(help="By default the collection's own, else tiny.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="As for classify; by default the names of the sub-folders.")
-    ] = None,
+    encoder: Annotated[str | None, "By default the collection's own, else tiny."] = None,
+    labels: Annotated[str | None, "As for classify; by default the names of the sub-folders."] = None,
     templates: labelling.Templates = "simple",
     shots: Annotated[
         int | None, typer.Option(min=1, help="Pictures of each label to learn from; by default half.")
     ] = None,
-    key: Annotated[str, typer.Option(help="Payload key that gets the label.")] = "class",
-    seed: Annotated[int, typer.Option(help="Random seed of the split.")] = 0,
+    key: Annotated[str, "Payload key that gets the label."] = "class",
+    seed: Annotated[int, "Random seed of the split."] = 0,
     workers: o.Workers = None,
 ) -> None:
     """Learn from a few pictures of each label, and say how much that helps.
@@ -54,7 +52,7 @@ def few_shot_command(
         workers=workers,
         seed=seed,
     )
-    o.show_result(report, lambda: _lines(report), report.failures, json=session.json)
+    session.answer(report, lambda: _lines(report), report.failures)
 
 
 def _lines(report: FewShotReport) -> list[str]:

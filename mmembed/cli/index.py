@@ -28,9 +28,7 @@ Paths = Annotated[
 class IndexSession(o.Session):
     """The options that both kinds of indexing have."""
 
-    sync: Annotated[bool, typer.Option("--sync", help="Also remove what is gone from these folders and manifests.")] = (
-        False
-    )
+    sync: Annotated[bool, "Also remove what is gone from these folders and manifests."] = False
     exclude: o.Exclude = None
     workers: o.Workers = None
     shards: Annotated[
@@ -70,7 +68,18 @@ class IndexSession(o.Session):
                 encoders=self.encoders,
                 on_progress=on_progress,
             )
-        _finish(report, what, as_json=self.json)
+        failures = report.all_failures()
+        if self.json:
+            typer.echo(o.as_json(report.as_json()))
+        else:
+            typer.echo(_summary(report, what))
+            o.tell_failures(failures)
+        if report.stored == 0 and not report.removed:
+            why = f"all {len(report.failures)} failed" if report.failures else f"no {what} found"
+            typer.echo(f"error: nothing could be indexed: {why}", err=True)
+            raise typer.Exit(1)
+        if failures:
+            raise typer.Exit(3)
 
 
 @index_app.command("images")
@@ -78,18 +87,13 @@ class IndexSession(o.Session):
 def index_images_command(
     session: IndexSession,
     paths: Paths,
-    collection: Annotated[str, typer.Option(help="Collection to write to.")] = "images",
-    encoder: Annotated[
-        str | None, typer.Option(help="Name of an image encoder; by default the collection's own, else tiny.")
-    ] = None,
+    collection: Annotated[str, "Collection to write to."] = "images",
+    encoder: Annotated[str | None, "Name of an image encoder; by default the collection's own, else tiny."] = None,
     caption_encoder: Annotated[
-        str | None, typer.Option(help="Text encoder for captions; by default minilm once there are captions.")
+        str | None, "Text encoder for captions; by default minilm once there are captions."
     ] = None,
     late_encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
-        ),
+        str | None, "Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
     ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
 ) -> None:
@@ -115,32 +119,23 @@ def index_images_command(
 def index_documents_command(
     session: IndexSession,
     paths: Paths,
-    collection: Annotated[str, typer.Option(help="Collection to write to.")] = "documents",
-    encoder: Annotated[
-        str | None, typer.Option(help="Name of a text encoder; by default the collection's own, else minilm.")
-    ] = None,
+    collection: Annotated[str, "Collection to write to."] = "documents",
+    encoder: Annotated[str | None, "Name of a text encoder; by default the collection's own, else minilm."] = None,
     cross_encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Image-text encoder whose text tower makes passages findable by picture; "
-            "by default that of the images collection, else tiny."
-        ),
+        "Image-text encoder whose text tower makes passages findable by picture; "
+        "by default that of the images collection, else tiny.",
     ] = None,
     sparse_encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any."
-        ),
+        str | None, "Learned sparse encoder beside BM25 (SPLADE, BGE-M3); by default the collection's own, if any."
     ] = None,
     late_encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Late-interaction encoder (multivectors) that orders the best candidates; by default the "
-            "collection's own, if any."
-        ),
+        "Late-interaction encoder (multivectors) that orders the best candidates; by default the "
+        "collection's own, if any.",
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,
-    images_collection: Annotated[str, typer.Option(help="Where pictures inside documents go.")] = "images",
+    images_collection: Annotated[str, "Where pictures inside documents go."] = "images",
 ) -> None:
     """Index text, Markdown, HTML, PDF and DOCX for text-to-text and image-to-text search.
 
@@ -158,22 +153,6 @@ def index_documents_command(
         images_into=images_collection if images else None,
     )
     session.index(ingest, collection, paths, "text", DOCUMENT_SUFFIXES)
-
-
-def _finish(report: IngestReport, what: str, *, as_json: bool) -> None:
-    """Print the report and leave with the exit code that it calls for."""
-    failures = report.all_failures()
-    if as_json:
-        typer.echo(o.as_json(report.as_json()))
-    else:
-        typer.echo(_summary(report, what))
-        o.tell_failures(failures)
-    if report.stored == 0 and not report.removed:
-        why = f"all {len(report.failures)} failed" if report.failures else f"no {what} found"
-        typer.echo(f"error: nothing could be indexed: {why}", err=True)
-        raise typer.Exit(1)
-    if failures:
-        raise typer.Exit(3)
 
 
 def _summary(report: IngestReport, what: str) -> str:

@@ -14,31 +14,13 @@ if TYPE_CHECKING:
     from mmembed.cli.options import Session
     from mmembed.types import Encoder
 
-LabelsText: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--labels",
-        help="Labels separated by commas, or a file of them (text, one per line, or .json): a file is read as one.",
-    ),
-]
-Templates: TypeAlias = Annotated[
-    str,
-    typer.Option("--templates", help="Sentences a label is put into: openai (80), simple (7), plain, or a file."),
-]
+Templates: TypeAlias = Annotated[str, "Sentences a label is put into: openai (80), simple (7), plain, or a file."]
 Background: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--background", help="What else there may be, separated by commas: where it fits best, no label does."
-    ),
+    str | None, "What else there may be, separated by commas: where it fits best, no label does."
 ]
 Thresholds: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--threshold",
-        help="Leave out labels of a lower probability: 0.5, or cat=0.5 for one label; repeatable.",
-    ),
+    list[str] | None, "Leave out labels of a lower probability: 0.5, or cat=0.5 for one label; repeatable."
 ]
-TopK: TypeAlias = Annotated[int | None, typer.Option("--top-k", min=1, help="Only the best labels; by default all.")]
 
 
 def labels_for(labels: str | Sequence[str], templates: str, background: str | None) -> Labels:

@@ -29,13 +29,9 @@ MODELS = ("device", "dtype", "trust_remote_code")
 _FLAGS = {"vector_name": "--using"}  # others are called as their parameter is
 _QUOTES = "'\""
 
-Exclude: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--exclude", help="Leave out paths that match this pattern; repeatable.")
-]
+Exclude: TypeAlias = Annotated[list[str] | None, "Leave out paths that match this pattern; repeatable."]
 Workers: TypeAlias = Annotated[int | None, typer.Option("--workers", min=1, help="Reading threads.")]
-FilterJson: TypeAlias = Annotated[
-    str | None, typer.Option("--filter", help='A Qdrant filter as JSON: {"must": [{"key": "...", "match": {...}}]}.')
-]
+FilterJson: TypeAlias = Annotated[str | None, 'A Qdrant filter as JSON: {"must": [{"key": "...", "match": {...}}]}.']
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,12 @@ class Session:
     api_key: Annotated[
         str | None, typer.Option("--api-key", envvar="MMEMBED_QDRANT_API_KEY", help="API key of the Qdrant server.")
     ] = None
-    grpc: Annotated[
-        bool, typer.Option("--grpc", help="Talk gRPC to the Qdrant server: faster writes of long vectors.")
-    ] = False
-    json: Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout.")] = False
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; by default the best available.")
-    ] = None
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None
+    grpc: Annotated[bool, "Talk gRPC to the Qdrant server: faster writes of long vectors."] = False
+    json: Annotated[bool, "Machine-readable results on stdout."] = False
+    device: Annotated[str | None, "cpu, cuda, cuda:1, mps; by default the best available."] = None
+    dtype: Annotated[str | None, "float32, bfloat16 or float16."] = None
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Inputs per forward pass.")] = None
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model's repository.")
-    ] = False
+    trust_remote_code: Annotated[bool, "Run Python code that comes with a model's repository."] = False
     to_read: bool = field(default=False, kw_only=True)
     closing: ExitStack = field(default_factory=ExitStack, kw_only=True)
 
@@ -114,6 +104,13 @@ class Session:
         contract = self.store.contract(collection) if collection in self.store.collections() else None
         return contract.vectors[vector].encoder if contract is not None and vector in contract.vectors else None
 
+    def answer(self, value: Any, lines: Callable[[], Iterable[str]], failures: Sequence[Failure] = ()) -> None:
+        """The value as JSON, or its lines for people; exits with 3 where something failed, told on stderr."""
+        tell_failures(failures)
+        typer.echo(as_json(value) if self.json else "\n".join(lines()))
+        if failures:
+            raise typer.Exit(3)
+
 
 def shared(
     *options: str, session: type[Session] = Session, to_read: bool = False
@@ -124,7 +121,8 @@ def shared(
         def count_command(session: Session, collection: str) -> None:
             typer.echo(session.store.count(collection))
 
-    Typer reads a signature: the one that it is shown has the options in place of the session.
+    Typer reads a signature: the one that it is shown has the options in place of the session. Where a type is
+    annotated with a text, that is the help of an option which is called as its parameter is.
     """
     declared = get_type_hints(session, include_extras=True)
     defaults = inspect.signature(session).parameters
@@ -134,6 +132,7 @@ def shared(
         named = SimpleNamespace(__annotations__={p.name: p.annotation for p in own})
         hints = get_type_hints(named, globalns=command.__globals__, include_extras=True)
         hints |= {name: declared[name] for name in options}
+        hints = {name: _option(name, hint) for name, hint in hints.items()}
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
@@ -149,6 +148,14 @@ def shared(
         return run
 
     return decorate
+
+
+def _option(name: str, hint: Any) -> Any:
+    """`Annotated[bool, "Do not ask."]` of the parameter `yes` -> with the option --yes in the text's place."""
+    text = getattr(hint, "__metadata__", (None,))[0]
+    if not isinstance(text, str):
+        return hint
+    return Annotated[hint.__origin__, typer.Option(f"--{name.replace('_', '-')}", help=text)]
 
 
 def default_store() -> str:
@@ -208,14 +215,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Failure):
         return {"uri": value.uri, "error": value.error}
     return vars(value) if is_dataclass(value) else str(value)
-
-
-def show_result(value: Any, lines: Callable[[], Iterable[str]], failures: Sequence[Failure], *, json: bool) -> None:
-    """The value as JSON, or its lines for people; exits with 3 where something failed, told on stderr."""
-    tell_failures(failures)
-    if json:
-        typer.echo(as_json(value))
-    else:
-        typer.echo("\n".join(lines()))
-    if failures:
-        raise typer.Exit(3)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from inspect import get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from mmembed.cli import options as o
 
 if TYPE_CHECKING:
     from mmembed.retrieval.query import Example, Search
-    from mmembed.types import Hit, Reranker
+    from mmembed.types import Hit
 
 _SNIPPET = 160  # characters of a passage
 
@@ -22,54 +22,43 @@ _SNIPPET = 160  # characters of a passage
 class SearchSession(o.Session):
     """The options of one search beside its words; a Search takes those of the same name as they are."""
 
-    image: Annotated[Path | None, typer.Option(help="A picture to search with, alone or beside words.")] = None
+    image: Annotated[Path | None, "A picture to search with, alone or beside words."] = None
     collections: Annotated[
         list[str] | None, typer.Option("--in", help="Collection to search, by default images; repeatable.")
     ] = None
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Number of hits.")] = 10
     offset: Annotated[int, typer.Option(min=0, help="Hits to skip.")] = 0
     filter: o.FilterJson = None
-    all_passages: Annotated[
-        bool, typer.Option("--all-passages", help="Every passage of a document, not only its best.")
-    ] = False
-    minus: Annotated[list[str] | None, typer.Option(help="Words to subtract; repeatable.")] = None
-    minus_image: Annotated[list[Path] | None, typer.Option(help="A picture to subtract; repeatable.")] = None
-    weight: Annotated[list[str] | None, typer.Option(help="Weight in a mixed query: text=1, image=1 or minus=0.5.")] = (
+    all_passages: Annotated[bool, "Every passage of a document, not only its best."] = False
+    minus: Annotated[list[str] | None, "Words to subtract; repeatable."] = None
+    minus_image: Annotated[list[Path] | None, "A picture to subtract; repeatable."] = None
+    weight: Annotated[list[str] | None, "Weight in a mixed query: text=1, image=1 or minus=0.5."] = None
+    id: Annotated[str | None, "Search for what is like this stored point."] = None
+    using: Annotated[str | None, "Search by this vector alone."] = None
+    encoder: Annotated[str | None, "Only for a collection that mmembed did not make, or to check."] = None
+    task: Annotated[str | None, "Task or instruction, for encoders that take one."] = None
+    threshold: Annotated[float | None, "Lowest score of a hit; searches by one vector."] = None
+    exact: Annotated[bool, "Compare with every vector; no search graph."] = False
+    rerank: Annotated[str | None, "Name of a reranker, which reads the words beside each of the best candidates."] = (
         None
     )
-    id: Annotated[str | None, typer.Option(help="Search for what is like this stored point.")] = None
-    using: Annotated[str | None, typer.Option(help="Search by this vector alone.")] = None
-    encoder: Annotated[
-        str | None, typer.Option(help="Only for a collection that mmembed did not make, or to check.")
-    ] = None
-    task: Annotated[str | None, typer.Option(help="Task or instruction, for encoders that take one.")] = None
-    threshold: Annotated[float | None, typer.Option(help="Lowest score of a hit; searches by one vector.")] = None
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector; no search graph.")] = False
-    rerank: Annotated[
-        str | None, typer.Option(help="Name of a reranker, which reads the words beside each of the best candidates.")
-    ] = None
     candidates: Annotated[
         int, typer.Option(min=1, help="Points that are reranked, of each ranking by the vector late.")
     ] = 100
-    no_late: Annotated[
-        bool, typer.Option("--no-late", help="Leave out the vector late, which reorders the best candidates.")
-    ] = False
-    positive: Annotated[list[str] | None, typer.Option(help="A text as an example of what is liked; repeatable.")] = (
-        None
-    )
-    negative: Annotated[list[str] | None, typer.Option(help="One of what is not; repeatable.")] = None
-    positive_image: Annotated[list[Path] | None, typer.Option(help="A picture as an example; repeatable.")] = None
-    negative_image: Annotated[list[Path] | None, typer.Option(help="One of what is not; repeatable.")] = None
-    positive_id: Annotated[list[str] | None, typer.Option(help="A stored point as an example; repeatable.")] = None
-    negative_id: Annotated[list[str] | None, typer.Option(help="One of what is not; repeatable.")] = None
+    no_late: Annotated[bool, "Leave out the vector late, which reorders the best candidates."] = False
+    positive: Annotated[list[str] | None, "A text as an example of what is liked; repeatable."] = None
+    negative: Annotated[list[str] | None, "One of what is not; repeatable."] = None
+    positive_image: Annotated[list[Path] | None, "A picture as an example; repeatable."] = None
+    negative_image: Annotated[list[Path] | None, "One of what is not; repeatable."] = None
+    positive_id: Annotated[list[str] | None, "A stored point as an example; repeatable."] = None
+    negative_id: Annotated[list[str] | None, "One of what is not; repeatable."] = None
     strategy: Annotated[
-        Literal["average_vector", "best_score", "sum_scores"],
-        typer.Option(help="How examples are weighed, as in Qdrant."),
+        Literal["average_vector", "best_score", "sum_scores"], "How examples are weighed, as in Qdrant."
     ] = "average_vector"
     diversity: Annotated[
         float | None, typer.Option(min=0, max=1, help="How unlike hits are to be to those before them (MMR).")
     ] = None
-    group_by: Annotated[str | None, typer.Option(help="A payload key: show groups by its values.")] = None
+    group_by: Annotated[str | None, "A payload key: show groups by its values."] = None
     group_size: Annotated[int, typer.Option(min=1, help="Hits of each group.")] = 3
 
     def search(self, words: str | None) -> Search:
@@ -78,46 +67,25 @@ class SearchSession(o.Session):
         negative = _examples(self.negative, self.negative_image, self.negative_id)
         if words is None and self.image is None and self.id is None and not (positive or negative):
             raise typer.BadParameter("give words, --image FILE, --id POINT or --positive TEXT", param_hint="QUERY")
-        image = None if self.image is None else o.existing_file(self.image)
-        minus: list[str | Path] = [*(self.minus or []), *map(o.existing_file, self.minus_image or [])]
-        weights = dict(map(_weight, self.weight or []))
-        filter = o.parse_filter(self.filter)
+        own: dict[str, Any] = {
+            "text": words,
+            "image": None if self.image is None else o.existing_file(self.image),
+            "minus": [*(self.minus or []), *map(o.existing_file, self.minus_image or [])],
+            "positive": positive,
+            "negative": negative,
+            "weights": dict(map(_weight, self.weight or [])),
+            "filter": o.parse_filter(self.filter),
+            "vector_name": self.using,
+            "score_threshold": self.threshold,
+            "late": not self.no_late,
+        }
+        from mmembed.encoders.registry import load_reranker
         from mmembed.retrieval.query import Search
 
-        return Search(
-            text=words,
-            image=image,
-            id=self.id,
-            weights=weights,
-            minus=minus,
-            positive=positive,
-            negative=negative,
-            strategy=self.strategy,
-            vector_name=self.using,
-            task=self.task,
-            filter=filter,
-            limit=self.limit,
-            offset=self.offset,
-            score_threshold=self.threshold,
-            all_passages=self.all_passages,
-            exact=self.exact,
-            late=not self.no_late,
-            rerank=self.reranker(),
-            candidates=self.candidates,
-            diversity=self.diversity,
-            group_by=self.group_by,
-            group_size=self.group_size,
-        )
-
-    def reranker(self) -> Reranker | None:
-        if self.rerank is None:
-            return None
-        from mmembed.encoders.registry import load_reranker
-
-        load = self.encoders.options
-        return load_reranker(
-            self.rerank, device=load.device, dtype=load.dtype, trust_remote_code=load.trust_remote_code
-        )
+        if self.rerank is not None:
+            own["rerank"] = load_reranker(self.rerank, **asdict(self.encoders.options))
+        same = {field.name: getattr(self, field.name) for field in fields(Search) if hasattr(self, field.name)}
+        return Search(**{**same, **own})
 
 
 @o.shared(*get_annotations(SearchSession), "json", *o.MODELS, *o.STORE, session=SearchSession, to_read=True)

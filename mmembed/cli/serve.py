@@ -39,19 +39,13 @@ def _options() -> list[inspect.Parameter]:
     for name, field in Settings.model_fields.items():
         flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
         default = field.get_default()
-        kind: Any = field.annotation
+        kind: Any = list[str] if isinstance(default, tuple) else field.annotation
         if isinstance(default, bool):
-            kind, flag = bool | None, f"{flag}/--no-{flag.removeprefix('--')}"
-        elif isinstance(default, tuple):
-            kind = list[str] | None
-        else:
-            kind = kind | None
+            flag = f"{flag}/--no-{flag.removeprefix('--')}"
         shown = "Repeatable." if isinstance(default, tuple) else f"Default: {default}."
         text = field.description if default in (None, False) else f"{field.description} {shown}"
-        option = typer.Option(flag, help=text, show_default=False)
-        options.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
-        )
+        hint = Annotated[kind | None, typer.Option(flag, help=text, show_default=False)]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint))
     return options
 
 

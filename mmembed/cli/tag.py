@@ -22,9 +22,7 @@ _MANY = 10_000  # points that a search compares with in no time, graph or not
 def tag_command(
     session: o.Session,
     collection: Annotated[str, typer.Argument(help="Collection of images to tag.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Labels separated by commas, or a file of them, as for classify.")
-    ] = None,
+    labels: Annotated[str | None, "Labels separated by commas, or a file of them, as for classify."] = None,
     templates: labelling.Templates = "simple",
     background: labelling.Background = None,
     threshold: labelling.Thresholds = None,
@@ -32,12 +30,10 @@ def tag_command(
     best: Annotated[
         int | None, typer.Option(min=1, help="Tag only so many pictures, the nearest to each label.")
     ] = None,
-    key: Annotated[str, typer.Option(help="Payload key of the labels; scores go to KEY_scores.")] = "labels",
+    key: Annotated[str, "Payload key of the labels; scores go to KEY_scores."] = "labels",
     filter: o.FilterJson = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the tags under --key instead.")] = False,
-    optimize: Annotated[
-        bool, typer.Option("--optimize", help="Afterwards rebuild the search graph of an embedded store.")
-    ] = False,
+    remove: Annotated[bool, "Remove the tags under --key instead."] = False,
+    optimize: Annotated[bool, "Afterwards rebuild the search graph of an embedded store."] = False,
 ) -> None:
     """Label the pictures of a collection from their stored vectors; none is opened or encoded again.
 
@@ -55,8 +51,7 @@ def tag_command(
     store, where = session.store, Collection(session.store, collection)
     if classes is None:
         removed = remove_tags(store, collection, key=key, filter=condition)
-        line = f"{removed:,} points of {collection} lost their tags"
-        typer.echo(o.as_json({"removed": removed}) if session.json else line)
+        session.answer({"removed": removed}, lambda: [f"{removed:,} points of {collection} lost their tags"])
         _after_writing(where, removed, optimize=optimize)
         return
     with show_progress(lambda: store.count(collection, filter=condition), "points") as on_progress:
@@ -73,7 +68,7 @@ def tag_command(
             cache=labelling.class_cache(),
             encoders=session.encoders,
         )
-    typer.echo(o.as_json(report.as_json()) if session.json else _summary(report))
+    session.answer(report.as_json(), lambda: _lines(report))
     _after_writing(where, report.tagged + report.untagged + report.removed, optimize=optimize)
 
 
@@ -85,11 +80,10 @@ def _after_writing(collection: Collection, written: int, *, optimize: bool) -> N
         typer.echo("searches compare with every vector until the graph is rebuilt: add --optimize", err=True)
 
 
-def _summary(report: TagReport) -> str:
+def _lines(report: TagReport) -> list[str]:
     counts = [(report.tagged, "tagged"), (report.untagged, "none of these"), (report.unchanged, "unchanged")]
     counts += [(report.removed, "removed")]
     changed = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
-    lines = [f"points: {changed} in {report.seconds:.1f} s"]
     width = max(len(f"{n:,}") for n in report.per_label.values())
     by_count = sorted(report.per_label.items(), key=lambda row: -row[1])
-    return "\n".join(lines + [f"{n:>{width},}  {label}" for label, n in by_count])
+    return [f"points: {changed} in {report.seconds:.1f} s", *(f"{n:>{width},}  {label}" for label, n in by_count)]

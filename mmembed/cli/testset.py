@@ -21,30 +21,28 @@ _KEY = "MMEMBED_CHAT_API_KEY"
 @o.shared("json", *o.MODELS, *o.STORE, to_read=True)
 def make_command(
     session: o.Session,
-    output: Annotated[Path, typer.Option(help="Folder to write: corpus.jsonl, queries.jsonl, qrels/test.tsv.")],
+    output: Annotated[Path, "Folder to write: corpus.jsonl, queries.jsonl, qrels/test.tsv."],
     collection: Annotated[str, typer.Option("--in", help="Collection to make it of.")] = "images",
     sample: Annotated[int, typer.Option(min=1, help="Documents or pictures to make queries for.")] = 100,
     queries_each: Annotated[int, typer.Option(min=1, help="Queries for each of them.")] = 2,
-    seed: Annotated[int, typer.Option(help="Another seed draws another sample.")] = 0,
+    seed: Annotated[int, "Another seed draws another sample."] = 0,
     queries_from: Annotated[
         Literal["auto", "captions", "headings"],
         typer.Option("--from", help="Captions of pictures, headings of documents; auto: what there is."),
     ] = "auto",
-    caption_key: Annotated[str, typer.Option(help="Payload key that holds the caption of a picture.")] = "caption",
+    caption_key: Annotated[str, "Payload key that holds the caption of a picture."] = "caption",
     chat: Annotated[
         str | None,
-        typer.Option(
-            help="Let a model write them: an OpenAI-compatible server, http://HOST/v1. Its key is the variable "
-            f"{_KEY}, or OPENAI_API_KEY at OpenAI itself."
-        ),
+        "Let a model write them: an OpenAI-compatible server, http://HOST/v1. Its key is the variable "
+        f"{_KEY}, or OPENAI_API_KEY at OpenAI itself.",
     ] = None,
-    chat_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
+    chat_model: Annotated[str | None, "Name of the model there."] = None,
     chat_at_once: Annotated[int, typer.Option(min=1, help="Requests to it at the same time.")] = 4,
     filter_by: Annotated[
-        str | None, typer.Option(help="Keep queries that find their source by this vector; by default as users search.")
+        str | None, "Keep queries that find their source by this vector; by default as users search."
     ] = None,
     first: Annotated[int, typer.Option(min=1, help="Hits among which the source must be.")] = 10,
-    no_filter: Annotated[bool, typer.Option("--no-filter", help="Keep queries that do not find their source.")] = False,
+    no_filter: Annotated[bool, "Keep queries that do not find their source."] = False,
 ) -> None:
     """Make a test set of a collection, without judging anything: queries that were made from what they should find.
 
@@ -79,7 +77,7 @@ def make_command(
             f"own encoders find, so they say little of others; see --filter-by and --no-filter",
             err=True,
         )
-    o.show_result(report, lambda: [_summary(report)], report.failures, json=session.json)
+    session.answer(report, lambda: [_summary(report)], report.failures)
 
 
 def _summary(report: TestSetReport) -> str:

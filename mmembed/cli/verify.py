@@ -6,6 +6,8 @@ import importlib.util
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,9 +30,7 @@ def verify_command(
     encoder: Annotated[
         str, typer.Argument(help="A name, or FILE.py:NAME, an encoder or a function without arguments that makes one.")
     ],
-    against: Annotated[
-        str | None, typer.Option(help="A correct encoder of the same model, named in the same ways.")
-    ] = None,
+    against: Annotated[str | None, "A correct encoder of the same model, named in the same ways."] = None,
     record: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write its answers to a JSON file, if it has no fault.")
     ] = None,
@@ -41,9 +41,7 @@ def verify_command(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="The model's folder, which says which special tokens it has."),
     ] = None,
-    thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also load it again by its name, and in each of its shorter dimensions.")
-    ] = False,
+    thorough: Annotated[bool, "Also load it again by its name, and in each of its shorter dimensions."] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(min=0, help="Distance of two equal vectors that is allowed; by default it follows the dtype."),
@@ -64,10 +62,7 @@ def verify_command(
         checkpoint=checkpoint,
         tolerance=tolerance,
     )
-    if session.json:
-        typer.echo(o.as_json({"encoder": report.encoder, "ok": report.ok, "checks": report.checks}))
-    else:
-        _print(report)
+    session.answer({"encoder": report.encoder, "ok": report.ok, "checks": report.checks}, lambda: _lines(report))
     if not report.ok:
         raise typer.Exit(1)
     if record is not None:
@@ -101,8 +96,7 @@ def _run_file(file: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(file.parent.resolve()))
-    loader = spec.loader
-    _call(lambda: loader.exec_module(module), str(file))
+    _call(partial(spec.loader.exec_module, module), str(file))
     return module
 
 
@@ -114,23 +108,17 @@ def _call(make: Any, what: str) -> Any:
         raise EncoderLoadError(f"{what} cannot be run ({type(exc).__name__}: {exc}): fix it first") from exc
 
 
-def _print(report: EncoderReport) -> None:
-    typer.echo(f"{report.encoder}\n")
+def _lines(report: EncoderReport) -> Iterator[str]:
+    yield f"{report.encoder}\n"
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
-        typer.echo(
-            f"{typer.style(f'{check.outcome:<8}', _COLOURS[check.outcome])} {check.name:<{width}}  {check.found}"
-        )
+        outcome = typer.style(f"{check.outcome:<8}", _COLOURS[check.outcome])
+        yield f"{outcome} {check.name:<{width}}  {check.found}"
         if check.outcome == "fault":
-            typer.echo(f"{'':<{width + 11}}why it matters: {check.why}")
-    typer.echo(f"\n{_verdict(report)}")
-
-
-def _verdict(report: EncoderReport) -> str:
+            yield f"{'':<{width + 11}}why it matters: {check.why}"
+    verdict = "right, as far as was judged:"
+    if not report.ok:
+        s = "" if len(report.faults) == 1 else "s"
+        verdict = f"wrong: {len(report.faults)} fault{s} ({', '.join(check.name for check in report.faults)}),"
     counts = Counter(check.outcome for check in report.checks)
-    passed, skipped = counts["passed"], counts["skipped"]
-    if report.ok:
-        return f"right, as far as was judged: {passed} checks passed, {skipped} skipped"
-    faults = ", ".join(check.name for check in report.faults)
-    s = "" if len(report.faults) == 1 else "s"
-    return f"wrong: {len(report.faults)} fault{s} ({faults}), {passed} checks passed, {skipped} skipped"
+    yield f"\n{verdict} {counts['passed']} checks passed, {counts['skipped']} skipped"

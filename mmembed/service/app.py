@@ -107,7 +107,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
     engine = Engine(served, settings.batching, metrics)
     stack.push_async_callback(engine.close)
     loading.start()
-    folder = _folder(settings, store)
+    folder = settings.folder or store.folder or platformdirs.user_data_path("mmembed") / "uploads"
+    folder = folder.expanduser().absolute()
     return Service(
         settings=settings,
         store=store,
@@ -135,12 +136,6 @@ def _join(loading: threading.Thread, seconds: float) -> None:
     loading.join(seconds)
     if loading.is_alive():
         logger.warning("an encoder is still being loaded: it is not waited for any longer")
-
-
-def _folder(settings: Settings, store: Store) -> Path:
-    """Where uploads lie: as asked, else in the store's own folder."""
-    folder = settings.folder or store.folder or platformdirs.user_data_path("mmembed") / "uploads"
-    return folder.expanduser().absolute()
 
 
 def _hidden(store: Store, folder: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http
 import json
 import logging
@@ -126,19 +127,17 @@ def fault_response(shape: ErrorShape) -> Response:
 def add_error_answers(app: FastAPI) -> None:
     """Make `app` answer each error of its routes by this module."""
 
-    async def ours(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, e.MmembedError)
+    @app.exception_handler(e.MmembedError)
+    async def ours(request: Request, exc: e.MmembedError) -> Response:
         if status_of(exc) >= 500 and request.url.path != "/ready":  # which is asked until it is well
             logger.warning("%s %s: %s: %s", request.method, request.url.path, type(exc).__name__, exc)
         return error_response(exc, shape=shape_of(request.scope), hidden=hidden_of(request.scope))
 
-    async def invalid(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, RequestValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, exc: RequestValidationError) -> Response:
         return error_response(e.InvalidRequest(validation_sentence(exc.errors())), shape=shape_of(request.scope))
 
-    app.add_exception_handler(e.MmembedError, ours)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, _of_starlette)
+    app.exception_handler(HTTPException)(_of_starlette)
 
 
 def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
@@ -155,9 +154,8 @@ def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     return f"{named}: {message[:1].lower()}{message[1:]}"
 
 
-async def _of_starlette(request: Request, exc: Exception) -> Response:
+async def _of_starlette(request: Request, exc: HTTPException) -> Response:
     """What the router and the parser of forms raise: an unknown path, a wrong method, a broken form."""
-    assert isinstance(exc, HTTPException)
     path = request.url.path
     if exc.status_code == 404 and exc.detail == http.HTTPStatus.NOT_FOUND.phrase:
         sentence = f"there is nothing at {path[:200]}: /openapi.json lists what there is"
@@ -212,8 +210,9 @@ def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | 
     return Response(json_bytes(content), status_code=status, headers=headers, media_type="application/json")
 
 
-def unless_known(request: Request, content: bytes, *, media_type: str, etag: str, cache_control: str) -> Response:
-    """The content with its ETag, or 304 for a client that has it."""
+def unless_known(request: Request, content: bytes, *, media_type: str, cache_control: str) -> Response:
+    """The content with its digest as ETag, or 304 for a client that has it."""
+    etag = f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": cache_control}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if etag in known or known == {"*"}:

@@ -96,21 +96,19 @@ class Fetcher:
             raise ForbiddenUrl(f"{short_url(start)} cannot be fetched: it answers with status {answer.status}, not 200")
         if _header(answer, b"content-encoding") not in (None, b"identity"):
             raise ForbiddenUrl(f"{short_url(start)} is not fetched: it is sent compressed, in a Content-Encoding")
+        too_large = ForbiddenUrl(
+            f"{short_url(start)} is not fetched: it is larger than {self._max_bytes / 2**20:g} MiB; shrink the "
+            f"picture or raise --max-image-mb"
+        )
         declared = _header(answer, b"content-length") or b"0"
-        parts, size = [], int(declared) if declared.isdigit() else 0
-        if size <= self._max_bytes:
-            size = 0
-            async for part in answer.aiter_stream():
-                parts.append(part)
-                size += len(part)
-                if size > self._max_bytes:
-                    break
-        if size > self._max_bytes:
-            raise ForbiddenUrl(
-                f"{short_url(start)} is not fetched: it is larger than {self._max_bytes / 2**20:g} MiB; shrink the "
-                f"picture or raise --max-image-mb"
-            )
-        return b"".join(parts)
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            raise too_large
+        content = bytearray()
+        async for part in answer.aiter_stream():
+            content += part
+            if len(content) > self._max_bytes:
+                raise too_large
+        return bytes(content)
 
     def _late(self, url: str) -> ForbiddenUrl:
         return ForbiddenUrl(

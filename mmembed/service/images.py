@@ -54,17 +54,17 @@ async def fetch_images(
                 raise RequestTooLarge(f"the pictures are more than {most:g} MiB together: send them in parts")
         return content
 
-    distinct = {_key_of(source): source for source in sources if not isinstance(source, bytes)}
+    distinct = {key_of(source): source for source in sources if not isinstance(source, bytes)}
     tasks = {key: asyncio.ensure_future(fetched(source)) for key, source in distinct.items()}
     try:
         await asyncio.gather(*tasks.values())
     finally:
         for task in tasks.values():
             task.cancel()
-    return [source if isinstance(source, bytes) else tasks[_key_of(source)].result() for source in sources]
+    return [source if isinstance(source, bytes) else tasks[key_of(source)].result() for source in sources]
 
 
-def _key_of(source: ImageSource) -> tuple[bool, str]:
+def key_of(source: ImageSource) -> tuple[bool, str]:
     """Equal for the same image."""
     return (True, source) if isinstance(source, str) else (False, json.dumps(source, sort_keys=True))
 

@@ -5,12 +5,13 @@ No request makes the service load anything else.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 from mmembed.encoders.presets import PRESETS
 from mmembed.encoders.registry import load_named, parse_name
@@ -23,7 +24,7 @@ from mmembed.errors import (
     UnknownEncoder,
 )
 from mmembed.service.settings import Settings
-from mmembed.types import Encoder, Store
+from mmembed.types import Contract, Encoder, Store
 
 _ALWAYS = ("tiny", "bm25")
 _LOOK_SECONDS = 2.0  # between two looks at the store's contracts
@@ -45,7 +46,8 @@ class ServedEncoders:
         self._unread: StoreError | None = None
         self._names = {_canonical(name) for name in (*_ALWAYS, *settings.encoder)}
         self._aliases: dict[str, str] = {}  # another name of the same encoder -> the one it is served by
-        self._loading: dict[str, Future[Encoder]] = {}
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # held while one is loaded
+        self._loaded: dict[str, Encoder | MmembedError] = {}
         self._retry_at: dict[str, float] = {}
         self.ready = False
 
@@ -86,40 +88,37 @@ class ServedEncoders:
         """The encoder of that name, in any spelling. Raises what loading it raised, each time it is asked for."""
         canonical = self.resolve(name)
         with self._lock:
-            future = self._loading.get(canonical)
-            if future is not None and future.done() and isinstance(future.exception(), EncoderUnavailable):
-                future = future if time.monotonic() < self._retry_at[canonical] else None
-            ours = future is None
-            future = self._loading[canonical] = future or Future()
-        if ours:
-            self._load(canonical, future)
-        error = future.exception()
-        if error is not None:
-            raise error.with_traceback(None)  # one error for many callers: each raise would lengthen its traceback
-        return future.result()
+            turn = self._turns[canonical]
+        with turn:
+            found = self._loaded.get(canonical)
+            again = isinstance(found, EncoderUnavailable) and time.monotonic() >= self._retry_at[canonical]
+            if found is None or again:
+                found = self._load(canonical)
+                with self._lock:
+                    self._loaded[canonical] = found
+        if isinstance(found, MmembedError):
+            raise found.with_traceback(None)  # one error for many callers: each raise would lengthen its traceback
+        return found
 
     def load_all(self) -> None:
         """Load every encoder that is served. A failure is logged and kept for those who ask for that encoder."""
         for name in self.names():
-            try:
+            with contextlib.suppress(MmembedError):  # logged where it was loaded
                 self.encoder(name)
-            except MmembedError:  # logged where it was loaded
-                continue
         _set_apart()
         self.ready = True
 
     def loaded(self) -> dict[str, Encoder]:
         """The encoders that are there, by name."""
-        return {name: future.result() for name, future in self._done().items() if future.exception() is None}
+        return {name: one for name, one in self._tried() if not isinstance(one, MmembedError)}
 
     def failures(self) -> dict[str, MmembedError]:
         """Those that could not be loaded, and why."""
-        failed = {name: future.exception() for name, future in self._done().items()}
-        return {name: error for name, error in failed.items() if isinstance(error, MmembedError)}
+        return {name: one for name, one in self._tried() if isinstance(one, MmembedError)}
 
-    def _done(self) -> dict[str, Future[Encoder]]:
+    def _tried(self) -> list[tuple[str, Encoder | MmembedError]]:
         with self._lock:
-            return {name: f for name, f in self._loading.items() if f.done() and name not in self._aliases}
+            return [(name, one) for name, one in self._loaded.items() if name not in self._aliases]
 
     def _look(self) -> StoreError | None:
         """Read the contracts again, unless that was tried a moment ago. Returns why it could not be done."""
@@ -152,23 +151,21 @@ class ServedEncoders:
         plain = [served for served in same if "?" not in served]
         return plain if len(plain) == 1 else same
 
-    def _load(self, name: str, future: Future[Encoder]) -> None:
+    def _load(self, name: str) -> Encoder | MmembedError:
         started = time.monotonic()
         try:
             encoder = load_named(name, self._options)
-        except BaseException as exc:  # of a stranger's library; those who wait for the future must not wait for ever
+        except BaseException as exc:  # of a stranger's library
             self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
-            future.set_exception(load_failure("encoder", name, exc))
-        else:
-            logger.info("encoder %s loaded in %.1f s", name, time.monotonic() - started)
-            with self._lock:  # a relative path, say, which the encoder makes absolute
-                if encoder.spec.name in self._loading and encoder.spec.name != name:
-                    self._aliases[name] = encoder.spec.name
-                elif encoder.spec.name != name:
-                    self._aliases[encoder.spec.name] = name
-            if self.ready:
-                _set_apart()
-            future.set_result(encoder)
+            return load_failure("encoder", name, exc)
+        logger.info("encoder %s loaded in %.1f s", name, time.monotonic() - started)
+        with self._lock:
+            if (own := encoder.spec.name) != name:  # a relative path, say, which the encoder makes absolute
+                alias, served = (name, own) if own in self._turns else (own, name)
+                self._aliases[alias] = served
+        if self.ready:
+            _set_apart()
+        return encoder
 
 
 def _set_apart() -> None:
@@ -180,17 +177,26 @@ def _set_apart() -> None:
     gc.freeze()
 
 
-def _remembered(store: Store) -> Iterator[str]:
-    """The encoders of every collection of ours."""
-    for collection in store.collections():
+def contracts_of(store: Store) -> Iterator[tuple[str, Contract | StoreError]]:
+    """Every collection of ours with its contract, or why that cannot be read. Raises StoreUnavailable."""
+    for name in store.collections():
         try:
-            contract = store.contract(collection)
+            contract = store.contract(name)
         except StoreUnavailable:
             raise
-        except StoreError as exc:  # dropped this moment, or made by a newer mmembed: the others are served all the same
-            logger.debug("the encoders of collection %r cannot be read: %s", collection, exc)
-            continue
-        if contract is not None:
+        except StoreError as exc:  # dropped this moment, or made by a newer mmembed
+            yield name, exc
+        else:
+            if contract is not None:
+                yield name, contract
+
+
+def _remembered(store: Store) -> Iterator[str]:
+    """The encoders of every collection of ours."""
+    for name, contract in contracts_of(store):
+        if isinstance(contract, StoreError):  # the others are served all the same
+            logger.debug("the encoders of collection %r cannot be read: %s", name, contract)
+        else:
             yield from (vector.encoder for vector in contract.vectors.values())
 
 

@@ -160,14 +160,11 @@ def _write(
 ) -> list[Path | None]:
     """Keep every file, then read, encode and store them -> where each lies; None: it is of no kind that is read."""
     sweep_partial(folder)
-    items: dict[Path, Item] = {}
-    paths: list[Path | None] = []
-    for file in files:
-        path = None
-        if file.suffix in _SUFFIXES[contents]:
-            path = keep_upload(folder, file.name, file.file, size=file.size)
-            items[path] = _item(path, file, _MODALITY[contents])
-        paths.append(path)
+    paths = [
+        keep_upload(folder, file.name, file.file, size=file.size) if file.suffix in _SUFFIXES[contents] else None
+        for file in files
+    ]
+    items = {path: _item(path, file, _MODALITY[contents]) for path, file in zip(paths, files, strict=True) if path}
     if isinstance(target, ImageTarget):
         drive(ImageWork(target), items.values(), report)
     else:

@@ -57,7 +57,9 @@ class Writes:
                 try:
                     return await self._threads.run(call)
                 finally:
-                    self._rest(names)
+                    self._hold(names)
+                    for name in names:
+                        self._timers[name] = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._start, name)
 
         task = asyncio.ensure_future(work())
         self._running.add(task)
@@ -68,12 +70,6 @@ class Writes:
         for name in names:
             if timer := self._timers.pop(name, None):
                 timer.cancel()
-
-    def _rest(self, names: Iterable[str]) -> None:
-        loop = asyncio.get_running_loop()
-        self._hold(names)
-        for name in names:
-            self._timers[name] = loop.call_later(QUIET_SECONDS, self._start, name)
 
     def _start(self, collection: str) -> None:
         """In a thread that nobody waits for at the end: a graph may take minutes, and is only speed."""

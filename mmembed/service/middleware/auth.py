@@ -17,7 +17,6 @@ from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmembed.errors import Forbidden, Overloaded, SettingsError, Unauthorized
@@ -137,15 +136,19 @@ class AuthMiddleware:
     def __init__(self, app: ASGIApp, *, keys: Keys, settings: Settings) -> None:
         self._app = app
         self._keys = keys
-        self._rate = _rate_of(settings.rate)
+        self._rate = None
+        if settings.rate is not None:
+            rate = Fraction(settings.rate).limit_denominator(3600) or Fraction(1, 3600)
+            self._rate = RateLimitItemPerSecond(rate.numerator, rate.denominator)  # 2.5 a second: 5 in 2 seconds
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (self._keys or self._rate is not None):
             route = route_of(scope)
-            checks = _checks_of(route) if route is not None else []
-            if route is None or checks:
-                await self._admit(scope, in_headers=any(_CHECKS[check] for check in checks))
+            calls = [one.call for one in route.dependant.dependencies] if isinstance(route, APIRoute) else []
+            in_headers = [_CHECKS[call] for call in calls if call is not None and call in _CHECKS]
+            if route is None or in_headers:
+                await self._admit(scope, in_headers=any(in_headers))
         await self._app(scope, receive, send)
 
     async def _admit(self, scope: Scope, *, in_headers: bool) -> None:
@@ -165,22 +168,6 @@ class AuthMiddleware:
         if not await self._limiter.hit(limit, who):
             seconds = limit.get_expiry()
             raise Overloaded(f"{sentence}: try again in {seconds} s", retry_after_seconds=seconds)
-
-
-def _checks_of(route: BaseRoute) -> list[Callable[..., Any]]:
-    """The dependencies of a route that `needs` made."""
-    if not isinstance(route, APIRoute):
-        return []
-    calls = [dependency.call for dependency in route.dependant.dependencies]
-    return [call for call in calls if call is not None and call in _CHECKS]
-
-
-def _rate_of(rate: float | None) -> RateLimitItem | None:
-    """2.5 a second -> 5 in 2 seconds."""
-    if rate is None:
-        return None
-    parts = Fraction(rate).limit_denominator(3600) or Fraction(1, 3600)
-    return RateLimitItemPerSecond(parts.numerator, parts.denominator)
 
 
 def _parse(where: str, line: str) -> Key:

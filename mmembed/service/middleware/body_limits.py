@@ -70,19 +70,17 @@ class BodyLimitMiddleware:
                     if size > self._largest:
                         raise self._too_large()
                     if piece:
-                        self._hold(piece, body)
+                        if self._held + len(piece) > _BODIES_AT_ONCE * self._largest:
+                            sentence = "too many large requests are on the way: try again soon"
+                            raise Overloaded(sentence, retry_after_seconds=2)
+                        body.append(piece)
+                        self._held += len(piece)
                     if not message.get("more_body", False):
                         return
         except TimeoutError:
             raise RequestTimeout(
                 f"the request did not arrive within {self._seconds:g} s: send less at once or raise --request-seconds"
             ) from None
-
-    def _hold(self, piece: bytes, body: list[bytes]) -> None:
-        if self._held + len(piece) > _BODIES_AT_ONCE * self._largest:
-            raise Overloaded("too many large requests are on the way: try again soon", retry_after_seconds=2)
-        body.append(piece)
-        self._held += len(piece)
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(
@@ -99,9 +97,8 @@ async def _run(app: ASGIApp, scope: Scope, body: list[bytes], receive: Receive, 
     answered = False
 
     async def watch() -> None:
-        message = await receive()
-        while message["type"] != "http.disconnect":  # nothing else comes after a whole body
-            message = await receive()
+        while (await receive())["type"] != "http.disconnect":
+            continue  # nothing else comes after a whole body
         gone.set()
         if not answered:
             call.cancel()

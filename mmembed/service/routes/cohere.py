@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Literal, TypeAlias
@@ -16,9 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from fastapi import APIRouter, Depends, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from mmembed.batching.cache import Result
 from mmembed.errors import InvalidRequest, SettingsError
 from mmembed.service.error_responses import json_response
 from mmembed.service.middleware.auth import needs
@@ -70,8 +69,7 @@ class EmbedRequest(Strict):
     priority: int | None = Field(None, description="Taken, and not used.")
 
 
-class EmbeddingsByType(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
+class EmbeddingsByType(BaseModel, populate_by_name=True):
     floats: list[list[float]] | None = Field(None, alias="float")
     binary: list[list[int]] | None = Field(
         None, description="Eight signs per number, which is -128 where none is positive."
@@ -101,14 +99,13 @@ async def post_embed(request: EmbedRequest, service: ServiceOf) -> Response:
     encoder = await dense_encoder(service, request.model)
     files_and_texts = await contents(service, inputs)
     await _check_lengths(service, request, encoder, inputs)
-    results = await _embed(service, request, encoder, inputs, files_and_texts)
-    tokens = sum(result.tokens for result in results)
+    vectors, tokens = await _embed(service, request, encoder, inputs, files_and_texts)
     billed = {"input_tokens": tokens, "images": sum(placed.is_image for placed in inputs)}
     return json_response(
         {
             "response_type": "embeddings_by_type",
             "id": str(uuid.uuid4()),
-            "embeddings": _by_type(_summed(groups, results), request.embedding_types),
+            "embeddings": _by_type(_summed(groups, vectors), request.embedding_types),
             "texts": request.texts or [],
             "meta": {"api_version": {"version": "2"}, "billed_units": billed},
         }
@@ -166,8 +163,8 @@ async def _embed(
     encoder: Encoder,
     inputs: Sequence[PlacedInput],
     contents: Sequence[str | bytes],
-) -> list[Result]:
-    """A result for each input, with the task of `input_type`, or without where the encoder has no such task."""
+) -> tuple[list[DenseArray], int]:
+    """What `embed_all` gives with the task of `input_type`, or without where the encoder has no such task."""
     role: Role = "query" if request.input_type == "search_query" else "document"
     task = request.input_type if request.input_type in ("classification", "clustering") else None
     embed = partial(embed_all, service, inputs, contents, encoder=encoder, role=role, dim=request.output_dimension)
@@ -179,10 +176,10 @@ async def _embed(
     return await embed(task=None)
 
 
-def _summed(groups: Sequence[Sequence[PlacedInput]], results: Sequence[Result]) -> list[DenseArray]:
+def _summed(groups: Sequence[Sequence[PlacedInput]], vectors: Iterable[DenseArray]) -> list[DenseArray]:
     """One vector a group: the only one, or the sum of several brought back to norm 1."""
-    vectors: Iterator[DenseArray] = (np.asarray(result.vector, dtype=np.float32) for result in results)
-    by_group = [list(islice(vectors, len(group))) for group in groups]
+    following = iter(vectors)
+    by_group = [list(islice(following, len(group))) for group in groups]
     return [rows[0] if len(rows) == 1 else l2_normalize(np.sum(rows, axis=0)) for rows in by_group]
 
 

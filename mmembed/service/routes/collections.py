@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import uuid
 from typing import Annotated, Literal
 
@@ -83,9 +82,7 @@ async def get_thumbnail(collection: str, id: str, request: Request, service: Ser
     except ValueError as exc:
         raise PointNotFound(collection, id[:80]) from exc
     webp = await service.threads.run(_thumbnail, Collection(service.store, collection), canonical)
-    etag = f'"{hashlib.blake2b(webp, digest_size=16).hexdigest()}"'
-    cache = f"private, max-age={_FRESH_SECONDS}"
-    return unless_known(request, webp, media_type="image/webp", etag=etag, cache_control=cache)
+    return unless_known(request, webp, media_type="image/webp", cache_control=f"private, max-age={_FRESH_SECONDS}")
 
 
 @router.get("/health", summary="Whether the service lives")
@@ -133,22 +130,21 @@ def _collections(service: Service) -> list[CollectionFacts]:
 
 
 def _collection(service: Service, collection: Collection) -> CollectionFacts:
-    points = collection.store.count(collection.name)
+    points, contract = collection.store.count(collection.name), None
     try:
         contract = collection.contract
+        searchable = _searchable(service, contract)
     except CollectionNotFound:
         raise
     except MmembedError as exc:  # a newer mmembed made it, or somebody changed its contract by hand
-        return CollectionFacts(
-            name=collection.name, kind=None, points=points, vectors={}, searchable=sentence_of(exc, service.hidden)
-        )
+        searchable = sentence_of(exc, service.hidden)
     vectors = contract.vectors if contract is not None else {}
     return CollectionFacts(
         name=collection.name,
         kind=contract.kind if contract is not None else None,
         points=points,
         vectors={name: VectorFacts.model_validate(row) for name, row in vectors.items()},
-        searchable=_searchable(service, contract),
+        searchable=searchable,
     )
 
 
@@ -159,10 +155,7 @@ def _searchable(service: Service, contract: Contract | None) -> Literal[True] | 
             "the search"
         )
     served, vector = service.served, contract.vectors.get("image" if contract.kind == "images" else "text")
-    try:
-        error = served.failures().get(served.resolve(vector.encoder)) if vector is not None else None
-    except MmembedError as exc:
-        error = exc
+    error = served.failures().get(served.resolve(vector.encoder)) if vector is not None else None
     return True if error is None else sentence_of(error, service.hidden)
 
 

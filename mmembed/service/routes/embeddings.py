@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from mmembed.batching.cache import Result
 from mmembed.batching.engine import EncodeRequest
 from mmembed.errors import InputError, InvalidRequest, MmembedError, RequestTooLarge, UnsupportedModality
 from mmembed.service.images import fetch_images
@@ -75,10 +74,15 @@ async def embed_all(
     role: Role,
     task: str | None,
     dim: int | None,
-) -> list[Result]:
-    """A result for each input, `contents` being what they hold; the first failure is raised, as `contents` does."""
+) -> tuple[list[DenseArray], int]:
+    """The vectors of the inputs, float32, `contents` being what they hold, and the tokens of all texts together.
+
+    The first failure is raised, as `contents` does.
+    """
     requests = [EncodeRequest(encoder.spec.name, content, role, task, dim) for content in contents]
-    return _all_good(inputs, await service.engine.embed(requests))
+    results = _all_good(inputs, await service.engine.embed(requests))
+    vectors = [np.asarray(result.vector, dtype=np.float32) for result in results]
+    return vectors, sum(result.tokens for result in results)
 
 
 def _all_good(inputs: Sequence[PlacedInput], outcomes: Sequence[_T | MmembedError]) -> list[_T]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic.config import JsonDict
 
 from mmembed.collection import Collection
@@ -27,6 +27,8 @@ from mmembed.service.state import Service, ServiceOf
 _T = TypeVar("_T")
 
 router = APIRouter(tags=["index"], responses=our_errors())
+
+Writer = Depends(needs("index"))
 
 _EXAMPLE: JsonDict = {
     "embedded": 1,
@@ -57,27 +59,21 @@ class Counts(BaseModel):
     seconds: float
 
 
-class Indexed(Counts):
+class Indexed(Counts, json_schema_extra={"examples": [_EXAMPLE]}):
     """What an index request came to: `ids` is parallel to the files, null where nothing is stored."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     images: Counts | None = None
     ids: list[str | None]
 
 
-class Removal(BaseModel):
-    """Which points go: those of `ids`, or all that pass `filter`, a Qdrant filter."""
+_REMOVALS: list[JsonDict] = [
+    {"ids": ["0b0f9ad6-9c1c-5d5c-8f0e-2f1f5b6a7c11"]},
+    {"filter": {"must": [{"key": "album", "match": {"value": "2024"}}]}},
+]
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"ids": ["0b0f9ad6-9c1c-5d5c-8f0e-2f1f5b6a7c11"]},
-                {"filter": {"must": [{"key": "album", "match": {"value": "2024"}}]}},
-            ]
-        },
-    )
+
+class Removal(BaseModel, extra="forbid", json_schema_extra={"examples": [*_REMOVALS]}):
+    """Which points go: those of `ids`, or all that pass `filter`, a Qdrant filter."""
 
     ids: Annotated[list[str], Field(fail_fast=True)] | None = None
     filter: QdrantFilter | None = None
@@ -97,7 +93,7 @@ class CollectionRemoved(BaseModel):
     response_model=Indexed,
     response_model_exclude_unset=True,
     openapi_extra=FORM,
-    dependencies=[Depends(needs("index"))],
+    dependencies=[Writer],
 )
 async def post_index(
     collection: str,
@@ -143,12 +139,7 @@ async def post_index(
         return await service.writes.alone([collection, *([into] if into else [])], index, finish=finish)
 
 
-@router.delete(
-    "/v1/points/{collection}",
-    summary="Remove points by id or by filter",
-    response_model=PointsRemoved,
-    dependencies=[Depends(needs("index"))],
-)
+@router.delete("/v1/points/{collection}", summary="Remove points by id or by filter", dependencies=[Writer])
 async def delete_points(collection: str, removal: Removal, service: ServiceOf) -> PointsRemoved:
     """Points go, with their thumbnails and uploads.
 
@@ -164,12 +155,7 @@ async def delete_points(collection: str, removal: Removal, service: ServiceOf) -
     return await _remove(service, collection, remove_ids, [_uuid(id) for id in removal.ids or ()])
 
 
-@router.delete(
-    "/v1/points/{collection}/{id}",
-    summary="Remove one point",
-    response_model=PointsRemoved,
-    dependencies=[Depends(needs("index"))],
-)
+@router.delete("/v1/points/{collection}/{id}", summary="Remove one point", dependencies=[Writer])
 async def delete_point(collection: str, id: str, service: ServiceOf) -> PointsRemoved:
     """One point goes, with its thumbnail and upload; of a document only this passage."""
     try:
@@ -182,12 +168,7 @@ async def delete_point(collection: str, id: str, service: ServiceOf) -> PointsRe
     return answer
 
 
-@router.delete(
-    "/v1/collections/{collection}",
-    summary="Remove a collection",
-    response_model=CollectionRemoved,
-    dependencies=[Depends(needs("admin"))],
-)
+@router.delete("/v1/collections/{collection}", summary="Remove a collection", dependencies=[Depends(needs("admin"))])
 async def delete_collection(collection: str, service: ServiceOf) -> CollectionRemoved:
     """A collection of ours goes, with its uploads and thumbnails and the pictures inside its documents."""
 

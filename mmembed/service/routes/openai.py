@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -124,17 +123,10 @@ async def post_embeddings(request: EmbeddingsRequest, service: ServiceOf) -> Res
     encoder = await dense_encoder(service, request.model)
     check_count(service, 1 if isinstance(request.input, str) else len(request.input))
     inputs = _placed(request.input, encoder.spec.name)
-    results = await embed_all(
-        service,
-        inputs,
-        await contents(service, inputs),
-        encoder=encoder,
-        role=request.role,
-        task=request.task,
-        dim=request.dimensions,
+    held = await contents(service, inputs)
+    vectors, tokens = await embed_all(
+        service, inputs, held, encoder=encoder, role=request.role, task=request.task, dim=request.dimensions
     )
-    tokens = sum(result.tokens for result in results)
-    vectors = [np.asarray(result.vector, dtype=np.float32) for result in results]
     written = [base64_of(vector) for vector in vectors] if request.encoding_format == "base64" else vectors
     return json_response(
         {

@@ -21,7 +21,7 @@ from mmembed.batching.cache import Result
 from mmembed.batching.engine import EncodeRequest
 from mmembed.errors import InputError, InvalidEmbedding, InvalidRequest, MmembedError, Overloaded, RequestTooLarge
 from mmembed.service.error_responses import json_response, status_of
-from mmembed.service.images import fetch_images
+from mmembed.service.images import fetch_images, is_address, key_of
 from mmembed.service.middleware.auth import needs, secret_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.schemas.qdrant_inference import (
@@ -166,7 +166,7 @@ async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart
             requests = {}
             for place in places:
                 one, part = pieces[place]
-                content = files[place] if part.is_image else part.text
+                content = files[place] if part.is_image else part.content
                 if isinstance(content, MmembedError):
                     outcomes[place] = content
                 else:
@@ -185,9 +185,10 @@ async def _embed(service: Service, pieces: Sequence[tuple[ParsedInput, InputPart
 def _rounds(parts: Sequence[InputPart]) -> list[list[int]]:
     """Places of what came with the request, then of so many addresses at a time; the same address in one round."""
     first: list[int] = []
-    fetched: dict[str, list[int]] = {}
+    fetched: dict[tuple[bool, str], list[int]] = {}
     for place, part in enumerate(parts):
-        (fetched.setdefault(part.key, []) if part.is_fetched else first).append(place)
+        is_fetched = part.is_image and is_address(part.content)
+        (fetched.setdefault(key_of(part.content), []) if is_fetched else first).append(place)
     addresses = [*fetched.values()]
     cuts = [addresses[i : i + _FETCHED_AT_ONCE] for i in range(0, len(addresses), _FETCHED_AT_ONCE)]
     later = [[place for places in cut for place in places] for cut in cuts]

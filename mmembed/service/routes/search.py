@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from mmembed.collection import Collection
 from mmembed.collection.thumbnails import thumbnail_path
-from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError, StoreError, StoreUnavailable
+from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError
 from mmembed.images import load_image, pixel_size
 from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.query import PointId, Search
@@ -37,8 +37,9 @@ from mmembed.service.schemas.search import (
     SeveralRequest,
     TextOrImage,
 )
+from mmembed.service.served_encoders import contracts_of
 from mmembed.service.state import Service, ServiceOf
-from mmembed.types import Encoder, Hit, Modality, Store
+from mmembed.types import Hit, Modality
 
 router = APIRouter(
     tags=["search"], route_class=JsonOrForm, dependencies=[Depends(needs("search"))], responses=our_errors()
@@ -63,8 +64,7 @@ async def post_search(collection: str, query: SearchRequest, request: Request, s
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
     search = await _with_files(query, files_of(request), service)
-    body = await service.threads.run(_search_one, service, collection, query, search, started)
-    return Response(body, media_type="application/json")
+    return await service.threads.run(_search_one, service, collection, query, search, started)
 
 
 @router.post(
@@ -77,8 +77,7 @@ async def post_search_several(query: SeveralRequest, request: Request, service: 
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
     search = await _with_files(query, files_of(request), service)
-    body = await service.threads.run(_search_several, service, query, search, started)
-    return Response(body, media_type="application/json")
+    return await service.threads.run(_search_several, service, query, search, started)
 
 
 async def _with_files(query: SearchFields, uploads: FormFiles, service: Service) -> Search:
@@ -112,33 +111,33 @@ async def _with_files(query: SearchFields, uploads: FormFiles, service: Service)
 # --- in a thread ----------------------------------------------------------------------------------
 
 
-def _search_one(service: Service, name: str, query: SearchFields, search: Search, started: float) -> bytes:
+def _search_one(service: Service, name: str, query: SearchFields, search: Search, started: float) -> Response:
     encoders = service.engine.encoders()
     with _decoded(service, query, search) as decoded:
-        hits = search_collection(
-            Collection(service.store, name),
-            decoded,
-            encoder=_encoder(service, query, encoders),
-            encoders=encoders,
-        )
-    return _json(SearchAnswer(hits=_found(service, hits, query), seconds=_seconds(started)), query)
+        encoder = None if query.encoder is None else encoders[query.encoder]
+        where = Collection(service.store, name)
+        hits = search_collection(where, decoded, encoder=encoder, encoders=encoders)
+    return _answer(SearchAnswer(hits=_found(service, hits, query), seconds=_seconds(started)), query)
 
 
-def _search_several(service: Service, query: SeveralRequest, search: Search, started: float) -> bytes:
+def _search_several(service: Service, query: SeveralRequest, search: Search, started: float) -> Response:
     encoders = service.engine.encoders()
     with _decoded(service, query, search) as decoded:
+        names = query.collections or [  # those whose contract cannot be read too: why is for the search to say
+            name for name, contract in contracts_of(service.store) if not isinstance(contract, CollectionNotFound)
+        ]
         several = search_several(
             service.store,
-            query.collections or _ours(service.store),
+            names,
             decoded,
-            encoder=_encoder(service, query, encoders),
+            encoder=None if query.encoder is None else encoders[query.encoder],
             encoders=encoders,
             collection_weights=query.collection_weights,
             missing_ok=query.collections is None,  # one may have been removed since they were listed
         )
     skipped = {name: without_places(as_fields(sentence), service.hidden) for name, sentence in several.skipped.items()}
     hits = _found(service, several.hits, query)
-    return _json(SeveralAnswer(hits=hits, skipped=skipped, seconds=_seconds(started)), query)
+    return _answer(SeveralAnswer(hits=hits, skipped=skipped, seconds=_seconds(started)), query)
 
 
 @contextmanager
@@ -164,27 +163,6 @@ def _decoded(service: Service, query: SearchFields, search: Search) -> Iterator[
         images = {name: tuple(decoded(part, name) for part in some) for name, some in parts.items()}
         rerank = None if query.rerank is None else service.rerankers[query.rerank]
         yield replace(search, **{**images, "image": images["image"][0], "rerank": rerank})
-
-
-def _ours(store: Store) -> list[str]:
-    """The collections that mmembed made, with those of which it cannot be told: why is for the search to say."""
-    names = []
-    for name in store.collections():
-        try:
-            if store.contract(name) is not None:
-                names.append(name)
-        except CollectionNotFound:
-            continue  # it was removed since it was listed
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            names.append(name)
-    return names
-
-
-def _encoder(service: Service, query: SearchFields, encoders: Mapping[str, Encoder]) -> Encoder | None:
-    """The one that the query names, for a collection that is not ours."""
-    return None if query.encoder is None else encoders[service.served.resolve(query.encoder)]
 
 
 def _found(service: Service, hits: Sequence[Hit], query: SearchFields) -> list[FoundHit]:
@@ -235,7 +213,8 @@ def _seconds(started: float) -> float:
     return round(time.perf_counter() - started, 6)
 
 
-def _json(answer: SearchAnswer, query: SearchFields) -> bytes:
+def _answer(answer: SearchAnswer, query: SearchFields) -> Response:
     """The answer without what was not asked for. NaN, which a stranger's payload may hold, becomes null."""
     without = {name for name in ("probability", "payload") if not getattr(query, f"with_{name}")}
-    return answer.model_dump_json(exclude={"hits": {"__all__": without}} if without else None).encode()
+    body = answer.model_dump_json(exclude={"hits": {"__all__": without}} if without else None)
+    return Response(body, media_type="application/json")

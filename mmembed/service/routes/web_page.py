@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 
 from fastapi import APIRouter, HTTPException, Request
@@ -23,27 +21,16 @@ _TYPES = {
 _CACHE = "no-cache"  # kept, and asked for again with its ETag: an upgrade is seen at once
 
 
-@dataclass(frozen=True)
-class _Page:
-    content: bytes
-    media_type: str
-    etag: str
-
-
 @functools.cache
-def _packaged() -> dict[str, _Page]:
-    """The files of the page by name, read once."""
-    pages = {}
-    for file in files("mmembed.service").joinpath("web").iterdir():
-        if media_type := _TYPES.get(file.name.rpartition(".")[2]):
-            content = file.read_bytes()
-            pages[file.name] = _Page(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-    return pages
+def _packaged() -> dict[str, tuple[bytes, str]]:
+    """The files of the page by name, each with its type, read once."""
+    found = [(file, file.name.rpartition(".")[2]) for file in files("mmembed.service").joinpath("web").iterdir()]
+    return {file.name: (file.read_bytes(), _TYPES[suffix]) for file, suffix in found if suffix in _TYPES}
 
 
 def _answer(request: Request, name: str) -> Response:
-    page = _packaged()[name]
-    return unless_known(request, page.content, media_type=page.media_type, etag=page.etag, cache_control=_CACHE)
+    content, media_type = _packaged()[name]
+    return unless_known(request, content, media_type=media_type, cache_control=_CACHE)
 
 
 @router.get("/")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from mmembed.types import FacetValue
 
 
-class VectorFacts(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class VectorFacts(BaseModel, from_attributes=True):
     encoder: str
     modality: str
     kind: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     FailFast,
     Tag,
@@ -37,10 +36,8 @@ _MAX_FILTER_ERRORS = 2000  # that are looked at; each takes microseconds to writ
 _MAX_FILTER_PARTS = 50_000  # keys and values; a list of ids is the largest that makes sense
 
 
-class Strict(BaseModel):
+class Strict(BaseModel, extra="forbid", strict=True):
     """A misspelt field is refused, and a number is not written as a string."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def branch_by(kind: type | UnionType) -> Discriminator:
@@ -56,8 +53,14 @@ ImageInput = Annotated[Annotated[str, Tag("[one]")] | Annotated[dict[str, str], 
 
 def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> models.Filter:
     """Qdrant's filters are unions of unions: of the hundred ways in which one is wrong, say where it is."""
-    if sum(1 for _ in _parts(value)) > _MAX_FILTER_PARTS:
-        raise PydanticCustomError("filter", "the filter has more than 50,000 parts: make it smaller")
+    waiting, seen = [value], 0
+    while waiting:
+        part = waiting.pop()
+        seen += 1
+        if seen > _MAX_FILTER_PARTS:
+            raise PydanticCustomError("filter", "the filter has more than 50,000 parts: make it smaller")
+        waiting += part.values() if isinstance(part, dict) else ()
+        waiting += part if isinstance(part, list) else ()
     try:
         condition: models.Filter = validate(value)
     except ValidationError as exc:
@@ -70,19 +73,6 @@ def _filter_or_sentence(value: Any, validate: ValidatorFunctionWrapHandler) -> m
             {"at": f" at {place[:200]}" if place else ""},
         ) from None
     return condition
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Every value inside, at most one more than may be."""
-    waiting, seen = [value], 0
-    while waiting and seen <= _MAX_FILTER_PARTS:
-        part = waiting.pop()
-        seen += 1
-        yield part
-        if isinstance(part, dict):
-            waiting.extend(part.values())
-        elif isinstance(part, list):
-            waiting.extend(part)
 
 
 def _inside(value: Any, loc: Sequence[int | str]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
@@ -55,9 +55,10 @@ class JsonOrForm(APIRoute):
             limits = {"max_files": _MAX_FILES, "max_fields": len(self.fields), "max_part_size": _MAX_QUERY_BYTES}
             async with request.form(**limits) as form:
                 query = _query(form, self.fields)
-                files = FormFiles(
-                    await _image(form), tuple([await file.read() for file in _files(form, "minus_image")])
-                )
+                images, minus = await _read(form, "image"), await _read(form, "minus_image")
+            if len(images) > 1:
+                raise InvalidRequest(f"the form has {len(images)} files 'image': send one")
+            files = FormFiles(images[0] if images else None, minus)
             return await answer(_as_json(request, query, files))
 
         return read_and_answer
@@ -88,18 +89,11 @@ def _query(form: FormData, fields: tuple[str, ...]) -> bytes:
     return str(queries[0]).encode("utf-8", "surrogatepass") if queries else b"{}"
 
 
-async def _image(form: FormData) -> bytes | None:
-    files = _files(form, "image")
-    if len(files) > 1:
-        raise InvalidRequest(f"the form has {len(files)} files 'image': send one")
-    return await files[0].read() if files else None
-
-
-def _files(form: FormData, name: str) -> list[UploadFile]:
-    files = form.getlist(name)
-    if not all(isinstance(file, UploadFile) for file in files):
+async def _read(form: FormData, name: str) -> tuple[bytes, ...]:
+    files = [file for file in form.getlist(name) if isinstance(file, UploadFile)]
+    if len(files) < len(form.getlist(name)):
         raise InvalidRequest(f"the form's field {name!r} is a file: send pictures as text within 'query'")
-    return [file for file in files if isinstance(file, UploadFile)]
+    return tuple([await file.read() for file in files])
 
 
 def _as_json(request: Request, query: bytes, files: FormFiles) -> Request:
@@ -153,10 +147,8 @@ FORM = {
 }
 
 
-class ItemFacts(BaseModel):
+class ItemFacts(BaseModel, extra="forbid"):
     """What a client says of one file. Keys of the payload that mmembed writes itself give way to it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     caption: str | None = Field(default=None, max_length=100_000)
     payload: dict[str, Any] | None = None

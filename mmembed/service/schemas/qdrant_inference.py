@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from mmembed.errors import InvalidRequest
 from mmembed.service.fetching import short_url
@@ -31,20 +31,18 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-class InferenceInput(BaseModel):
+class InferenceInput(BaseModel, strict=True):  # other fields are those of a Qdrant to come
     """One thing to embed."""
 
-    model_config = ConfigDict(strict=True)  # other fields are those of a Qdrant to come
     data: Any = Field(description="A text, a picture (address, data URI, base64), or an object with either or both.")
     data_type: Literal["text", "image", "object"]
     model: str = Field(min_length=1)
     options: dict[str, Any] | None = Field(None, description="dim or mrl, task, role; null and {} are the same.")
 
 
-class InferenceRequest(BaseModel):
+class InferenceRequest(BaseModel, strict=True, json_schema_extra={"examples": [EXAMPLE]}):
     """The inputs of one request to Qdrant: each once, in any order, of any models."""
 
-    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [EXAMPLE]})
     inputs: list[InferenceInput] = Field(min_length=1, fail_fast=True)
     inference: Literal["update", "search"] = Field(description="update: documents; search: queries.")
     token: str | None = Field(None, description="A key of the scope infer, where no header carries one.")
@@ -57,19 +55,6 @@ class InputPart:
     content: Any  # a string, or whatever was sent as a picture
     is_image: bool = False
     weight: float = 1.0
-
-    @property
-    def key(self) -> str:
-        """Equal for the same picture."""
-        return self.content if isinstance(self.content, str) else json.dumps(self.content, sort_keys=True)
-
-    @property
-    def text(self) -> str:
-        return str(self.content)
-
-    @property
-    def is_fetched(self) -> bool:
-        return self.is_image and is_address(self.content)
 
 
 @dataclass(frozen=True)

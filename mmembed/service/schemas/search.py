@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Strategy
@@ -105,21 +106,17 @@ class SearchFields(Strict):
     with_payload: bool = Field(True, description="Give each hit its payload.")
 
 
-class SearchRequest(SearchFields):
-    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
+_SEARCH: JsonDict = {"text": "two parrots on a branch", "limit": 5}
+_FILTERED: JsonDict = {
+    "text": "parrots",
+    "minus": [{"text": "a cage"}],
+    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
+}
+_SEVERAL: JsonDict = {"text": "a cat that cries at night", "collection_weights": {"documents": 2}}
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"text": "two parrots on a branch", "limit": 5},
-                {
-                    "text": "parrots",
-                    "minus": [{"text": "a cage"}],
-                    "filter": {"must": [{"key": "album", "match": {"value": "2024"}}]},
-                },
-            ]
-        }
-    )
+
+class SearchRequest(SearchFields, json_schema_extra={"examples": [_SEARCH, _FILTERED]}):
+    """Ask with `text`, `image`, both of them, `vector`, or the `id` of a stored point."""
 
     group_by: str | None = Field(
         None, max_length=256, description="A payload key: `limit` then counts its values, and hits come group by group."
@@ -127,12 +124,8 @@ class SearchRequest(SearchFields):
     group_size: int = Field(GROUP_SIZE, ge=1, le=_MAX_LIMIT, description="Hits of one group at most.")
 
 
-class SeveralRequest(SearchFields):
+class SeveralRequest(SearchFields, json_schema_extra={"examples": [_SEVERAL]}):
     """The same query to several collections, whose hits are fused by rank."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"text": "a cat that cries at night", "collection_weights": {"documents": 2}}]}
-    )
 
     collections: list[Annotated[str, Field(max_length=256)]] | None = Field(
         None, min_length=1, max_length=256, fail_fast=True, description="All that mmembed made, if none is named."
