@@ -94,8 +94,7 @@ class Origin:
     def check(self) -> None:
         """Raise EncoderLoadError where `?adapter=` names one of another model. Only after the base was loaded."""
         if self.adapter is not None and "adapter" in self.name.options:
-            names, on_hub = [self.base.model], not self.base.local
-            check_base(self.adapter, names, on_hub=on_hub, weights=self.base.weight_files())
+            check_base(self.adapter, [self.base.model], on_hub=not self.base.local, weights=self.base.weight_files())
 
     def ingredients(self, files: Sequence[Path] | None = None) -> dict[str, object]:
         """What a fingerprint takes in: the weights in `files` (None: the base's), and the adapter. Only when loaded."""

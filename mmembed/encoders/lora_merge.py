@@ -45,46 +45,38 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
         set_peft_model_state_dict(model, state)
         _check_attention(model, adapter)
         tuner.merge_and_unload(safe_merge=True)  # refuses what is not finite
-    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    if left:
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
 
 
 def load_adapted(origin: Origin, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
     """`checkpoint.load_weights` of the base, with its adapter merged, as `build_adapted` does."""
-    model: Any = build_adapted(origin, run, partial(load_weights, origin.base, run), on_gpu=on_gpu)
-    evaluated: PreTrainedModel = model.eval()
-    return evaluated
+    return build_adapted(origin, run, partial(load_weights, origin.base, run), on_gpu=on_gpu)
 
 
 def build_adapted(
     origin: Origin, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
 ) -> _Model:
-    """`build(device, dtype)`, of transformers or sentence-transformers, with its adapter merged: `on_gpu` is its dtype.
+    """`build(device, dtype)`, of transformers or sentence-transformers, with its adapter merged, in eval mode.
 
-    That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
+    `on_gpu` is its dtype. It is merged in float32 on the CPU, 4 bytes a parameter: half precision rounds most of a
+    small step away.
     """
     import torch
 
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
     if origin.adapter is None:
-        return build(str(device), dtype)
+        return build(str(device), dtype).eval()
     model = build("cpu", torch.float32)
     origin.check()
     transformer: Any = getattr(model, "transformers_model", model)  # of sentence-transformers: None for a static one
     if transformer is None:
         raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it out")
     merge_adapter(transformer, origin.adapter)
-    cast(model, device, dtype)
-    return model
-
-
-def cast(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """As `from_pretrained(dtype=...)` does: parameters only, for rotary positions need their frequencies in float32."""
-    for parameter in model.parameters():
+    for parameter in model.parameters():  # alone, as `from_pretrained(dtype=...)` does: rotary positions need float32
         parameter.data = parameter.data.to(dtype)
-    model.to(device)
+    return model.to(device).eval()
 
 
 @contextmanager

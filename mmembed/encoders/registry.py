@@ -13,11 +13,11 @@ Rerankers are found in the same way, in the group `mmembed.rerankers`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
 from mmembed.encoders.presets import PRESETS, Preset, preset_of_model
@@ -169,16 +169,32 @@ def load_reranker(
     if parsed.family not in installed:
         hint = f"rerankers are {', '.join(f'{family}:MODEL' for family in installed)}"
         raise UnknownEncoder(parsed.family, installed, hint=hint)
-    reranker: Reranker = _load(
-        installed[parsed.family], parsed, LoadOptions(device, dtype, batch_size, trust_remote_code)
-    )
-    return reranker
+    options = LoadOptions(device, dtype, batch_size, trust_remote_code)
+    return cast(Reranker, _load(installed[parsed.family], parsed, options))
 
 
 def _load(point: EntryPoint, name: EncoderName, options: LoadOptions) -> Any:
     """Call the `load` of a family, which must know every option of the name."""
-    load = _load_function(point)
-    _check_options(name, load)
+    try:
+        load = point.load()
+    except MmembedError:
+        raise
+    except ModuleNotFoundError as exc:
+        raise MissingDependency(f"encoder family {point.name!r}", exc.name or "?", _distribution(point)) from exc
+    except Exception as exc:  # a stranger's module may raise anything at import
+        raise EncoderLoadError(
+            f"the plugin {_distribution(point)!r} of encoder family {point.name!r} is broken "
+            f"({type(exc).__name__}: {exc}): update or uninstall it"
+        ) from exc
+    parameters = inspect.signature(load).parameters.values()
+    known = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    unknown = next((option for option in name.options if option not in known), None)
+    if unknown == "dim":
+        raise not_matryoshka(name)
+    if unknown is not None:
+        bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
+        has = f"has the options {', '.join(known)}" if known else "has no options"
+        raise EncoderError(f"encoder {bare!r} was given the option {unknown!r}: family {name.family!r} {has}")
     return load(name, options, **name.options)
 
 
@@ -196,33 +212,6 @@ def _where_from(family: str, installed: Collection[str]) -> str:
     if family in _PLUGINS:
         return f"{here}; {family}: comes with pip install {_PLUGINS[family]}"
     return f"{here}; a plugin may bring others, as {_PLUGINS['openai']} brings openai:"
-
-
-def _load_function(point: EntryPoint) -> Callable[..., Any]:
-    try:
-        load: Callable[..., Any] = point.load()
-    except MmembedError:
-        raise
-    except ModuleNotFoundError as exc:
-        raise MissingDependency(f"encoder family {point.name!r}", exc.name or "?", _distribution(point)) from exc
-    except Exception as exc:  # a stranger's module may raise anything at import
-        raise EncoderLoadError(
-            f"the plugin {_distribution(point)!r} of encoder family {point.name!r} is broken "
-            f"({type(exc).__name__}: {exc}): update or uninstall it"
-        ) from exc
-    return load
-
-
-def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
-    parameters = inspect.signature(load).parameters.values()
-    known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    for option in name.options:
-        if option not in known:
-            bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
-            if option == "dim":
-                raise not_matryoshka(name)
-            has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
-            raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")
 
 
 def _distribution(point: EntryPoint) -> str:

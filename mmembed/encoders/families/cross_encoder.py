@@ -107,7 +107,7 @@ def load(
             f"{checkpoint.model} gives a pair {model.num_labels} scores, not 1: it sorts pairs into classes, so name a "
             f"reranker, such as {_EXAMPLE}"
         )
-    return CrossEncoderReranker(str(origin.name), model.eval(), run)
+    return CrossEncoderReranker(str(origin.name), model, run)
 
 
 def _check_kind(checkpoint: Checkpoint) -> None:

@@ -185,7 +185,7 @@ def _load_model(source: Checkpoint, run: LoadOptions, origin: Origin, *, advice:
                 f"{source.model} pools the closing token {tokenizer.eos_token}, which its tokenizer no longer sets "
                 f"under transformers 5: load it as e5-mistral:{source.model}, which puts it back"
             )
-    return model.eval()
+    return model
 
 
 def _build_model(

@@ -33,7 +33,6 @@ from mmembed.types import EncoderSpec, LoadOptions, Pixels
 
 _EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "siglip": "siglip:google/siglip2-base-patch32-256"}
 
-
 _MODELS: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
 """By the model type of config.json: "siglip2" is NaFlex alone, any other SigLIP 2 calls itself "siglip"."""
 
@@ -123,7 +122,7 @@ def _load(
             origin.check()
             merge_adapter(model, origin.adapter)
         tokenizer = _tokenizer(kind, base, run)
-        images = _images(name, kind, model, _image_processor(base, run), max_patches)
+        images = _images(name, kind, model, base, run, max_patches)
     towers = _Towers(kind, model, tokenizer, images)
     return ImageTextEncoder(_spec(origin, towers), towers, run)
 
@@ -135,7 +134,16 @@ def _part(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, model=str(part)) if alone else checkpoint
 
 
-def _images(name: EncoderName, kind: str, model: Any, processor: Any, max_patches: str | None) -> ImagePreprocessor:
+def _images(
+    name: EncoderName, kind: str, model: Any, checkpoint: Checkpoint, run: LoadOptions, max_patches: str | None
+) -> ImagePreprocessor:
+    """Pillow's resizing: torchvision's differs from it, and from open_clip's, by up to 2 of 255 grey levels."""
+    processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        checkpoint.model,
+        revision=checkpoint.revision or "main",
+        trust_remote_code=run.trust_remote_code,
+        backend="pil",
+    )
     if kind == "siglip2":
         return NaflexPreprocessor(name, model, processor, max_patches)
     if max_patches is not None:
@@ -201,17 +209,6 @@ def _tokenizer(kind: str, checkpoint: Checkpoint, run: LoadOptions) -> Any:
     if kind != "clip" and astray and hasattr(tokenizer, "update_post_processor"):
         tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
     return tokenizer
-
-
-def _image_processor(checkpoint: Checkpoint, run: LoadOptions) -> Any:
-    """Pillow's resizing: torchvision's differs from it, and from open_clip's, by up to 2 of 255 grey levels."""
-    processor: Any = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        checkpoint.model,
-        revision=checkpoint.revision or "main",
-        trust_remote_code=run.trust_remote_code,
-        backend="pil",
-    )
-    return processor
 
 
 def _spec(origin: Origin, towers: _Towers) -> EncoderSpec:

@@ -124,7 +124,7 @@ def load(
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     saved = _is_saved(checkpoint)
     origin = find_origin(name, checkpoint, adapter, own=False)
-    model = build_adapted(origin, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
+    model = build_adapted(origin, run, partial(_load_model, checkpoint, run), on_gpu="float16")
     # 2. How long its texts may be.
     longest = _document_reader(model).max_seq_length
     length = whole_number(name, "max_length", max_length, least=8) or longest

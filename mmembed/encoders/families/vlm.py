@@ -161,7 +161,7 @@ def load(
     origin = find_origin(name, checkpoint, adapter, own=False)
     name, preset = origin.name, origin.preset
     config = _check_kind(checkpoint)
-    model = build_adapted(origin, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
+    model = build_adapted(origin, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE)
     _limit_pixels(name, model, config, max_pixels)
     lead = VlmPrompts(str(name), model, preset)
     full = full_dim(model, checkpoint)
