@@ -99,7 +99,7 @@ def matryoshka(subject: Subject) -> str:
     for dim in dims:
         name = str(replace(parsed, options={**parsed.options, "dim": str(dim)}))
         shorter = replace(subject, encoder=call_encoder(f"loading {name!r}", lambda: load(name)))  # noqa: B023
-        check_form(shorter.encode_text(TEXTS), len(TEXTS), replace(subject.spec, dim=dim))
+        check_form(shorter.encode("text", TEXTS), len(TEXTS), replace(subject.spec, dim=dim))
         if shorter.spec.fingerprint == subject.spec.fingerprint:
             raise Fault(f"{name!r} has the fingerprint of the whole vectors, with which it cannot be compared")
         cut = l2_normalize(full[:, :dim])
