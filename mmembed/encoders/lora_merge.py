@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
@@ -35,9 +34,10 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     from peft import PeftType, set_peft_model_state_dict
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    with _translated(adapter):
+    try:
         config = _peft_config(adapter)
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](model, {"default": config}, "default")
         state = _named_as_in(model, load_file(adapter.folder / ADAPTER_WEIGHTS))
@@ -45,6 +45,14 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
         set_peft_model_state_dict(model, state)
         _check_attention(model, adapter)
         tuner.merge_and_unload(safe_merge=True)  # refuses what is not finite
+    except MmembedError:
+        raise
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, SafetensorError) as exc:
+        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".:")
+        raise EncoderLoadError(
+            f"the adapter {adapter.source} cannot be merged ({type(exc).__name__}: {reason}): give an adapter of this "
+            f"model ({adapter.base or 'its own base is not written down'})"
+        ) from exc
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
 
@@ -77,23 +85,6 @@ def build_adapted(
     for parameter in model.parameters():  # alone, as `from_pretrained(dtype=...)` does: rotary positions need float32
         parameter.data = parameter.data.to(dtype)
     return model.to(device).eval()
-
-
-@contextmanager
-def _translated(adapter: LoraAdapter) -> Iterator[None]:
-    """What peft and safetensors raise, as one EncoderLoadError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except MmembedError:
-        raise
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, SafetensorError) as exc:
-        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200].rstrip(".:")
-        raise EncoderLoadError(
-            f"the adapter {adapter.source} cannot be merged ({type(exc).__name__}: {reason}): give an adapter of this "
-            f"model ({adapter.base or 'its own base is not written down'})"
-        ) from exc
 
 
 def _peft_config(adapter: LoraAdapter) -> PeftConfig:

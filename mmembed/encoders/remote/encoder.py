@@ -27,7 +27,7 @@ from mmembed.encoders.remote.models import RemoteModel
 from mmembed.encoders.remote.responses import rows_by_index, to_vectors
 from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError, UnsupportedModality
-from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
+from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
 if TYPE_CHECKING:
@@ -146,9 +146,8 @@ class RemoteEncoder:
         """Runs of texts that one request may hold."""
         longest = self.spec.context_length
         costs = [Cost(min(most_tokens(text), longest or most_tokens(text)), len(text.encode())) for text in texts]
-        return request_slices(
-            costs, limits=self._limits, count=min(self._most or self._limits.texts, self._limits.texts)
-        )
+        most = min(self._most or self._limits.texts, self._limits.texts)
+        return request_slices(costs, limits=self._limits, count=most)
 
     def _fitting(self, ask: Ask, texts: Sequence[str]) -> DenseArray:
         longest = self.spec.context_length
@@ -200,32 +199,18 @@ def remote_encoder(
         request = dialect.text_request(["dimensions"], "document", None)
         rows = to_vectors(dialect.rows(api.post(request.path, request.body)), n=1, width=None, host=api.host)
         width = rows.shape[1]
-    modalities: frozenset[Modality] = frozenset({"image", "text"} if image_request else {"text"})
+    ingredients = {"api": name.family if api.own else api.host, "model": model.space or name.model, "dim": dim or width}
     spec = EncoderSpec(
         name=str(name),
         kind="dense",
         dim=dim or width,
-        modalities=modalities,
-        fingerprint=fingerprint(
-            {
-                "api": name.family if api.own else api.host,
-                "model": model.space or name.model,
-                "dim": dim or width,
-                **dialect.rules,
-            }
-        ),
+        modalities=frozenset({"image", "text"} if image_request else {"text"}),
+        fingerprint=fingerprint({**ingredients, **dialect.rules}),
         matryoshka_dims=model.dims,
         context_length=model.context_length,
         licence=model.licence,
         remote=True,  # `mmembed verify` allows for a server that computes in half precision
         whole_call=frozenset(whole_call),
     )
-    return RemoteEncoder(
-        spec,
-        api,
-        dialect,
-        limits,
-        width=width,
-        batch_size=run.batch_size,
-        image_request=image_request,
-    )
+    size = run.batch_size
+    return RemoteEncoder(spec, api, dialect, limits, width=width, batch_size=size, image_request=image_request)
