@@ -15,18 +15,7 @@ from mmembed.errors import InputError
 from mmembed.images import MAX_PIXELS, read_image, thumbnail_webp
 from mmembed.sources.items import image_content
 from mmembed.streams import batched, load_in_order
-from mmembed.types import (
-    Embeddings,
-    Encoder,
-    Failure,
-    Item,
-    JointEncoder,
-    Payload,
-    PixelEncoder,
-    Pixels,
-    Role,
-    Vector,
-)
+from mmembed.types import Embeddings, Encoder, Failure, Item, JointEncoder, Payload, PixelEncoder, Pixels, Role, Vector
 from mmembed.vectors import check_embeddings
 
 FACTS = ("width", "height", "format", "taken_at")

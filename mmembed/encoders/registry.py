@@ -88,6 +88,11 @@ def whole_number(
     raise SettingsError(f"encoder {str(name)!r} says {option}={value}: give a whole number {numbers}")
 
 
+def matryoshka_dims(known: tuple[int, ...], full: int) -> tuple[int, ...]:
+    """Those `known` of a Matryoshka model that a checkpoint of `full` dimensions really has, up to all of it."""
+    return (*(dim for dim in known if dim < full), full) if known else ()
+
+
 def not_matryoshka(name: EncoderName) -> SettingsError:
     """What to raise where `?dim=` is asked of a family that knows of none."""
     return SettingsError(

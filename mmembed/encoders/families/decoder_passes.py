@@ -49,11 +49,7 @@ class _LentLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        *_args: Any,
-        **_options: Any,
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = (part.expand(len(key_states), -1, -1, -1) for part in self._lent)
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)

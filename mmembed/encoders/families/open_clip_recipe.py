@@ -94,7 +94,7 @@ def _from_tag(name: EncoderName, architecture: str, tag: str, revision: str | No
         return str(download_pretrained(config))
 
     weights = _downloaded(name, repository or str(config.get("url", "")), download)
-    settings = {key: config[key] for key in _PREPROCESSING if key in config}
+    settings = _tag_preprocessing(architecture, tag)
     return Recipe(name.model, architecture, weights, activation, settings, revision=revision, repository=repository)
 
 
@@ -147,9 +147,8 @@ def _from_hub(name: EncoderName, repository: str, revision: str | None) -> Recip
         return str(config)
 
     snapshot = _downloaded(name, repository, download).parent
-    recipe = _from_folder(name, snapshot)
-    recipe = replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
-    return replace(recipe, repository=repository)
+    recipe = replace(_from_folder(name, snapshot), repository=repository)
+    return replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
 
 
 def _downloaded(name: EncoderName, source: str, download: Callable[[], str]) -> Path:

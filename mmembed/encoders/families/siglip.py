@@ -92,12 +92,7 @@ class _Towers:
 
 
 def _load(
-    name: EncoderName,
-    run: LoadOptions,
-    family: str,
-    revision: str | None,
-    adapter: str | None,
-    max_patches: str | None,
+    name: EncoderName, run: LoadOptions, family: str, revision: str | None, adapter: str | None, max_patches: str | None
 ) -> ImageTextEncoder:
     checkpoint = _part(find_checkpoint(name, revision=revision, example=_EXAMPLES[family]))
     origin = find_origin(name, checkpoint, adapter, own=True)
@@ -126,10 +121,7 @@ def _images(
 ) -> ImagePreprocessor:
     """Pillow's resizing: torchvision's differs from it, and from open_clip's, by up to 2 of 255 grey levels."""
     processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        checkpoint.model,
-        revision=checkpoint.revision or "main",
-        trust_remote_code=run.trust_remote_code,
-        backend="pil",
+        checkpoint.model, revision=checkpoint.revision or "main", trust_remote_code=run.trust_remote_code, backend="pil"
     )
     if kind == "siglip2":
         return NaflexPreprocessor(name, model, processor, max_patches)

@@ -132,9 +132,10 @@ def load(
         raise SettingsError(f"encoder {str(name)!r} reads {longest} tokens at most: lower ?max_length={length}")
     _limit_length(model, length)
     # 3. What a collection remembers of it.
+    tables = [part.weight.detach() for part in model.modules() if isinstance(part, SparseStaticEmbedding)]
     ingredients = {
         **origin.ingredients(_weight_files(checkpoint, saved=saved)),
-        "tables": [_checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)],
+        "tables": [hashlib.sha256(table.float().cpu().numpy().tobytes()).hexdigest() for table in tables],
         "modules": _modules(model),
         "prompts": dict(own_prompts("", model.prompts).roles),
     }
@@ -208,7 +209,3 @@ def _modules(model: SparseEncoder) -> list[list[object]]:
         for part in model.modules()
         if type(part).__module__.startswith("sentence_transformers.") and part is not model
     ]
-
-
-def _checksum(table: torch.Tensor) -> str:
-    return hashlib.sha256(table.detach().float().cpu().numpy().tobytes()).hexdigest()

@@ -28,7 +28,6 @@ from mmembed.encoders.families.sentence_models import (
     image_settings,
     load_model,
     matryoshka_dim,
-    matryoshka_dims,
     module_settings,
     read_layout,
     to_readable,
@@ -38,7 +37,7 @@ from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset
 from mmembed.encoders.prompts import Prompts, is_symmetric, known_tasks
-from mmembed.encoders.registry import EncoderName, whole_number
+from mmembed.encoders.registry import EncoderName, matryoshka_dims, whole_number
 from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
@@ -133,7 +132,9 @@ class VlmPrompts:
             return self.prompts.lead(role, task)
         if role == "document" and not is_symmetric(task):
             return self.prompts.roles["document"]
-        return _sentence(known_tasks().get(str(task), str(task)))
+        instruction = known_tasks().get(str(task), str(task)).strip()
+        closed = not instruction or unicodedata.category(instruction[-1]).startswith("P")
+        return instruction if closed else f"{instruction}."  # by punctuation, as in training
 
 
 def load(
@@ -178,7 +179,7 @@ def load(
         ingredients,
         dim=width,
         modalities=("image", "text"),
-        matryoshka_dims=matryoshka_dims(preset, full),
+        matryoshka_dims=matryoshka_dims(preset.matryoshka_dims if preset else (), full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
     )
@@ -236,9 +237,3 @@ def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping
     transformer: Any = model[0]
     size = {"shortest_edge": least, "longest_edge": limit}
     transformer.processing_kwargs = {**transformer.processing_kwargs, "image": {"size": size}}
-
-
-def _sentence(instruction: str) -> str:
-    """The instruction, closed by punctuation as in training: "Find pictures" -> "Find pictures."."""
-    text = instruction.strip()
-    return text if not text or unicodedata.category(text[-1]).startswith("P") else f"{text}."
