@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
-from mmembed.encoders.presets import PRESETS, Preset, preset_of_model
+from mmembed.encoders.presets import PRESETS, preset_of_model
 from mmembed.encoders.presets.preset import check_loadable, check_loaded
 from mmembed.errors import (
     DuplicateEncoder,
@@ -148,8 +148,10 @@ def load_encoder(
 def load_named(name: str, options: LoadOptions) -> Encoder:
     """`load_encoder` with its options in one; raises what that raises."""
     parsed = check_name(name)
-    preset = _preset_of(parsed)
-    if preset is not None:
+    preset = preset_of_model(parsed.model)
+    if preset is None or not preset.encoder.startswith(f"{parsed.family}:") or Path(parsed.model).is_dir():
+        preset = None  # nothing is known of the model in another family, or of a folder that is called like it
+    else:
         check_loadable(preset, trust_remote_code=options.trust_remote_code)
     encoder: Encoder = _load(families()[parsed.family], parsed, options)
     if preset is not None:
@@ -201,14 +203,6 @@ def _load(point: EntryPoint, name: EncoderName, options: LoadOptions) -> Any:
         has = f"has the options {', '.join(known)}" if known else "has no options"
         raise EncoderError(f"encoder {bare!r} was given the option {unknown!r}: family {name.family!r} {has}")
     return load(name, options, **name.options)
-
-
-def _preset_of(name: EncoderName) -> Preset | None:
-    """What is known of a model as this family loads it; nothing of a folder that is called like it."""
-    preset = preset_of_model(name.model)
-    if preset is None or not preset.encoder.startswith(f"{name.family}:") or Path(name.model).is_dir():
-        return None
-    return preset
 
 
 def _where_from(family: str, installed: Collection[str]) -> str:

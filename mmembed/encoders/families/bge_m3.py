@@ -13,6 +13,7 @@ from typing import TypeAlias, cast, get_args
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.bge_m3_weights import Output, Weights, shared_weights
@@ -99,11 +100,9 @@ class BgeM3(TextEncoder):
     def _read(self, rows: list[list[int]], *, outputs: Collection[Output]) -> list[dict[Output, Vector]]:
         """Rows of token ids -> the vectors of each row, by output."""
         model = self._weights.transformer
-        ids = torch.full((len(rows), max(map(len, rows))), cast(int, model.config.pad_token_id))
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):  # on the right: positions are counted from the left
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
+        padding = cast(int, model.config.pad_token_id)  # on the right: positions are counted from the left
+        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
         out = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
         states: torch.Tensor = out.last_hidden_state.float()  # (rows, width, hidden)
         if not torch.isfinite(states).all():

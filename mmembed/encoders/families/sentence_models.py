@@ -100,9 +100,7 @@ def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """
     from transformers import PreTrainedModel
 
-    for part in model.modules():
-        if not isinstance(part, PreTrainedModel):
-            continue
+    for part in (part for part in model.modules() if isinstance(part, PreTrainedModel)):
         made_up = [
             name
             for name, value in part.named_parameters()

@@ -130,7 +130,10 @@ def load(
     length = whole_number(name, "max_length", max_length, least=8) or longest
     if length > longest:
         raise SettingsError(f"encoder {str(name)!r} reads {longest} tokens at most: lower ?max_length={length}")
-    _limit_length(model, length)
+    for part in model.modules():
+        if isinstance(part, InputModule) and not isinstance(part, Router):
+            tokenizer = cast("PreTrainedTokenizerBase", part.tokenizer)
+            tokenizer.model_max_length = min(length, tokenizer.model_max_length)
     # 3. What a collection remembers of it.
     tables = [part.weight.detach() for part in model.modules() if isinstance(part, SparseStaticEmbedding)]
     ingredients = {
@@ -193,13 +196,6 @@ def _document_reader(model: SparseEncoder) -> InputModule:
         route = "document" if "document" in first.sub_modules else first.default_route or next(iter(first.sub_modules))
         first = cast(nn.Sequential, first.sub_modules[route])[0]
     return cast(InputModule, first)
-
-
-def _limit_length(model: SparseEncoder, length: int) -> None:
-    for part in model.modules():
-        if isinstance(part, InputModule) and not isinstance(part, Router):
-            tokenizer = cast("PreTrainedTokenizerBase", part.tokenizer)
-            tokenizer.model_max_length = min(length, tokenizer.model_max_length)
 
 
 def _modules(model: SparseEncoder) -> list[list[object]]:

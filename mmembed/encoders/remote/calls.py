@@ -114,8 +114,11 @@ class Api:
         except _ErrorStatus as exc:
             raise self._refusal(exc.response, retrying.statistics["attempt_number"]) from exc
         except httpx.HTTPError as exc:
+            reason = ": ".join(
+                filter(None, [type(exc).__name__, str(exc)])
+            )  # some of httpx's say nothing but their name
             raise EncoderUnavailable(
-                f"{self.host} gave no answer in {_tries(retrying.statistics['attempt_number'])} ({_reason(exc)}): "
+                f"{self.host} gave no answer in {_tries(retrying.statistics['attempt_number'])} ({reason}): "
                 f"see that it runs and can be reached, then try again"
             ) from exc
 
@@ -204,11 +207,6 @@ def _asked_pause(response: httpx.Response) -> float | None:
 def _status(response: httpx.Response) -> str:
     known = {status.value: status.phrase for status in HTTPStatus}
     return f"{response.status_code} {known.get(response.status_code, '')}".rstrip()
-
-
-def _reason(exc: httpx.HTTPError) -> str:
-    """ "ConnectError: [Errno 111] Connection refused": some of httpx's errors say nothing but their name."""
-    return ": ".join(filter(None, [type(exc).__name__, str(exc)]))
 
 
 def _message(response: httpx.Response) -> str:
