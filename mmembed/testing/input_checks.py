@@ -76,10 +76,7 @@ def text_form(subject: Subject) -> str:
 def odd_texts(subject: Subject) -> str:
     for role in subject.roles:
         for name, text in ODD_TEXTS.items():
-            try:
-                subject.form("text", [text], role=role)
-            except Fault as fault:
-                raise Fault(f"{name} as a {role}: {fault}") from fault
+            subject.form("text", [text], role=role, named=f"{name} as a {role}")
     subject.form("text", list(ODD_TEXTS.values()))
     return f"{len(ODD_TEXTS)} of them: {', '.join(list(ODD_TEXTS)[:6])}, ..."
 
@@ -168,10 +165,7 @@ def self_match(subject: Subject) -> str:
 def image_form(subject: Subject) -> str:
     tried = {**images(), **extreme_images()}
     for name, image in tried.items():
-        try:
-            subject.form("image", [image])
-        except Fault as fault:
-            raise Fault(f"a picture of {name}: {fault}") from fault
+        subject.form("image", [image], named=f"a picture of {name}")
     return f"{subject.form('image', list(tried.values()))}, of {', '.join(tried)}"
 
 

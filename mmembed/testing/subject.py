@@ -62,9 +62,12 @@ class Subject:
         side = role or self.roles[-1]
         return call_encoder("encode_text", lambda: self.encoder.encode_text(list(inputs), role=side, task=task))
 
-    def form(self, modality: Modality, inputs: Sequence[Any], *, role: Role | None = None) -> str:
-        """Of what n texts or images become, as `check_form` tells it."""
-        return check_form(self.encode(modality, inputs, role=role), len(inputs), self.spec)
+    def form(self, modality: Modality, inputs: Sequence[Any], *, role: Role | None = None, named: str = "") -> str:
+        """Of what n texts or images become, as `check_form` tells it; a Fault begins with what they are `named`."""
+        try:
+            return check_form(self.encode(modality, inputs, role=role), len(inputs), self.spec)
+        except Fault as fault:
+            raise Fault(f"{named}: {fault}" if named else str(fault)) from fault
 
     def texts(self, texts: Sequence[str], *, role: Role | None = None, task: str | None = None) -> list[Vector]:
         """n texts -> n vectors."""

@@ -138,12 +138,8 @@ class DecoderForward:
         kinds = [(self._reaches(len(row)), prefix is not None and prefix.leads(row)) for row in rows]
         for fits, led in sorted(set(kinds)):
             chosen = [i for i, kind in enumerate(kinds) if kind == (fits, led)]
-            states = self._batches.run(
-                partial(self._pool, prefix=prefix if fits and led else None),
-                [rows[i] for i in chosen],
-                [len(rows[i]) for i in chosen],
-                len,
-            )
+            pool = partial(self._pool, prefix=prefix if fits and led else None)
+            states = self._batches.run(pool, [rows[i] for i in chosen], [len(rows[i]) for i in chosen], len)
             pooled[chosen] = torch.stack(states).numpy()
         return pooled
 

@@ -193,9 +193,8 @@ def _build_tokenizer(name: EncoderName, recipe: Recipe, run: LoadOptions, *, req
 def _spec(name: EncoderName, recipe: Recipe, towers: _Towers) -> EncoderSpec:
     config = open_clip.get_model_config(recipe.architecture)
     text, model = config["text_cfg"], towers.model
-    normaliser = text.get("tokenizer_kwargs", {}).get("clean") or (
-        "whitespace" if "hf_tokenizer_name" in text else "lower"
-    )
+    usual = "whitespace" if "hf_tokenizer_name" in text else "lower"
+    normaliser = text.get("tokenizer_kwargs", {}).get("clean") or usual
     last = None
     if text.get("pool_type") == "last" and normaliser == "canonicalize":  # SigLIP
         last = towers.tokenizer.tokenizer.eos_token_id

@@ -53,17 +53,11 @@ class SentenceEncoder(TextEncoder):
     """An `Encoder` of texts; `load` makes one."""
 
     def __init__(
-        self,
-        spec: EncoderSpec,
-        model: SentenceTransformer,
-        prompts: Prompts,
-        *,
-        layer_norm: bool = False,
-        batch_size: int | None = None,
+        self, spec: EncoderSpec, model: SentenceTransformer, prompts: Prompts, run: LoadOptions, *, layer_norm: bool
     ) -> None:
         self.spec = spec
         self.dtype = str(model.dtype).removeprefix("torch.")
-        self.batch_size = batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
+        self.batch_size = run.batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
         self._model = model
         self._prompts = prompts
         self._layer_norm = layer_norm
@@ -143,7 +137,7 @@ def load(
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
     )
-    return SentenceEncoder(spec, model, prompts, layer_norm=layer_norm, batch_size=run.batch_size)
+    return SentenceEncoder(spec, model, prompts, run, layer_norm=layer_norm)
 
 
 def _packaged(checkpoint: Checkpoint, preset: Preset | None) -> Checkpoint:

@@ -44,7 +44,7 @@ from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
 _EXAMPLE = "vlm:Qwen/Qwen3-VL-Embedding-2B"
-_TOWERS = ("clip", "siglip", "siglip2")  # model types with a family of their own
+_TOWERS = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}  # model types with a family of their own
 _PIXELS = {"qwen3_vl": (4 * 32 * 32, 1800 * 32 * 32)}
 """Fewest and most pixels of a picture by model type, where the published files allow more than was trained with."""
 _UNUSED_TOWERS = {"embedding_gemma2": {"audio_config": None}}
@@ -190,8 +190,7 @@ def _check_kind(checkpoint: Checkpoint) -> dict[str, Any]:
     """The config.json of a saved SentenceTransformer, before any weights are read."""
     kind, config = read_layout(checkpoint)
     model_type = config.get("model_type")
-    if model_type in _TOWERS:
-        family = "clip" if model_type == "clip" else "siglip"
+    if family := _TOWERS.get(str(model_type)):
         raise EncoderLoadError(
             f"{checkpoint.model} is a {model_type} model with two towers: load it as {family}:{checkpoint.model}"
         )
