@@ -36,24 +36,25 @@ class TokenBatches:
 
         Raises EncoderError for a single row that is too long, with its tokens by `count`.
         """
-
-        def halved(some: list[_T]) -> list[_R]:
-            try:
-                return [*forward(some)]
-            except torch.OutOfMemoryError as exc:
-                if len(some) == 1:
-                    raise EncoderError(
-                        f"encoder {self._encoder} has no GPU memory left for one text of {count(some[0])} tokens: "
-                        f"lower ?max_length= or free the GPU"
-                    ) from exc
-            torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
-            middle = len(some) // 2
-            return halved(some[:middle]) + halved(some[middle:])
-
         made: dict[int, _R] = {}
         for batch in token_batches(lengths, budget=self.budget, cap=self.size):
-            made.update(zip(batch, halved([rows[i] for i in batch]), strict=True))
+            made.update(zip(batch, self._in_halves(forward, [rows[i] for i in batch], count), strict=True))
         return [made[i] for i in range(len(made))]
+
+    def _in_halves(
+        self, forward: Callable[[list[_T]], Iterable[_R]], rows: list[_T], count: Callable[[_T], int]
+    ) -> list[_R]:
+        try:
+            return [*forward(rows)]
+        except torch.OutOfMemoryError as exc:
+            if len(rows) == 1:
+                raise EncoderError(
+                    f"encoder {self._encoder} has no GPU memory left for one text of {count(rows[0])} tokens: "
+                    f"lower ?max_length= or free the GPU"
+                ) from exc
+        torch.cuda.empty_cache()  # here, where the exception and the tensors that its frames hold are gone
+        halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        return [one for half in halves for one in self._in_halves(forward, half, count)]
 
 
 def in_smaller_batches(run: Callable[[int], _T], batch_size: int, *, name: str) -> _T:

@@ -119,7 +119,7 @@ def _part(checkpoint: Checkpoint) -> Checkpoint:
 def _images(
     name: EncoderName, kind: str, model: Any, checkpoint: Checkpoint, run: LoadOptions, max_patches: str | None
 ) -> ImagePreprocessor:
-    """Pillow's resizing: torchvision's differs from it, and from open_clip's, by up to 2 of 255 grey levels."""
+    """Resized by Pillow: torchvision's pixels differ from its, and from open_clip's, by up to 2 of 255 grey levels."""
     processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
         checkpoint.model, revision=checkpoint.revision or "main", trust_remote_code=run.trust_remote_code, backend="pil"
     )
