@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mmembed.encoders.presets import preset_of_model
 from mmembed.encoders.registry import EncoderName
@@ -119,12 +119,10 @@ def _without_bars() -> Iterator[None]:
 
 
 def _weights_in(folder: Path) -> list[Path]:
-    for file in (folder / name for name in _WEIGHTS):
-        if file.is_file() and file.suffix == ".json":
-            return [folder / shard for shard in sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))]
-        if file.is_file():
-            return [file]
-    return []
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is not None and file.suffix == ".json":
+        return [folder / shard for shard in sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))]
+    return [] if file is None else [file]
 
 
 def find_checkpoint(name: EncoderName, *, revision: str | None, example: str) -> Checkpoint:
@@ -182,8 +180,7 @@ def load_weights(checkpoint: Checkpoint, run: LoadOptions, device: str, dtype: t
             f"{checkpoint.model} lacks {len(missing)} of its weights ({missing[0]} is one) and would run on random "
             f"ones: download it again"
         )
-    placed: PreTrainedModel = model.to(device).eval()
-    return placed
+    return cast("PreTrainedModel", model.to(device).eval())
 
 
 # --- What every family of encoders needs to load weights: a device, a dtype, a checksum, a fingerprint ---
@@ -216,8 +213,7 @@ def pick_dtype(dtype: str | None, device: torch.device, *, on_gpu: str = "float1
         dtype = on_gpu if device.type == "cuda" else "float32"
     if dtype not in _DTYPES:
         raise SettingsError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
-    chosen: torch.dtype = getattr(torch, dtype)
-    return chosen
+    return cast("torch.dtype", getattr(torch, dtype))
 
 
 def weights_checksum(files: Iterable[Path]) -> str:
@@ -230,12 +226,11 @@ def weights_checksum(files: Iterable[Path]) -> str:
     if not found:
         raise EncoderLoadError("no weights: expected at least one .safetensors, .bin or .pt file")
     for file in found:
-        blob = file.resolve().name
-        if _SHA256.fullmatch(blob):
-            digest.update(blob.encode())
-        else:
+        checksum = file.resolve().name
+        if not _SHA256.fullmatch(checksum):
             with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").hexdigest().encode())
+                checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(checksum.encode())
     return digest.hexdigest()
 
 

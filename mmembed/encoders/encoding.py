@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from PIL.Image import Image
@@ -13,19 +14,8 @@ from PIL.Image import Image
 from mmembed.errors import InputError
 from mmembed.images import MAX_PIXELS, read_image, thumbnail_webp
 from mmembed.sources.items import image_content
-from mmembed.streams import load_in_order
-from mmembed.types import (
-    Embeddings,
-    Encoder,
-    Failure,
-    Item,
-    JointEncoder,
-    Payload,
-    PixelEncoder,
-    Pixels,
-    Role,
-    Vector,
-)
+from mmembed.streams import batched, load_in_order
+from mmembed.types import Embeddings, Encoder, Failure, Item, JointEncoder, Payload, PixelEncoder, Pixels, Role, Vector
 from mmembed.vectors import check_embeddings
 
 FACTS = ("width", "height", "format", "taken_at")
@@ -74,28 +64,18 @@ def encode_images(
     def load(item: Item | Failure) -> PreparedImage | Failure:
         return item if isinstance(item, Failure) else load_for(encoder, item, max_pixels=max_pixels)
 
-    pending: list[tuple[Item | Failure, PreparedImage | Failure]] = []
     with closing(load_in_order(items, load, workers=threads, ahead=ahead)) as loading:
-        for item, loaded in loading:
-            pending.append((item, Failure(item.uri, str(loaded)) if isinstance(loaded, InputError) else loaded))
-            if len(pending) >= encoder.batch_size:
-                yield from _encoded(encoder, pending)
-                pending = []
-    yield from _encoded(encoder, pending)
-
-
-def _encoded(
-    encoder: Encoder, batch: Sequence[tuple[Item | Failure, PreparedImage | Failure]]
-) -> Iterator[EncodedImage | Failure]:
-    vectors = encode_loaded(encoder, [loaded for _, loaded in batch if isinstance(loaded, PreparedImage)])
-    row = 0
-    for item, loaded in batch:
-        if isinstance(loaded, Failure):
-            yield loaded
-        else:
-            assert isinstance(item, Item)  # a Failure is loaded as itself
-            yield EncodedImage(item, vectors[row])
-            row += 1
+        for batch in batched(loading, encoder.batch_size):
+            vectors = encode_loaded(encoder, [loaded for _, loaded in batch if isinstance(loaded, PreparedImage)])
+            rows = count()
+            for item, loaded in batch:
+                if isinstance(loaded, Failure):
+                    yield loaded
+                elif isinstance(loaded, InputError):
+                    yield Failure(item.uri, str(loaded))
+                else:
+                    assert isinstance(item, Item)  # a Failure is loaded as itself
+                    yield EncodedImage(item, vectors[next(rows)])
 
 
 def decoders(workers: int | None) -> int:
@@ -154,12 +134,11 @@ def encode_texts(
     for number, encoder in enumerate(encoders):
         if number in made:
             continue
-        made[number] = []
         own_task = task if number == 0 else None
         if isinstance(encoder, JointEncoder) and own_task is None:
-            others = [n for n, other in enumerate(encoders) if n not in made and encoder.shares_forward(other)]
-            together = [encoders[n] for n in others]
-            rows = encoder.encode_text_jointly(texts, together, role=role)
+            left = [n for n in range(number + 1, len(encoders)) if n not in made]
+            others = [n for n in left if encoder.shares_forward(encoders[n])]
+            rows = encoder.encode_text_jointly(texts, [encoders[n] for n in others], role=role)
             made |= dict(zip([number, *others], rows, strict=True))
         else:
             made[number] = encoder.encode_text(texts, role=role, task=own_task)

@@ -94,8 +94,7 @@ class Origin:
     def check(self) -> None:
         """Raise EncoderLoadError where `?adapter=` names one of another model. Only after the base was loaded."""
         if self.adapter is not None and "adapter" in self.name.options:
-            names, on_hub = [self.base.model], not self.base.local
-            check_base(self.adapter, names, on_hub=on_hub, weights=self.base.weight_files())
+            check_base(self.adapter, [self.base.model], on_hub=not self.base.local, weights=self.base.weight_files())
 
     def ingredients(self, files: Sequence[Path] | None = None) -> dict[str, object]:
         """What a fingerprint takes in: the weights in `files` (None: the base's), and the adapter. Only when loaded."""
@@ -132,15 +131,22 @@ def find_adapter(source: str, *, revision: str | None = None) -> LoraAdapter:
     """The adapter in a folder, or of a hub id, downloaded if need be. Raises EncoderLoadError if it is not there."""
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return _read_adapter(str(folder.resolve()), folder.resolve())
-    if source.startswith((".", "/", "~")):
+        folder = folder.resolve()
+        source = str(folder)
+    elif source.startswith((".", "/", "~")):
         raise EncoderLoadError(f"the adapter {source} is a folder that is not there: check the path")
-    from huggingface_hub import hf_hub_download
+    else:
+        from huggingface_hub import hf_hub_download
 
-    with Checkpoint(source, revision, local=False).loading(", as in ?adapter=FOLDER"):
-        config = hf_hub_download(source, _CONFIG, revision=revision)
-        hf_hub_download(source, ADAPTER_WEIGHTS, revision=revision)
-    return _read_adapter(source, Path(config).parent)
+        with Checkpoint(source, revision, local=False).loading(", as in ?adapter=FOLDER"):
+            folder = Path(hf_hub_download(source, _CONFIG, revision=revision)).parent
+            hf_hub_download(source, ADAPTER_WEIGHTS, revision=revision)
+    if not (folder / _CONFIG).is_file():
+        raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is not an adapter: name a folder that PEFT wrote")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        found = f"only the pickled {_PICKLE}" if (folder / _PICKLE).is_file() else "no weights"
+        raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {ADAPTER_WEIGHTS}")
+    return LoraAdapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))
 
 
 def check_base(adapter: LoraAdapter, names: Collection[str], *, on_hub: bool, weights: Sequence[Path]) -> None:
@@ -188,12 +194,3 @@ def _base_of(name: EncoderName, checkpoint: Checkpoint, adapter: LoraAdapter) ->
     if not _HUB_ID.fullmatch(base):
         raise EncoderLoadError(f"{checkpoint.model} is an adapter of {base}, a folder that is not there: {todo}")
     return find_checkpoint(name.with_model(base), revision=adapter.config.get("revision"), example=todo)
-
-
-def _read_adapter(source: str, folder: Path) -> LoraAdapter:
-    if not (folder / _CONFIG).is_file():
-        raise EncoderLoadError(f"{source} has no {_CONFIG}, so it is not an adapter: name a folder that PEFT wrote")
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        found = f"only the pickled {_PICKLE}" if (folder / _PICKLE).is_file() else "no weights"
-        raise EncoderLoadError(f"the adapter {source} holds {found}: save it again, as {ADAPTER_WEIGHTS}")
-    return LoraAdapter(source, folder, json.loads((folder / _CONFIG).read_text("utf-8")))

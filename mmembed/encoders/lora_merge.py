@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
@@ -35,9 +34,10 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
     from peft import PeftType, set_peft_model_state_dict
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    with _translated(adapter):
+    try:
         config = _peft_config(adapter)
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)](model, {"default": config}, "default")
         state = _named_as_in(model, load_file(adapter.folder / ADAPTER_WEIGHTS))
@@ -45,55 +45,6 @@ def merge_adapter(model: torch.nn.Module, adapter: LoraAdapter) -> None:
         set_peft_model_state_dict(model, state)
         _check_attention(model, adapter)
         tuner.merge_and_unload(safe_merge=True)  # refuses what is not finite
-    left = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    if left:
-        raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
-
-
-def load_adapted(origin: Origin, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
-    """`checkpoint.load_weights` of the base, with its adapter merged, as `build_adapted` does."""
-    model: Any = build_adapted(origin, run, partial(load_weights, origin.base, run), on_gpu=on_gpu)
-    evaluated: PreTrainedModel = model.eval()
-    return evaluated
-
-
-def build_adapted(
-    origin: Origin, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
-) -> _Model:
-    """`build(device, dtype)`, of transformers or sentence-transformers, with its adapter merged: `on_gpu` is its dtype.
-
-    That is done in float32 on the CPU, 4 bytes a parameter: in half precision most of a small step is rounded away.
-    """
-    import torch
-
-    device = pick_device(run.device)
-    dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
-    if origin.adapter is None:
-        return build(str(device), dtype)
-    model = build("cpu", torch.float32)
-    origin.check()
-    transformer: Any = getattr(model, "transformers_model", model)  # of sentence-transformers: None for a static one
-    if transformer is None:
-        raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it out")
-    merge_adapter(transformer, origin.adapter)
-    cast(model, device, dtype)
-    return model
-
-
-def cast(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """As `from_pretrained(dtype=...)` does: parameters only, for rotary positions need their frequencies in float32."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    model.to(device)
-
-
-@contextmanager
-def _translated(adapter: LoraAdapter) -> Iterator[None]:
-    """What peft and safetensors raise, as one EncoderLoadError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
     except MmembedError:
         raise
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, SafetensorError) as exc:
@@ -102,6 +53,38 @@ def _translated(adapter: LoraAdapter) -> Iterator[None]:
             f"the adapter {adapter.source} cannot be merged ({type(exc).__name__}: {reason}): give an adapter of this "
             f"model ({adapter.base or 'its own base is not written down'})"
         ) from exc
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise EncoderLoadError(f"the adapter {adapter.source} ({config.peft_type}) cannot be merged: use LoRA")
+
+
+def load_adapted(origin: Origin, run: LoadOptions, *, on_gpu: str) -> PreTrainedModel:
+    """`checkpoint.load_weights` of the base, with its adapter merged, as `build_adapted` does."""
+    return build_adapted(origin, run, partial(load_weights, origin.base, run), on_gpu=on_gpu)
+
+
+def build_adapted(
+    origin: Origin, run: LoadOptions, build: Callable[[str, torch.dtype], _Model], *, on_gpu: str
+) -> _Model:
+    """`build(device, dtype)`, of transformers or sentence-transformers, with its adapter merged, in eval mode.
+
+    `on_gpu` is its dtype. It is merged in float32 on the CPU, 4 bytes a parameter: half precision rounds most of a
+    small step away.
+    """
+    import torch
+
+    device = pick_device(run.device)
+    dtype = pick_dtype(run.dtype, device, on_gpu=on_gpu)
+    if origin.adapter is None:
+        return build(str(device), dtype).eval()
+    model = build("cpu", torch.float32)
+    origin.check()
+    transformer: Any = getattr(model, "transformers_model", model)  # of sentence-transformers: None for a static one
+    if transformer is None:
+        raise EncoderLoadError(f"{origin.base.model} has no transformer to merge an adapter into: leave it out")
+    merge_adapter(transformer, origin.adapter)
+    for parameter in model.parameters():  # alone, as `from_pretrained(dtype=...)` does: rotary positions need float32
+        parameter.data = parameter.data.to(dtype)
+    return model.to(device).eval()
 
 
 def _peft_config(adapter: LoraAdapter) -> PeftConfig:

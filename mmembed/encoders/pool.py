@@ -32,10 +32,8 @@ class Encoders(Mapping[str, Encoder]):
         """Raises what `load_encoder` raises, to all who wait for it; the next who asks tries again."""
         key = str(parse_name(name))  # a preset and the name that it stands for are one
         with self._lock:
-            future = self._encoders.get(key)
-            mine = future is None
-            if future is None:
-                future = self._encoders[key] = Future()
+            mine = key not in self._encoders
+            future = self._encoders.setdefault(key, Future())
         if mine:
             self._load(key, future)
         return future.result()

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from typing import cast
 
 from mmembed.errors import SettingsError
 from mmembed.types import Role
@@ -121,7 +122,5 @@ def own_prompts(encoder: str, prompts: Mapping[str, str | None]) -> Prompts:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[str, dict[str, str]]:
-    table: dict[str, dict[str, str]] = json.loads(
-        files("mmembed.encoders").joinpath("e5_tasks.json").read_text("utf-8")
-    )
-    return table
+    text = files("mmembed.encoders").joinpath("e5_tasks.json").read_text("utf-8")
+    return cast(dict[str, dict[str, str]], json.loads(text))

@@ -13,14 +13,14 @@ Rerankers are found in the same way, in the group `mmembed.rerankers`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
-from mmembed.encoders.presets import PRESETS, Preset, preset_of_model
+from mmembed.encoders.presets import PRESETS, preset_of_model
 from mmembed.encoders.presets.preset import check_loadable, check_loaded
 from mmembed.errors import (
     DuplicateEncoder,
@@ -88,6 +88,11 @@ def whole_number(
     raise SettingsError(f"encoder {str(name)!r} says {option}={value}: give a whole number {numbers}")
 
 
+def matryoshka_dims(known: tuple[int, ...], full: int) -> tuple[int, ...]:
+    """Those `known` of a Matryoshka model that a checkpoint of `full` dimensions really has, up to all of it."""
+    return (*(dim for dim in known if dim < full), full) if known else ()
+
+
 def not_matryoshka(name: EncoderName) -> SettingsError:
     """What to raise where `?dim=` is asked of a family that knows of none."""
     return SettingsError(
@@ -143,8 +148,10 @@ def load_encoder(
 def load_named(name: str, options: LoadOptions) -> Encoder:
     """`load_encoder` with its options in one; raises what that raises."""
     parsed = check_name(name)
-    preset = _preset_of(parsed)
-    if preset is not None:
+    preset = preset_of_model(parsed.model)
+    if preset is None or not preset.encoder.startswith(f"{parsed.family}:") or Path(parsed.model).is_dir():
+        preset = None  # nothing is known of the model in another family, or of a folder that is called like it
+    else:
         check_loadable(preset, trust_remote_code=options.trust_remote_code)
     encoder: Encoder = _load(families()[parsed.family], parsed, options)
     if preset is not None:
@@ -169,38 +176,14 @@ def load_reranker(
     if parsed.family not in installed:
         hint = f"rerankers are {', '.join(f'{family}:MODEL' for family in installed)}"
         raise UnknownEncoder(parsed.family, installed, hint=hint)
-    reranker: Reranker = _load(
-        installed[parsed.family], parsed, LoadOptions(device, dtype, batch_size, trust_remote_code)
-    )
-    return reranker
+    options = LoadOptions(device, dtype, batch_size, trust_remote_code)
+    return cast(Reranker, _load(installed[parsed.family], parsed, options))
 
 
 def _load(point: EntryPoint, name: EncoderName, options: LoadOptions) -> Any:
     """Call the `load` of a family, which must know every option of the name."""
-    load = _load_function(point)
-    _check_options(name, load)
-    return load(name, options, **name.options)
-
-
-def _preset_of(name: EncoderName) -> Preset | None:
-    """What is known of a model as this family loads it; nothing of a folder that is called like it."""
-    preset = preset_of_model(name.model)
-    if preset is None or not preset.encoder.startswith(f"{name.family}:") or Path(name.model).is_dir():
-        return None
-    return preset
-
-
-def _where_from(family: str, installed: Collection[str]) -> str:
-    """How to come by a family that is not installed. Only packages of ours are named: others could be anybody's."""
-    here = f"installed families are {', '.join(installed) or 'none'}"
-    if family in _PLUGINS:
-        return f"{here}; {family}: comes with pip install {_PLUGINS[family]}"
-    return f"{here}; a plugin may bring others, as {_PLUGINS['openai']} brings openai:"
-
-
-def _load_function(point: EntryPoint) -> Callable[..., Any]:
     try:
-        load: Callable[..., Any] = point.load()
+        load = point.load()
     except MmembedError:
         raise
     except ModuleNotFoundError as exc:
@@ -210,19 +193,24 @@ def _load_function(point: EntryPoint) -> Callable[..., Any]:
             f"the plugin {_distribution(point)!r} of encoder family {point.name!r} is broken "
             f"({type(exc).__name__}: {exc}): update or uninstall it"
         ) from exc
-    return load
-
-
-def _check_options(name: EncoderName, load: Callable[..., Any]) -> None:
     parameters = inspect.signature(load).parameters.values()
-    known = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    for option in name.options:
-        if option not in known:
-            bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
-            if option == "dim":
-                raise not_matryoshka(name)
-            has = f"has the options {', '.join(sorted(known))}" if known else "has no options"
-            raise EncoderError(f"encoder {bare!r} was given the option {option!r}: family {name.family!r} {has}")
+    known = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    unknown = next((option for option in name.options if option not in known), None)
+    if unknown == "dim":
+        raise not_matryoshka(name)
+    if unknown is not None:
+        bare = str(replace(name, options={}))  # an option that is none may be a key that somebody put there
+        has = f"has the options {', '.join(known)}" if known else "has no options"
+        raise EncoderError(f"encoder {bare!r} was given the option {unknown!r}: family {name.family!r} {has}")
+    return load(name, options, **name.options)
+
+
+def _where_from(family: str, installed: Collection[str]) -> str:
+    """How to come by a family that is not installed. Only packages of ours are named: others could be anybody's."""
+    here = f"installed families are {', '.join(installed) or 'none'}"
+    if family in _PLUGINS:
+        return f"{here}; {family}: comes with pip install {_PLUGINS[family]}"
+    return f"{here}; a plugin may bring others, as {_PLUGINS['openai']} brings openai:"
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmembed.encoders.checkpoint import Checkpoint
 from mmembed.errors import EncoderLoadError
@@ -30,9 +30,8 @@ class Tokens:
         """Token ids of each text, at most `limit` of them; what is cut off is text, never the frame."""
         if not texts:
             return []
-        bare = self.tokenizer([characters(text) for text in texts], add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
+        read = [characters(text) for text in texts]
+        bare = self.tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
         room = None if limit is None else limit - len(self.before) - len(self.after)
         return [[*self.before, *ids[:room], *self.after] for ids in bare]
 
@@ -130,8 +129,7 @@ def _frame(tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> tuple[
     """The ids before and after a text, which must be the same for every text."""
 
     def framed(text: str, special: bool) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        return ids
+        return cast("list[int]", tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     bare, whole = framed(_PROBE, False), framed(_PROBE, True)
     starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from mmembed.testing import input_checks, prompt_checks, reference_checks
+from mmembed.testing import input_checks as inputs
+from mmembed.testing import prompt_checks, reference_checks
 from mmembed.testing.known import KnownAnswers
 from mmembed.testing.report import Check, EncoderReport, Fault, NotJudged
 from mmembed.testing.subject import Subject, tolerance_of
-from mmembed.types import Encoder, EncoderSpec, Kind, Modality
-
-_ALL: tuple[Kind, ...] = ("dense", "sparse", "multi")
+from mmembed.types import Encoder, Kind, Modality
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class _Row:
     check: Callable[[Subject], str]
     why: str
     modality: Modality | None = None  # None: of every encoder
-    kinds: tuple[Kind, ...] = _ALL
+    kinds: tuple[Kind, ...] = get_args(Kind)
 
 
 _FORM = "a store refuses other shapes, and scores of vectors that are not of norm 1 cannot be compared"
@@ -35,17 +35,15 @@ _BATCH = (
 _CHECKS = (
     _Row("spec", reference_checks.spec, "collections, stores and limits are made by it"),
     _Row("other inputs", reference_checks.unsupported, "an index learns from UnsupportedModality what to leave out"),
-    _Row("text form", input_checks.text_form, _FORM, "text"),
-    _Row("text order", input_checks.text_order, "vectors in another order are stored with the wrong documents", "text"),
-    _Row(
-        "text repeats", input_checks.text_repeats, "dropout or sampling is still on: the model is in training", "text"
-    ),
-    _Row("no texts", input_checks.no_texts, "an index may have nothing left to embed", "text"),
-    _Row("odd texts", input_checks.odd_texts, "one such text in an index would stop it, or spoil its batch", "text"),
-    _Row("text batches", input_checks.text_batches, _BATCH, "text"),
-    _Row("truncation", input_checks.truncation, "longer texts must be cut to context_length, not refused", "text"),
-    _Row("context", input_checks.context, "passages are cut to context_length: the rest of each would be lost", "text"),
-    _Row("count_tokens", input_checks.tokens, "passages are cut by it", "text"),
+    _Row("text form", inputs.text_form, _FORM, "text"),
+    _Row("text order", inputs.text_order, "vectors in another order are stored with the wrong documents", "text"),
+    _Row("text repeats", inputs.text_repeats, "dropout or sampling is still on: the model is in training", "text"),
+    _Row("no texts", inputs.no_texts, "an index may have nothing left to embed", "text"),
+    _Row("odd texts", inputs.odd_texts, "one such text in an index would stop it, or spoil its batch", "text"),
+    _Row("text batches", inputs.text_batches, _BATCH, "text"),
+    _Row("truncation", inputs.truncation, "longer texts must be cut to context_length, not refused", "text"),
+    _Row("context", inputs.context, "passages are cut to context_length: the rest of each would be lost", "text"),
+    _Row("count_tokens", inputs.tokens, "passages are cut by it", "text"),
     _Row(
         "roles",
         prompt_checks.roles,
@@ -60,25 +58,16 @@ _CHECKS = (
         "text",
     ),
     _Row(
-        "self match",
-        input_checks.self_match,
-        "a text that does not find itself finds nothing",
-        "text",
-        ("sparse", "multi"),
+        "self match", inputs.self_match, "a text that does not find itself finds nothing", "text", ("sparse", "multi")
     ),
-    _Row("picture form", input_checks.image_form, _FORM, "image"),
-    _Row(
-        "picture order",
-        input_checks.image_order,
-        "vectors in another order are stored with the wrong pictures",
-        "image",
-    ),
-    _Row("picture repeats", input_checks.image_repeats, "dropout or augmentation is still on", "image"),
-    _Row("no pictures", input_checks.no_images, "an index may have nothing left to embed", "image"),
-    _Row("picture batches", input_checks.image_batches, "pictures must not see one another", "image"),
-    _Row("picture files", input_checks.files, "the same picture must have one vector, whatever file it is in", "image"),
-    _Row("picture modes", input_checks.modes, "a picture that is not RGB must be refused or read right", "image"),
-    _Row("pixels", input_checks.pixels, "an index preprocesses in threads, a search does not", "image"),
+    _Row("picture form", inputs.image_form, _FORM, "image"),
+    _Row("picture order", inputs.image_order, "vectors in another order are stored with the wrong pictures", "image"),
+    _Row("picture repeats", inputs.image_repeats, "dropout or augmentation is still on", "image"),
+    _Row("no pictures", inputs.no_images, "an index may have nothing left to embed", "image"),
+    _Row("picture batches", inputs.image_batches, "pictures must not see one another", "image"),
+    _Row("picture files", inputs.files, "the same picture must have one vector, whatever file it is in", "image"),
+    _Row("picture modes", inputs.modes, "a picture that is not RGB must be refused or read right", "image"),
+    _Row("pixels", inputs.pixels, "an index preprocesses in threads, a search does not", "image"),
     _Row("name", reference_checks.name_loads, "a collection stores the name, and loads it to search"),
     _Row(
         "Matryoshka",
@@ -134,12 +123,9 @@ def check_encoder(
     first = _ask(_CHECKS[0], subject)
     if first.outcome == "fault":  # what is to be asked, and what is right, is read off the spec
         return EncoderReport(type(encoder).__name__, (first,))
-    rows = [row for row in _CHECKS[1:] if _concerns(row, encoder.spec)]
-    return EncoderReport(encoder.spec.name, (first, *(_ask(row, subject) for row in rows)))
-
-
-def _concerns(row: _Row, spec: EncoderSpec) -> bool:
-    return spec.kind in row.kinds and (row.modality is None or row.modality in spec.modalities)
+    spec, rest = encoder.spec, _CHECKS[1:]
+    rows = [row for row in rest if spec.kind in row.kinds and row.modality in {None, *spec.modalities}]
+    return EncoderReport(spec.name, (first, *(_ask(row, subject) for row in rows)))
 
 
 def _ask(row: _Row, subject: Subject) -> Check:

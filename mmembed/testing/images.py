@@ -50,6 +50,7 @@ def sample_files() -> list[ImageFile]:
     palette, sideways = _palette(solid), _jpeg(rgb, orientation=6)
     coloured, plain = Image.fromarray(rgb), Image.fromarray(grey)
     one_colour = Image.new("RGB", _SIDES, _COLOUR)
+    turned = Image.open(io.BytesIO(sideways)).convert("RGB").transpose(Image.Transpose.ROTATE_270)  # to the right
     return [
         ImageFile("PNG, RGB", _bytes(coloured, "PNG"), coloured),
         ImageFile("PNG, 1", _bytes(Image.fromarray(bits), "PNG"), _rgb(np.where(bits, 255, 0))),
@@ -62,7 +63,7 @@ def sample_files() -> list[ImageFile]:
         ImageFile("TIFF, F", _bytes(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"), _rgb(grey)),
         ImageFile("TIFF, CMYK", _bytes(Image.fromarray(cmyk, "CMYK"), "TIFF"), coloured),
         ImageFile("WebP, RGB", _bytes(coloured, "WEBP", lossless=True), coloured),
-        ImageFile("JPEG lying on its side", sideways, _turned(sideways)),
+        ImageFile("JPEG lying on its side", sideways, turned),
     ]
 
 
@@ -113,8 +114,3 @@ def _jpeg(rgb: npt.NDArray[np.uint8], *, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     return _bytes(Image.fromarray(rgb), "JPEG", exif=exif, quality=95)
-
-
-def _turned(content: bytes) -> Image.Image:
-    """A JPEG of orientation 6, a quarter turn to the right."""
-    return Image.open(io.BytesIO(content)).convert("RGB").transpose(Image.Transpose.ROTATE_270)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,10 @@ _WORDS = {"text": "text", "image": "picture"}
 
 def _order(subject: Subject, modality: Modality) -> str:
     names, inputs = _inputs(modality)
-    plain = subject.vectors(modality, inputs)
-    shuffled = [
-        *range(1, len(inputs), 2),
-        *range(0, len(inputs), 2),
-    ]  # which no encoder that turns batches round undoes
-    rows = subject.vectors(modality, [inputs[i] for i in shuffled])
+    of = subject.texts if modality == "text" else subject.images
+    # An order that no encoder that turns batches round undoes.
+    shuffled = [*range(1, len(inputs), 2), *range(0, len(inputs), 2)]
+    plain, rows = of(inputs), of([inputs[i] for i in shuffled])
     if all(distance(row, plain[0]) <= subject.tolerance for row in plain):
         raise Fault(f"every {_WORDS[modality]} has the same vector")
     return subject.equal((names[i], plain[i], row) for i, row in zip(shuffled, rows, strict=True))
@@ -43,20 +41,19 @@ def _order(subject: Subject, modality: Modality) -> str:
 
 def _determinism(subject: Subject, modality: Modality) -> str:
     names, inputs = _inputs(modality)
-    first, second = subject.vectors(modality, inputs), subject.vectors(modality, inputs)
-    return subject.equal(zip(names, first, second, strict=True))
+    of = subject.texts if modality == "text" else subject.images
+    return subject.equal(zip(names, of(inputs), of(inputs), strict=True))
 
 
 def _empty_list(subject: Subject, modality: Modality) -> str:
-    check_form(subject.encode(modality, []), 0, subject.spec)
+    subject.form(modality, [])
     return f"(0, {subject.spec.dim})" if subject.spec.kind == "dense" else "[]"
 
 
-def _inputs(modality: Modality) -> tuple[list[str], Sequence[Any]]:
-    """The usual inputs, and what a report calls them."""
-    if modality == "text":
-        return [repr(text[:30]) for text in TEXTS], TEXTS
-    return list(images()), list(images().values())
+def _inputs(modality: Modality) -> tuple[list[str], list[Any]]:
+    """What a report calls the usual inputs, and they."""
+    named = images() if modality == "image" else {repr(text[:30]): text for text in TEXTS}
+    return list(named), list(named.values())
 
 
 def _of_each(check: Callable[[Subject, Modality], str]) -> tuple[Callable[[Subject], str], Callable[[Subject], str]]:
@@ -72,18 +69,15 @@ no_texts, no_images = _of_each(_empty_list)
 
 
 def text_form(subject: Subject) -> str:
-    forms = [check_form(subject.encode_text(TEXTS, role=role), len(TEXTS), subject.spec) for role in subject.roles]
+    forms = [subject.form("text", TEXTS, role=role) for role in subject.roles]
     return forms[0]
 
 
 def odd_texts(subject: Subject) -> str:
     for role in subject.roles:
         for name, text in ODD_TEXTS.items():
-            try:
-                check_form(subject.encode_text([text], role=role), 1, subject.spec)
-            except Fault as fault:
-                raise Fault(f"{name} as a {role}: {fault}") from fault
-    check_form(subject.encode_text(list(ODD_TEXTS.values())), len(ODD_TEXTS), subject.spec)
+            subject.form("text", [text], role=role, named=f"{name} as a {role}")
+    subject.form("text", list(ODD_TEXTS.values()))
     return f"{len(ODD_TEXTS)} of them: {', '.join(list(ODD_TEXTS)[:6])}, ..."
 
 
@@ -118,7 +112,7 @@ def truncation(subject: Subject) -> str:
     text = filler(limit)  # a word is a token or more
     endings = ["", " " + filler(40, other=True), " " + filler(limit, other=True)]
     for role in subject.roles:
-        check_form(subject.encode_text([text], role=role), 1, subject.spec)
+        subject.form("text", [text], role=role)
         rows = subject.texts([text + ending for ending in endings], role=role)
         names = [f"a {role} of {limit} tokens and more, by its end" for _ in rows]
         subject.equal(zip(names, rows, [rows[0]] * len(rows), strict=True))
@@ -133,9 +127,7 @@ def context(subject: Subject) -> str:
     head = words * 2 // 3
     if head == words:
         raise NotJudged(f"a context of {limit} tokens is too short to be tried")
-    one, other = (
-        f"{filler(head)} {end}" for end in (filler(words - head, other=True), filler(words - head, other=False))
-    )
+    one, other = (f"{filler(head)} {filler(words - head, other=differs)}" for differs in (True, False))
     apart = distance(*subject.texts([one, other]))
     if apart <= subject.tolerance:
         raise Fault(
@@ -173,11 +165,8 @@ def self_match(subject: Subject) -> str:
 def image_form(subject: Subject) -> str:
     tried = {**images(), **extreme_images()}
     for name, image in tried.items():
-        try:
-            check_form(subject.encode_image([image]), 1, subject.spec)
-        except Fault as fault:
-            raise Fault(f"a picture of {name}: {fault}") from fault
-    return f"{check_form(subject.encode_image(list(tried.values())), len(tried), subject.spec)}, of {', '.join(tried)}"
+        subject.form("image", [image], named=f"a picture of {name}")
+    return f"{subject.form('image', list(tried.values()))}, of {', '.join(tried)}"
 
 
 def image_batches(subject: Subject) -> str:
@@ -185,7 +174,7 @@ def image_batches(subject: Subject) -> str:
 
 
 def _images_in_company(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
-    names, inputs = list(images()), list(images().values())
+    names, inputs = _inputs("image")
     alone = [subject.images([image])[0] for image in inputs]
     yield from zip(names, alone, subject.images(inputs), strict=True)
     yield from zip(names * _MANY_IMAGES, alone * _MANY_IMAGES, subject.images(inputs * _MANY_IMAGES), strict=True)
@@ -215,7 +204,7 @@ def modes(subject: Subject) -> str:
     others, refused = [], []
     for mode, (image, shows) in unconverted_images().items():
         try:
-            embeddings = subject.encode_image([image])
+            embeddings = subject.encode("image", [image])
         except Fault:
             refused.append(mode)
             continue
@@ -237,12 +226,11 @@ def pixels(subject: Subject) -> str:
     encoder = subject.encoder
     if not isinstance(encoder, PixelEncoder):
         raise NotJudged("it has no preprocess_image and encode_pixels of its own")
-    names, inputs = list(images()), list(images().values())
+    names, inputs = _inputs("image")
     with ThreadPoolExecutor(_THREADS) as pool:
         many = inputs * _MANY_IMAGES
         batch = call_encoder("preprocess_image", lambda: list(pool.map(encoder.preprocess_image, many)))
-    rows = split_rows(
-        call_encoder("encode_pixels", lambda: encoder.encode_pixels(batch)), len(batch), subject.spec.kind
-    )
+    made = call_encoder("encode_pixels", lambda: encoder.encode_pixels(batch))
+    rows = split_rows(made, len(batch), subject.spec.kind)
     check_form(call_encoder("encode_pixels", lambda: encoder.encode_pixels([])), 0, subject.spec)
     return subject.equal(zip(names * _MANY_IMAGES, rows, subject.images(inputs) * _MANY_IMAGES, strict=True))

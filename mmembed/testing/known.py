@@ -56,16 +56,8 @@ def record_known_answers(encoder: Encoder) -> KnownAnswers:
 def write_known_answers(answers: KnownAnswers, file: Path) -> None:
     """As JSON, rounded to eight digits. Raises SettingsError where the file cannot be written."""
     sides = {side: {key: _listed(row) for key, row in getattr(answers, side).items()} for side in _SIDES}
-    text = json.dumps(
-        {
-            "format": _FORMAT,
-            "encoder": answers.encoder,
-            "fingerprint": answers.fingerprint,
-            "kind": answers.kind,
-            **sides,
-        },
-        ensure_ascii=False,
-    )
+    head = {"format": _FORMAT, "encoder": answers.encoder, "fingerprint": answers.fingerprint, "kind": answers.kind}
+    text = json.dumps({**head, **sides}, ensure_ascii=False)
     try:
         file.write_text(text, "utf-8")
     except OSError as exc:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,36 +40,18 @@ _ASTRAY: Mapping[str, Callable[[str], str]] = {
 }
 
 _Plain = Callable[[Sequence[str]], list[Vector]]
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    query: str  # "{task}" stands for an instruction
-    document: str
-
-    def lead(self, role: Role, task: str | None) -> str:
-        prompt = self.query if role == "query" else self.document
-        return query_prefix(prompt, task) if "{task}" in prompt else prompt
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The tokens that every text must start and end with; None: any."""
-
-    first: int | None
-    last: int | None
-    pooled: bool  # whether the vector is the hidden state of the last one
+_Prompts = Mapping[Role, str]  # "{task}" in one of them stands for an instruction
 
 
 def roles(subject: Subject) -> str:
     prompts = _known_prompts(subject)
     queries, documents = subject.texts(TEXTS, role="query"), subject.texts(TEXTS, role="document")
-    if prompts.query != prompts.document:
+    if prompts["query"] != prompts["document"]:
         apart = max(distance(query, document) for query, document in zip(queries, documents, strict=True))
         if apart <= subject.tolerance:
             raise Fault(
-                f"queries have the vectors of documents, though queries are led by {prompts.query!r} and documents "
-                f"by {prompts.document!r}"
+                f"queries have the vectors of documents, though queries are led by {prompts['query']!r} and documents "
+                f"by {prompts['document']!r}"
             )
         return f"queries and documents are up to {apart:.2f} apart"
     if subject.spec.kind != "dense":
@@ -80,8 +61,8 @@ def roles(subject: Subject) -> str:
 
 def prompt_bytes(subject: Subject) -> str:
     prompts = _known_prompts(subject)
-    sides = [role for role in get_args(Role) if prompts.lead(role, None)]
-    if not sides:
+    leads = {role: lead for role, prompt in prompts.items() if (lead := query_prefix(prompt, None))}
+    if not leads:
         raise NotJudged("the model has no prompts")
     if subject.spec.kind != "dense" or _parsed(subject).family in _TEMPLATED:
         raise NotJudged("the prompts of such an encoder do not simply stand in front of a text")
@@ -89,32 +70,31 @@ def prompt_bytes(subject: Subject) -> str:
     if plain is None:
         return _told_prompts(subject, prompts)
     tasks = (None,) if isinstance(subject.encoder, ForeignEncoder) else (None, "SciFact")  # which takes no task
-    for role in sides:
-        for task in tasks if "{task}" in prompts.query and role == "query" else (None,):
-            _check_lead(subject, plain, prompts.lead(role, task), role, task)
-    return " and ".join(f"{role} = {prompts.lead(role, None)!r} + text" for role in sides)
+    for role in leads:
+        for task in tasks if "{task}" in prompts["query"] and role == "query" else (None,):
+            _check_lead(subject, plain, query_prefix(prompts[role], task), role, task)
+    return " and ".join(f"{role} = {lead!r} + text" for role, lead in leads.items())
 
 
 def special_tokens(subject: Subject) -> str:
-    frame = _expected_frame(subject)
-    promised = [token for token in (frame.first, frame.last) if token is not None]
-    if not promised:
+    frame, pooled = _expected_frame(subject)
+    if not frame:
         raise NotJudged("the checkpoint promises neither an opening nor a closing token")
     token_ids: Callable[[str], list[int]] | None = getattr(subject.encoder, "token_ids", None)
-    if token_ids is None:
-        return _by_count(subject, len(promised))
+    if token_ids is None:  # a count is all that can be seen of such an encoder
+        count = subject.count_tokens("")
+        if count < len(frame):
+            raise Fault(f"the empty text counts {count} tokens, but the checkpoint promises {len(frame)} special ones")
+        return f"the empty text counts {count} tokens, and {len(frame)} special ones are promised"
     for text in [*TEXTS, *ODD_TEXTS.values(), filler(2 * min(subject.spec.context_length or 500, subject.longest))]:
         ids = call_encoder("token_ids", lambda: list(token_ids(characters(text))))  # noqa: B023
-        for what, expected, found in (("start", frame.first, ids[:1]), ("end", frame.last, ids[-1:])):
-            if expected is not None and found != [expected]:
-                pooled = ", which is what the vector is taken from" if frame.pooled and what == "end" else ""
-                instead = found[0] if found else "none"
-                raise Fault(f"{text[:20]!r} {what}s with token {instead}, not with {expected}{pooled}")
-    return " and ".join(
-        f"every text {what}s with token {token}"
-        for what, token in (("start", frame.first), ("end", frame.last))
-        if token is not None
-    )
+        found = {"start": ids[:1], "end": ids[-1:]}
+        for what, expected in frame.items():
+            if found[what] != [expected]:
+                taken = ", which is what the vector is taken from" if pooled and what == "end" else ""
+                instead = found[what][0] if ids else "none"
+                raise Fault(f"{text[:20]!r} {what}s with token {instead}, not with {expected}{taken}")
+    return " and ".join(f"every text {what}s with token {token}" for what, token in frame.items())
 
 
 def _known_prompts(subject: Subject) -> _Prompts:
@@ -122,13 +102,13 @@ def _known_prompts(subject: Subject) -> _Prompts:
     if len(subject.roles) == 1:
         raise NotJudged(f"it reads texts as a {subject.roles[0]} only")
     if subject.prompts is not None:
-        return _Prompts(*subject.prompts)
+        return dict(zip(("query", "document"), subject.prompts, strict=True))
     name = _parsed(subject)
     known = preset_of_model(name.model) if name.model else PRESETS.get(name.family)
     known = known or PRESETS.get(_FAMILIES.get(name.family, ""))
     if known is None or known.own_prompts:
         raise NotJudged(f"the prompts of {subject.spec.name} are not known here: pass prompts=(query, document)")
-    return _Prompts(known.query_prompt, known.document_prompt)
+    return {"query": known.query_prompt, "document": known.document_prompt}
 
 
 def _parsed(subject: Subject) -> EncoderName:
@@ -140,8 +120,8 @@ def _parsed(subject: Subject) -> EncoderName:
 
 def _without_prompt(subject: Subject, prompts: _Prompts) -> _Plain | None:
     """How this encoder takes a text as it is: as a document without prompt, or with the task "". None: in no way."""
-    if not prompts.document:
-        return lambda texts: subject.texts(texts)
+    if not prompts["document"]:
+        return subject.texts
     query, document = (subject.texts(TEXTS, role=role, task="") for role in get_args(Role))
     if max(map(distance, query, document)) > subject.tolerance:
         return None
@@ -165,24 +145,18 @@ def _told_prompts(subject: Subject, prompts: _Prompts) -> str:
     tell: Callable[[Role, str | None], str] | None = getattr(subject.encoder, "prompt", None)
     if tell is None:
         raise NotJudged("both roles have a prompt, and the encoder neither takes task='' nor has a method prompt()")
-    for role in get_args(Role):
-        told = call_encoder("prompt", lambda: tell(role, None))  # noqa: B023
-        if told != prompts.lead(role, None):
-            raise Fault(f"prompt({role!r}, None) is {told!r}, not {prompts.lead(role, None)!r}")
+    for role, prompt in prompts.items():
+        told, lead = call_encoder("prompt", lambda: tell(role, None)), query_prefix(prompt, None)  # noqa: B023
+        if told != lead:
+            raise Fault(f"prompt({role!r}, None) is {told!r}, not {lead!r}")
     return "both prompts are told as expected"
 
 
-def _by_count(subject: Subject, promised: int) -> str:
-    """All that can be seen of an encoder that does not show its tokens."""
-    count = subject.count_tokens("")
-    if count < promised:
-        raise Fault(f"the empty text counts {count} tokens, but the checkpoint promises {promised} special ones")
-    return f"the empty text counts {count} tokens, and {promised} special ones are promised"
-
-
-def _expected_frame(subject: Subject) -> _Frame:
-    if subject.expect_first is not None or subject.expect_last is not None:
-        return _Frame(subject.expect_first, subject.expect_last, pooled=False)
+def _expected_frame(subject: Subject) -> tuple[dict[str, int], bool]:
+    """The token that every text must "start" and "end" with, where any must; whether the last one's state is pooled."""
+    given = {"start": subject.expect_first, "end": subject.expect_last}
+    if frame := {what: token for what, token in given.items() if token is not None}:
+        return frame, False
     model = _parsed(subject).model
     folder = subject.checkpoint or (Path(model) if model and Path(model).is_dir() else None)
     if folder is None:
@@ -190,12 +164,9 @@ def _expected_frame(subject: Subject) -> _Frame:
     config, pooling = _json(folder / "tokenizer_config.json"), _json(folder / "1_Pooling" / "config.json")
     if not config:
         raise NotJudged(f"{folder} has no tokenizer_config.json")
-    first, last = (
-        _token_id(folder, config, kind) if config.get(f"add_{kind}_token") else None for kind in ("bos", "eos")
-    )
-    return _Frame(
-        first, last, bool(pooling.get("pooling_mode_lasttoken") or pooling.get("pooling_mode") == "lasttoken")
-    )
+    kinds = [("start", "bos"), ("end", "eos")]
+    frame = {what: _token_id(folder, config, kind) for what, kind in kinds if config.get(f"add_{kind}_token")}
+    return frame, bool(pooling.get("pooling_mode_lasttoken") or pooling.get("pooling_mode") == "lasttoken")
 
 
 def _token_id(folder: Path, config: Mapping[str, Any], kind: str) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from PIL import Image
@@ -12,11 +12,12 @@ from PIL import Image
 from mmembed.encoders.registry import parse_name
 from mmembed.errors import UnsupportedModality
 from mmembed.testing.images import images
+from mmembed.testing.known import KnownAnswers
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.subject import Subject, call_encoder, tolerance_of
 from mmembed.testing.texts import TEXTS
 from mmembed.testing.vectors import check_form
-from mmembed.types import Encoder, EncoderSpec, Kind, Modality, Role, Vector
+from mmembed.types import EncoderSpec, Kind, Modality, Role, Vector
 from mmembed.vectors import l2_normalize
 
 _ELSEWHERE = 3  # an encoder is nearer to itself than to one of another dtype, or on another machine
@@ -28,33 +29,36 @@ def spec(subject: Subject) -> str:
     if not isinstance(found, EncoderSpec):
         raise Fault("it has no spec, an EncoderSpec: give it one, or make it with mmembed.testing.wrap")
     wrong = [
-        f"{what} is {getattr(owner, field, None)!r}"
-        for owner, what, field, right in _expectations(subject.encoder, found)
-        if not right
+        f"spec.{field} is {getattr(found, field)!r}" for field, right in _expected_spec(found).items() if not right
     ]
+    encoder = subject.encoder
+    expected = {
+        "batch_size": _positive(getattr(encoder, "batch_size", None)),
+        "dtype": isinstance(getattr(encoder, "dtype", None), str),
+        "logit_scale": isinstance(getattr(encoder, "logit_scale", "missing"), float | int | None),
+        "logit_bias": isinstance(getattr(encoder, "logit_bias", "missing"), float | int | None),
+    }
+    wrong += [f"{field} is {getattr(encoder, field, None)!r}" for field, right in expected.items() if not right]
     if wrong:
         raise Fault(", ".join(wrong))
     return f"{found.kind}, {found.dim or 'no fixed number of'} dimensions, {' and '.join(sorted(found.modalities))}"
 
 
-def _expectations(encoder: Encoder, spec: EncoderSpec) -> Iterator[tuple[object, str, str, bool]]:
-    """Whose field it is, what it is called, its name, and whether it is as it must be."""
-    dim, sparse = spec.dim, spec.kind == "sparse"
-    yield spec, "spec.name", "name", bool(spec.name) and isinstance(spec.name, str)
-    yield spec, "spec.kind", "kind", spec.kind in get_args(Kind)
-    yield spec, "spec.dim", "dim", dim is None if sparse else _positive(dim)
-    yield spec, "spec.modalities", "modalities", spec.modalities in _MODALITIES
-    yield spec, "spec.fingerprint", "fingerprint", bool(spec.fingerprint) and isinstance(spec.fingerprint, str)
-    limit, dims = spec.context_length, spec.matryoshka_dims
-    yield spec, "spec.context_length", "context_length", limit is None or _positive(limit)
+def _expected_spec(spec: EncoderSpec) -> dict[str, bool]:
+    """Whether each field is as it must be."""
+    dim, limit, dims = spec.dim, spec.context_length, spec.matryoshka_dims
     fitting = (
         isinstance(dims, tuple) and all(map(_positive, dims)) and dim is not None and max(dims, default=dim) >= dim
     )
-    yield spec, "spec.matryoshka_dims", "matryoshka_dims", dims == () or fitting
-    yield encoder, "batch_size", "batch_size", _positive(getattr(encoder, "batch_size", None))
-    yield encoder, "dtype", "dtype", isinstance(getattr(encoder, "dtype", None), str)
-    for name in ("logit_scale", "logit_bias"):
-        yield encoder, name, name, isinstance(getattr(encoder, name, "missing"), float | int | None)
+    return {
+        "name": bool(spec.name) and isinstance(spec.name, str),
+        "kind": spec.kind in get_args(Kind),
+        "dim": dim is None if spec.kind == "sparse" else _positive(dim),
+        "modalities": spec.modalities in _MODALITIES,
+        "fingerprint": bool(spec.fingerprint) and isinstance(spec.fingerprint, str),
+        "context_length": limit is None or _positive(limit),
+        "matryoshka_dims": dims == () or fitting,
+    }
 
 
 def _positive(number: object) -> bool:
@@ -63,19 +67,19 @@ def _positive(number: object) -> bool:
 
 def unsupported(subject: Subject) -> str:
     """What the spec does not name must be refused, in the one way that an index understands."""
-    encoder, missing = subject.encoder, set(get_args(Modality)) - subject.spec.modalities
-    if not missing:
+    missing = next(iter(set(get_args(Modality)) - subject.spec.modalities), None)
+    if missing is None:
         raise NotJudged("it reads both pictures and texts")
     try:
-        if "image" in missing:
-            encoder.encode_image([Image.new("RGB", (8, 8))])
+        if missing == "image":
+            subject.encoder.encode_image([Image.new("RGB", (8, 8))])
         else:
-            encoder.encode_text(["a"], role="document")
+            subject.encoder.encode_text(["a"], role="document")
     except UnsupportedModality:
-        return f"{missing.pop()} is refused"
+        return f"{missing} is refused"
     except Exception as exc:
-        raise Fault(f"{missing.pop()} raises {type(exc).__name__} instead of UnsupportedModality") from exc
-    raise Fault(f"{missing.pop()} is embedded, though the spec does not name it")
+        raise Fault(f"{missing} raises {type(exc).__name__} instead of UnsupportedModality") from exc
+    raise Fault(f"{missing} is embedded, though the spec does not name it")
 
 
 def name_loads(subject: Subject) -> str:
@@ -99,7 +103,7 @@ def matryoshka(subject: Subject) -> str:
     for dim in dims:
         name = str(replace(parsed, options={**parsed.options, "dim": str(dim)}))
         shorter = replace(subject, encoder=call_encoder(f"loading {name!r}", lambda: load(name)))  # noqa: B023
-        check_form(shorter.encode_text(TEXTS), len(TEXTS), replace(subject.spec, dim=dim))
+        check_form(shorter.encode("text", TEXTS), len(TEXTS), replace(subject.spec, dim=dim))
         if shorter.spec.fingerprint == subject.spec.fingerprint:
             raise Fault(f"{name!r} has the fingerprint of the whole vectors, with which it cannot be compared")
         cut = l2_normalize(full[:, :dim])
@@ -112,12 +116,10 @@ def against(subject: Subject) -> str:
         raise NotJudged("no other encoder was given to hold it against")
     other, own = replace(subject, encoder=subject.against), subject.spec
     if (other.spec.kind, other.spec.dim) != (own.kind, own.dim):
-        raise Fault(
-            f"it makes {own.kind} vectors of {own.dim}, {other.spec.name} {other.spec.kind} of {other.spec.dim}"
-        )
+        there = f"{other.spec.name} {other.spec.kind} of {other.spec.dim}"
+        raise Fault(f"it makes {own.kind} vectors of {own.dim}, {there}")
     tolerance = _ELSEWHERE * max(subject.tolerance, tolerance_of(subject.against))
-    closeness = subject.equal(_beside(subject, other), tolerance=tolerance)
-    return f"{closeness}, {other.spec.name}"
+    return f"{subject.equal(_beside(subject, other), tolerance=tolerance)}, {other.spec.name}"
 
 
 def _beside(subject: Subject, other: Subject) -> Iterator[tuple[str, Vector, Vector]]:
@@ -136,16 +138,14 @@ def known_answers(subject: Subject) -> str:
         raise NotJudged("no known answers were given")
     if known.kind != subject.spec.kind:
         raise Fault(f"it makes {subject.spec.kind} vectors, the known answers of {known.encoder} are {known.kind}")
-    closeness = subject.equal(_answers(subject), tolerance=_ELSEWHERE * subject.tolerance)
+    closeness = subject.equal(_answers(subject, known), tolerance=_ELSEWHERE * subject.tolerance)
     same = known.fingerprint == subject.spec.fingerprint
     return f"{closeness}, {known.encoder}" + ("" if same else ", though its fingerprint was another")
 
 
-def _answers(subject: Subject) -> Iterator[tuple[str, Vector, Vector]]:
-    known = subject.known
-    assert known is not None
-    sides: list[tuple[Role, Any]] = [("query", known.queries), ("document", known.documents)]
-    for role, answers in sides:
+def _answers(subject: Subject, known: KnownAnswers) -> Iterator[tuple[str, Vector, Vector]]:
+    sides: dict[Role, Mapping[str, Vector]] = {"query": known.queries, "document": known.documents}
+    for role, answers in sides.items():
         names = [f"{role} {text[:30]!r}" for text in answers]
         yield from zip(names, subject.texts(list(answers), role=role) if answers else [], answers.values(), strict=True)
     if known.images:

@@ -14,7 +14,7 @@ from mmembed.testing.foreign import ForeignEncoder
 from mmembed.testing.known import KnownAnswers
 from mmembed.testing.report import Fault, NotJudged
 from mmembed.testing.texts import text_roles
-from mmembed.testing.vectors import distance, split_rows
+from mmembed.testing.vectors import check_form, distance, split_rows
 from mmembed.types import Embeddings, Encoder, EncoderSpec, Modality, Role, Vector
 
 if TYPE_CHECKING:
@@ -53,29 +53,29 @@ class Subject:
         """In which it reads texts."""
         return text_roles(self.encoder)
 
-    def encode(self, modality: Modality, inputs: Sequence[Any]) -> Embeddings:
-        return self.encode_text(inputs) if modality == "text" else self.encode_image(inputs)
-
-    def vectors(self, modality: Modality, inputs: Sequence[Any]) -> list[Vector]:
-        """n texts or images -> n vectors."""
-        return split_rows(self.encode(modality, inputs), len(inputs), self.spec.kind)
-
-    def encode_text(self, texts: Sequence[str], *, role: Role | None = None, task: str | None = None) -> Embeddings:
-        """What the encoder returned, as it is. Without a role: as documents, or else as queries."""
+    def encode(
+        self, modality: Modality, inputs: Sequence[Any], *, role: Role | None = None, task: str | None = None
+    ) -> Embeddings:
+        """What the encoder returned, as it is. Texts without a role: as documents, or else as queries."""
+        if modality == "image":
+            return call_encoder("encode_image", lambda: self.encoder.encode_image(list(inputs)))
         side = role or self.roles[-1]
-        return call_encoder("encode_text", lambda: self.encoder.encode_text(list(texts), role=side, task=task))
+        return call_encoder("encode_text", lambda: self.encoder.encode_text(list(inputs), role=side, task=task))
 
-    def encode_image(self, images: Sequence[Image]) -> Embeddings:
-        """What the encoder returned, as it is."""
-        return call_encoder("encode_image", lambda: self.encoder.encode_image(list(images)))
+    def form(self, modality: Modality, inputs: Sequence[Any], *, role: Role | None = None, named: str = "") -> str:
+        """Of what n texts or images become, as `check_form` tells it; a Fault begins with what they are `named`."""
+        try:
+            return check_form(self.encode(modality, inputs, role=role), len(inputs), self.spec)
+        except Fault as fault:
+            raise Fault(f"{named}: {fault}" if named else str(fault)) from fault
 
     def texts(self, texts: Sequence[str], *, role: Role | None = None, task: str | None = None) -> list[Vector]:
         """n texts -> n vectors."""
-        return split_rows(self.encode_text(texts, role=role, task=task), len(texts), self.spec.kind)
+        return split_rows(self.encode("text", texts, role=role, task=task), len(texts), self.spec.kind)
 
     def images(self, images: Sequence[Image]) -> list[Vector]:
-        """n pictures -> n vectors."""
-        return split_rows(self.encode_image(images), len(images), self.spec.kind)
+        """n images -> n vectors."""
+        return split_rows(self.encode("image", images), len(images), self.spec.kind)
 
     def count_tokens(self, text: str) -> int:
         """Raises NotJudged for an encoder of `wrap` that was given no tokenizer: it counts words."""
@@ -104,11 +104,11 @@ def call_encoder(what: str, function: Callable[[], _T]) -> _T:
         raise Fault(f"{what} raised {type(exc).__name__}: {message}") from exc
 
 
-def tolerance_of(*encoders: Encoder) -> float:
-    """Of the least precise of them. A remote one runs in a dtype that nobody tells."""
-    remote = [getattr(getattr(encoder, "spec", None), "remote", False) for encoder in encoders]  # or no encoder
-    dtypes = ["" if far else str(getattr(encoder, "dtype", "")) for encoder, far in zip(encoders, remote, strict=True)]
-    return max(_TOLERANCES.get(dtype, _TOLERANCE_OTHERWISE) for dtype in dtypes)
+def tolerance_of(encoder: Encoder) -> float:
+    """By its dtype. A remote one runs in a dtype that nobody tells."""
+    remote = getattr(getattr(encoder, "spec", None), "remote", False)  # or no encoder
+    dtype = "" if remote else str(getattr(encoder, "dtype", ""))
+    return _TOLERANCES.get(dtype, _TOLERANCE_OTHERWISE)
 
 
 def _closeness(apart: float) -> str:

@@ -7,20 +7,21 @@ their vectors from the same hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias, cast, get_args
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.bge_m3_weights import Output, Weights, shared_weights
-from mmembed.encoders.families.memory import in_halves, overflow
+from mmembed.encoders.families.memory import TokenBatches, overflow
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
-from mmembed.encoders.tokens import token_batches
 from mmembed.errors import SettingsError
 from mmembed.types import Embeddings, Encoder, EncoderSpec, Kind, LoadOptions, Role, SparseVector, Vector
 from mmembed.vectors import l2_normalize
@@ -28,8 +29,6 @@ from mmembed.vectors import l2_normalize
 _OUTPUTS: tuple[Output, ...] = get_args(Output)
 _KINDS: Mapping[Output, Kind] = {"dense": "dense", "sparse": "sparse", "colbert": "multi"}
 _EXAMPLE = "bge-m3:BAAI/bge-m3"
-_TOKEN_BUDGET_CPU, _TOKEN_BUDGET_GPU = 4096, 32768  # tokens a forward pass, padding included
-_BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
 
 
 class BgeM3(TextEncoder):
@@ -40,9 +39,8 @@ class BgeM3(TextEncoder):
     ) -> None:
         self.spec = spec
         self.dtype = str(weights.transformer.dtype).removeprefix("torch.")
-        on_cpu = weights.transformer.device.type == "cpu"
-        self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
-        self._token_budget = _TOKEN_BUDGET_CPU if on_cpu else _TOKEN_BUDGET_GPU
+        self._batches = TokenBatches(spec.name, weights.transformer.device, batch_size, budgets=(4096, 32768))
+        self.batch_size = self._batches.size
         self._output = output
         self._weights = weights
         self._max_length = max_length
@@ -84,46 +82,33 @@ class BgeM3(TextEncoder):
                     f"the same hidden states: encode with each by itself"
                 )
             outputs.append(other._output)
-        embeddings = self._encode(texts, tuple(dict.fromkeys(outputs)))
-        return [embeddings[output] for output in outputs]
+        rows = self._weights.tokens.ids(texts, limit=self._max_length)
+        vectors = self._batches.run(partial(self._read, outputs=set(outputs)), rows, list(map(len, rows)), len)
+        return [self._embeddings(output, [row[output] for row in vectors]) for output in outputs]
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones included, nothing truncated."""
         return len(self._weights.tokens.ids([text])[0])
 
-    def _encode(self, texts: Sequence[str], outputs: tuple[Output, ...]) -> dict[Output, Embeddings]:
-        rows = self._weights.tokens.ids(texts, limit=self._max_length)
-        pooled: dict[Output, dict[int, Vector]] = {output: {} for output in outputs}
-        for batch in token_batches([len(row) for row in rows], budget=self._token_budget, cap=self.batch_size):
-            parts = in_halves(
-                lambda part: self._read(part, outputs), [rows[i] for i in batch], encoder=self.spec.name, count=len
-            )
-            for output in outputs:
-                vectors = (vector for part in parts for vector in part[output])
-                pooled[output].update(zip(batch, vectors, strict=True))
-        return {output: self._in_order(output, vectors) for output, vectors in pooled.items()}
-
-    def _in_order(self, output: Output, vectors: Mapping[int, Vector]) -> Embeddings:
-        ordered = [vectors[i] for i in range(len(vectors))]
+    def _embeddings(self, output: Output, vectors: list[Vector]) -> Embeddings:
         if output != "dense":
-            return cast(Embeddings, ordered)
+            return cast(Embeddings, vectors)
         width = self._weights.transformer.config.hidden_size
-        return np.array(ordered, dtype=np.float32).reshape(len(ordered), width)  # (0, width) for no texts
+        return np.array(vectors, dtype=np.float32).reshape(len(vectors), width)  # (0, width) for no texts
 
     @torch.inference_mode()
-    def _read(self, rows: list[list[int]], outputs: tuple[Output, ...]) -> dict[Output, list[Vector]]:
-        """Rows of token ids -> a vector of each row for each output."""
+    def _read(self, rows: list[list[int]], *, outputs: Collection[Output]) -> list[dict[Output, Vector]]:
+        """Rows of token ids -> the vectors of each row, by output."""
         model = self._weights.transformer
-        ids = torch.full((len(rows), max(map(len, rows))), cast(int, model.config.pad_token_id))
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):  # on the right: positions are counted from the left
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
+        padding = cast(int, model.config.pad_token_id)  # on the right: positions are counted from the left
+        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
         out = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
         states: torch.Tensor = out.last_hidden_state.float()  # (rows, width, hidden)
         if not torch.isfinite(states).all():
             raise overflow(self.spec.name, self.dtype)
-        return {output: _POOLS[output](states, rows, self._weights) for output in outputs}
+        vectors = zip(*(_POOLS[output](states, rows, self._weights) for output in outputs), strict=True)
+        return [dict(zip(outputs, row, strict=True)) for row in vectors]
 
 
 def _dense(states: torch.Tensor, _rows: list[list[int]], _weights: Weights) -> list[Vector]:

@@ -51,42 +51,35 @@ def shared_weights(origin: Origin, run: LoadOptions) -> Weights:
     A folder whose files were written anew since is read anew.
     """
     checkpoint = origin.base
-    files = [*checkpoint.weight_files(), *_head_files(checkpoint)] if checkpoint.local else []
+    files = checkpoint.weight_files() if checkpoint.local else []
+    files += [_head_file(checkpoint, stem) for stem in _STEMS.values() if checkpoint.local]
     merged = origin.adapter.checksum() if origin.adapter else None
     written = tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
     device = pick_device(run.device)
     dtype = pick_dtype(run.dtype, device, on_gpu=_GPU_DTYPE)
     key = (checkpoint.model, checkpoint.revision, written, merged, device, dtype, run.trust_remote_code)
     with _LOADING:
-        weights = _IN_USE.get(key)
-        if weights is None:
-            weights = _IN_USE[key] = _load(origin, run)
-        return weights
+        return _IN_USE.get(key) or _IN_USE.setdefault(key, _load(origin, run))
 
 
 def _load(origin: Origin, run: LoadOptions) -> Weights:
     checkpoint = origin.base
     tokens = load_tokens(checkpoint, flags={}, first="<s>", last="</s>", trust_remote_code=run.trust_remote_code)
-    files = dict(zip(_STEMS, _head_files(checkpoint), strict=True))
+    files = {output: _head_file(checkpoint, stem) for output, stem in _STEMS.items()}
     transformer = load_adapted(origin, run, on_gpu=_GPU_DTYPE)
-    width = transformer.config.hidden_size
-    heads = {
-        "sparse": _head(checkpoint, files["sparse"], width, rows=1),
-        "colbert": _head(checkpoint, files["colbert"], width),
-    }
+    heads = {}
+    for output, file in files.items():
+        head = _head(checkpoint, file, transformer.config.hidden_size, rows=1 if output == "sparse" else None)
+        heads[output] = head.to(transformer.device)
     body = weights_checksum(checkpoint.weight_files())
     if origin.adapter is not None:
         body += f" {origin.adapter.checksum()}"
     return Weights(
         transformer=transformer,
-        heads={output: heads[output].to(transformer.device) for output in _STEMS},
+        heads=heads,
         tokens=tokens,
         checksums={"dense": body, **{output: f"{body} {weights_checksum([file])}" for output, file in files.items()}},
     )
-
-
-def _head_files(checkpoint: Checkpoint) -> list[Path]:
-    return [_head_file(checkpoint, stem) for stem in _STEMS.values()]
 
 
 def _head_file(checkpoint: Checkpoint, stem: str) -> Path:
@@ -117,7 +110,7 @@ def _fetch(checkpoint: Checkpoint, names: Sequence[str]) -> list[Path]:
     return []
 
 
-def _head(checkpoint: Checkpoint, file: Path, width: int, *, rows: int | None = None) -> nn.Linear:
+def _head(checkpoint: Checkpoint, file: Path, width: int, *, rows: int | None) -> nn.Linear:
     """The linear layer in `file`, from the `width` of a hidden state to `rows` (None: as many as it has), float32."""
     with checkpoint.loading():
         safe = file.suffix == ".safetensors"

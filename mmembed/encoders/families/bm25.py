@@ -45,13 +45,8 @@ class Bm25Encoder(TextEncoder):
         """n strings -> n sparse vectors: term weights for a document, ones for a query. SettingsError for a task."""
         check_task(self.spec.name, task)
         embed = self._bm25.embed_query if role == "query" else self._bm25.embed_document
-        vectors: list[SparseVector] = []
-        for text in texts:
-            sparse = embed(characters(text))
-            vectors.append(
-                SparseVector(np.array(sparse.indices, dtype=np.uint32), np.array(sparse.values, dtype=np.float32))
-            )
-        return vectors
+        made = (embed(characters(text)) for text in texts)
+        return [SparseVector(np.array(v.indices, dtype=np.uint32), np.array(v.values, dtype=np.float32)) for v in made]
 
 
 def load(name: EncoderName, run: LoadOptions, *, language: str = "english") -> Bm25Encoder:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from sentence_transformers import CrossEncoder
 
-from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
+from mmembed.encoders.checkpoint import find_checkpoint
 from mmembed.encoders.families.memory import in_smaller_batches
 from mmembed.encoders.families.sentence_models import PlainText, load_model, read_layout, to_readable
 from mmembed.encoders.lora import find_origin
@@ -99,7 +99,14 @@ def load(
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     origin = find_origin(name, checkpoint, adapter, own=False)
     tokens = whole_number(origin.name, "max_length", max_length, least=8)
-    _check_kind(checkpoint)
+    kind, config = read_layout(checkpoint)
+    architectures = config.get("architectures") or []
+    classifies = kind is None and any(made.endswith("ForSequenceClassification") for made in architectures)
+    if kind != "CrossEncoder" and not classifies:
+        raise EncoderLoadError(
+            f"{checkpoint.model} is a {kind or ' or '.join(architectures) or 'model of no architecture'}, which was "
+            f"not saved as a model that scores pairs: name a cross-encoder, such as {_EXAMPLE}"
+        )
     make = partial(CrossEncoder, max_length=tokens)
     model = build_adapted(origin, run, partial(load_model, make, checkpoint, run), on_gpu="bfloat16")
     if model.num_labels != 1:
@@ -107,16 +114,4 @@ def load(
             f"{checkpoint.model} gives a pair {model.num_labels} scores, not 1: it sorts pairs into classes, so name a "
             f"reranker, such as {_EXAMPLE}"
         )
-    return CrossEncoderReranker(str(origin.name), model.eval(), run)
-
-
-def _check_kind(checkpoint: Checkpoint) -> None:
-    """Refuse a model that was not trained as a cross-encoder, before any weights are read."""
-    kind, config = read_layout(checkpoint)
-    architectures = config.get("architectures") or []
-    classifies = kind is None and any(name.endswith("ForSequenceClassification") for name in architectures)
-    if kind != "CrossEncoder" and not classifies:
-        raise EncoderLoadError(
-            f"{checkpoint.model} is a {kind or ' or '.join(architectures) or 'model of no architecture'}, which was "
-            f"not saved as a model that scores pairs: name a cross-encoder, such as {_EXAMPLE}"
-        )
+    return CrossEncoderReranker(str(origin.name), model, run)

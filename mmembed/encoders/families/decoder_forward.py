@@ -20,8 +20,7 @@ import torch
 from torch.nn.functional import normalize
 
 from mmembed.encoders.families.decoder_passes import Prefix, pool_packed, pool_padded, pool_prefixed, read_prefix
-from mmembed.encoders.families.memory import in_halves
-from mmembed.encoders.tokens import token_batches
+from mmembed.encoders.families.memory import TokenBatches
 from mmembed.types import DenseArray
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_BUDGET_CPU, _TOKEN_BUDGET_GPU = 4096, 16384  # tokens a forward pass, padding included
-_BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
 _LONGEST_PREFIX = 512  # tokens, of which each holds 128 KiB of E5-Mistral's keys and values
 _WORTH = 0.9  # another way is taken if it costs at most this part of the plain one
 _TOLERANCE = 1e-5  # of a coordinate of unit vectors, in float32
@@ -118,11 +115,9 @@ class DecoderForward:
     def __init__(
         self, name: str, model: PreTrainedModel, ways: FastPasses, *, padding_side: str, batch_size: int | None
     ) -> None:
-        on_cpu = model.device.type == "cpu"
         self.model = model
-        self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
-        self._token_budget = _TOKEN_BUDGET_CPU if on_cpu else _TOKEN_BUDGET_GPU
-        self._name = name
+        self._batches = TokenBatches(name, model.device, batch_size, budgets=(4096, 16384))
+        self.batch_size = self._batches.size
         self._ways = ways
         self._side = padding_side
         self._hidden: int = model.config.hidden_size
@@ -143,14 +138,9 @@ class DecoderForward:
         kinds = [(self._reaches(len(row)), prefix is not None and prefix.leads(row)) for row in rows]
         for fits, led in sorted(set(kinds)):
             chosen = [i for i, kind in enumerate(kinds) if kind == (fits, led)]
-            lead = prefix if fits and led else None
-            lengths = [len(rows[i]) for i in chosen]
-            for batch in token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
-                at = [chosen[i] for i in batch]
-                parts = in_halves(
-                    partial(self._pool, prefix=lead), [rows[i] for i in at], encoder=self._name, count=len
-                )
-                pooled[at] = torch.cat(parts).numpy()
+            pool = partial(self._pool, prefix=prefix if fits and led else None)
+            states = self._batches.run(pool, [rows[i] for i in chosen], [len(rows[i]) for i in chosen], len)
+            pooled[chosen] = torch.stack(states).numpy()
         return pooled
 
     def _pool(self, rows: list[Sequence[int]], prefix: Prefix | None) -> torch.Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.decoder_forward import DecoderForward, find_fast_passes
@@ -19,14 +18,11 @@ from mmembed.encoders.families.memory import check_finite
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import load_adapted
 from mmembed.encoders.prompts import text_prefix
-from mmembed.encoders.registry import EncoderName, not_matryoshka, whole_number
+from mmembed.encoders.registry import EncoderName, matryoshka_dims, not_matryoshka, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import Tokens, load_tokens
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 _KNOWN_PREFIXES = 8  # tasks whose prefix is kept read: 2.7 MB each for E5-Mistral
 _OPENINGS = ("a", "7")
@@ -139,16 +135,13 @@ def _loader(family: DecoderFamily, about: str) -> Callable[..., DecoderLM]:
         origin = find_origin(name, named, adapter, own=True)
         checkpoint = origin.base
         config = load_config(checkpoint, family.model_types, family.example, run)
-        longest: int = config.max_position_embeddings
-        length = whole_number(name, "max_length", max_length, least=8, most=longest) or min(
-            family.context_length, longest
-        )
-        dims = _matryoshka_dims(family, config)
+        longest, full = config.max_position_embeddings, config.hidden_size
+        usual = min(family.context_length, longest)
+        length = whole_number(name, "max_length", max_length, least=8, most=longest) or usual
+        dims = matryoshka_dims(family.matryoshka_dims, full)
         if dim is not None and not dims:
             raise not_matryoshka(name)
-        width = (
-            whole_number(name, "dim", dim, least=min(dims, default=1), most=config.hidden_size) or config.hidden_size
-        )
+        width = whole_number(name, "dim", dim, least=min(dims, default=1), most=full) or full
         # 2. Its tokenizer, refused unless it frames texts as in training, and its weights.
         tokens = load_tokens(
             checkpoint,
@@ -168,10 +161,8 @@ def _loader(family: DecoderFamily, about: str) -> Callable[..., DecoderLM]:
             "before": tokens.words(tokens.before),
             "after": tokens.words(tokens.after),
         }
-        spec = origin.spec(
-            ingredients, dim=width, matryoshka_dims=dims, context_length=length, revision=origin.revision
-        )
-        side = family.padding_side
+        revision, side = origin.revision, family.padding_side
+        spec = origin.spec(ingredients, dim=width, matryoshka_dims=dims, context_length=length, revision=revision)
         ways = find_fast_passes(model, tokens.ids(_TRIED), side=side, name=spec.name)
         forward = DecoderForward(spec.name, model, ways, padding_side=side, batch_size=run.batch_size)
         return DecoderLM(spec, family, tokens, forward, max_length=length)
@@ -185,9 +176,3 @@ load_e5_mistral = _loader(
 )
 load_qwen3 = _loader(QWEN3, "Qwen3-Embedding 0.6B, 4B, 8B: Matryoshka from 32 dimensions up.")
 load_harrier = _loader(HARRIER, "harrier-oss-v1: 270m on Gemma 3, 0.6b on Qwen3.")
-
-
-def _matryoshka_dims(family: DecoderFamily, config: PretrainedConfig) -> tuple[int, ...]:
-    if not family.matryoshka_dims:
-        return ()
-    return (*(dim for dim in family.matryoshka_dims if dim < config.hidden_size), config.hidden_size)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 if TYPE_CHECKING:
@@ -49,11 +50,7 @@ class _LentLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.is_initialized = True
 
     def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        *_args: Any,
-        **_options: Any,
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = (part.expand(len(key_states), -1, -1, -1) for part in self._lent)
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
@@ -111,10 +108,9 @@ def pool_prefixed(model: PreTrainedModel, rows: Sequence[Sequence[int]], prefix:
 
     Padded on the right without a mask: a decoder's last token does not see what comes after it.
     """
-    lengths = torch.tensor([len(row) for row in rows]) - len(prefix.ids)
-    ids = torch.full((len(rows), int(lengths.max())), _PADDING)
-    for i, row in enumerate(rows):
-        ids[i, : lengths[i]] = torch.tensor(row[len(prefix.ids) :])
+    rests = [torch.tensor(row[len(prefix.ids) :]) for row in rows]
+    ids = pad_sequence(rests, batch_first=True, padding_value=_PADDING)
+    lengths = torch.tensor([len(rest) for rest in rests])
     out = model(input_ids=ids.to(model.device), past_key_values=prefix.cache, use_cache=True)
     return _states(out, torch.arange(len(rows)), lengths - 1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -48,10 +49,8 @@ class FakeEncoder:
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
         check_task(self.spec.name, task)
-        dim = self._projection.shape[1]
-        if not texts:
-            return np.zeros((0, dim), dtype=np.float32)
-        return l2_normalize(np.stack([self._words(text) for text in texts]))
+        rows = np.array([self._words(text) for text in texts], dtype=np.float32)
+        return l2_normalize(rows.reshape(len(texts), self._projection.shape[1]))
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
         small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
@@ -59,9 +58,7 @@ class FakeEncoder:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
-        if not pixels:
-            return np.zeros((0, self._projection.shape[1]), dtype=np.float32)
-        flat = np.stack(pixels).reshape(len(pixels), -1)
+        flat = np.array(pixels, dtype=np.float32).reshape(len(pixels), 3 * _SIDE * _SIDE)
         return l2_normalize(flat @ self._projection + 1e-3)  # mid grey has no direction without the offset
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
@@ -101,13 +98,10 @@ class FakeSparseEncoder(TextEncoder):
         return [self._weights(text) for text in texts]
 
     def _weights(self, text: str) -> SparseVector:
-        counts: dict[int, int] = {}
-        for word in characters(text).lower().split():
-            index = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest())
-            counts[index] = counts.get(index, 0) + 1
-        ordered = sorted(counts)
-        values = np.log1p([counts[index] for index in ordered])
-        return SparseVector(np.array(ordered, dtype=np.uint32), np.asarray(values, dtype=np.float32))
+        digests = [hashlib.blake2b(word.encode(), digest_size=4).digest() for word in characters(text).lower().split()]
+        indices = np.array([int.from_bytes(digest) for digest in digests], dtype=np.uint32)
+        unique, counts = np.unique(indices, return_counts=True)
+        return SparseVector(unique, np.log1p(counts).astype(np.float32))
 
 
 class FakeMultiEncoder:
@@ -119,15 +113,9 @@ class FakeMultiEncoder:
 
     def __init__(self, name: EncoderName, run: LoadOptions, *, dim: int) -> None:
         self._dense = FakeEncoder(name, run, dim=dim)
-        self.batch_size = run.batch_size or 32
-        self.spec = EncoderSpec(
-            name=str(name),
-            kind="multi",
-            dim=dim,
-            modalities=frozenset({"image", "text"}),
-            fingerprint=fingerprint({"fake": "multi", "dim": dim, "model": name.model}),
-            context_length=64,
-        )
+        self.batch_size = self._dense.batch_size
+        made_of = fingerprint({"fake": "multi", "dim": dim, "model": name.model})
+        self.spec = replace(self._dense.spec, kind="multi", fingerprint=made_of, image_size=None)
 
     def count_tokens(self, text: str) -> int:
         return self._dense.count_tokens(text)

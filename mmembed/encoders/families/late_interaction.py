@@ -57,7 +57,9 @@ class LateEncoder:
         self._model = model
         self._pooling = None if pool is None else HierarchicalTokenPooling(pool_factor=pool)
         self._plain = PlainText(model.tokenizer)
-        self._text_role: Role = "query" if _reads_pages(model) else "document"
+        transformer: Any = model[0]
+        # A retriever native to transformers reads pages: its processor writes every text as a query.
+        self._text_role: Role = "query" if transformer.transformer_task == "retrieval" else "document"
         self._counter = TokenCounter(model.tokenizer)
         self._prefix = model.prompts.get("document") or ""
         self._frame: int | None = None  # tokens that the processor of a model of pages adds to a query and its prefix
@@ -131,7 +133,7 @@ def load(
     factor = whole_number(origin.name, "pool", pool, least=2)
     marker = _check_kind(checkpoint)
     make = partial(load_model, MultiVectorEncoder, checkpoint, run)
-    model = build_adapted(origin, run, make, on_gpu="bfloat16").eval()
+    model = build_adapted(origin, run, make, on_gpu="bfloat16")
     processor = model.processor
     ingredients = {
         **origin.ingredients(checkpoint.weight_files(marker)),
@@ -181,9 +183,3 @@ def _take_turns(model: MultiVectorEncoder) -> None:
             return preprocess(*args, **options)
 
     model.preprocess = in_turn  # type: ignore[method-assign]
-
-
-def _reads_pages(model: MultiVectorEncoder) -> bool:
-    """Whether this is a transformers-native retriever, whose processor writes every text as a query."""
-    transformer: Any = model[0]
-    return bool(transformer.transformer_task == "retrieval")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -36,7 +36,6 @@ from mmembed.errors import EncoderLoadError
 from mmembed.types import EncoderSpec, LoadOptions, Pixels
 
 _SIZE_MISMATCH = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from checkpoint.*?torch\.Size\((.*?)\)")
-
 _KEYS = re.compile(r"(Missing|Unexpected) key.*?: (.*)")
 
 
@@ -80,11 +79,12 @@ class _Towers:
     """A model of open_clip; its own configuration says how pictures and texts are prepared."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model: torch.nn.Module = model
+        self.model = model
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.logit_bias = None if model.logit_bias is None else float(model.logit_bias.detach())
         self.preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
         self.tokenizer = tokenizer
+        self.tokenize, self.text_features = tokenizer, model.encode_text
         self._transform = image_transform_v2(self.preprocessing, is_train=False)
 
     def preprocess(self, image: Image.Image) -> Pixels:
@@ -93,20 +93,10 @@ class _Towers:
     def token_ids(self, text: str) -> list[int]:
         if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
             return [self.tokenizer.sot_token_id, *self.tokenizer.encode(text), self.tokenizer.eot_token_id]
-        ids: list[int] = self.tokenizer.tokenizer(self.tokenizer.clean_fn(text), verbose=False).input_ids
-        return ids
-
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        ids: torch.Tensor = self.tokenizer(texts)
-        return ids
-
-    def text_features(self, ids: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.model.encode_text(ids)  # type: ignore[operator]
-        return features
+        return cast("list[int]", self.tokenizer.tokenizer(self.tokenizer.clean_fn(text), verbose=False).input_ids)
 
     def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        features: torch.Tensor = self.model.encode_image(stack_pixels(pixels, self.model))  # type: ignore[operator]
-        return features
+        return cast(torch.Tensor, self.model.encode_image(stack_pixels(pixels, self.model)))
 
 
 def _build_model(name: EncoderName, recipe: Recipe) -> Any:
@@ -140,8 +130,7 @@ def _build_model(name: EncoderName, recipe: Recipe) -> Any:
 
 def _why_not(exc: Exception) -> str:
     """open_clip's many-lined complaint about weights in half a sentence."""
-    mismatch = _SIZE_MISMATCH.search(str(exc))
-    if mismatch:
+    if mismatch := _SIZE_MISMATCH.search(str(exc)):
         parameter, found, expected = mismatch.groups()
         return f"holds {parameter} of shape {found}, the architecture needs {expected}: name the one it was made for"
     keys = {kind: re.findall(r'"(.+?)"', found) for kind, found in _KEYS.findall(str(exc))}
@@ -204,9 +193,8 @@ def _build_tokenizer(name: EncoderName, recipe: Recipe, run: LoadOptions, *, req
 def _spec(name: EncoderName, recipe: Recipe, towers: _Towers) -> EncoderSpec:
     config = open_clip.get_model_config(recipe.architecture)
     text, model = config["text_cfg"], towers.model
-    normaliser = text.get("tokenizer_kwargs", {}).get("clean") or (
-        "whitespace" if "hf_tokenizer_name" in text else "lower"
-    )
+    usual = "whitespace" if "hf_tokenizer_name" in text else "lower"
+    normaliser = text.get("tokenizer_kwargs", {}).get("clean") or usual
     last = None
     if text.get("pool_type") == "last" and normaliser == "canonicalize":  # SigLIP
         last = towers.tokenizer.tokenizer.eos_token_id

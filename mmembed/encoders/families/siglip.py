@@ -13,13 +13,11 @@ patches a picture is cut into at most, without it what the checkpoint says (256)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PretrainedConfig, Siglip2Model, SiglipModel
 
 from mmembed.encoders.checkpoint import NO_ADAPTER, Checkpoint, find_checkpoint
@@ -29,10 +27,9 @@ from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import merge_adapter
 from mmembed.encoders.registry import EncoderName
 from mmembed.errors import EncoderLoadError, MissingDependency, SettingsError
-from mmembed.types import EncoderSpec, LoadOptions, Pixels
+from mmembed.types import EncoderSpec, LoadOptions
 
 _EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "siglip": "siglip:google/siglip2-base-patch32-256"}
-
 
 _MODELS: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}
 """By the model type of config.json: "siglip2" is NaFlex alone, any other SigLIP 2 calls itself "siglip"."""
@@ -67,38 +64,27 @@ class _Towers:
     """A model of transformers with its tokenizer and its image side."""
 
     def __init__(self, kind: str, model: Any, tokenizer: Any, images: ImagePreprocessor) -> None:
-        self.model: torch.nn.Module = model
+        self.model = model
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.logit_bias = None if kind == "clip" else float(model.logit_bias.detach())
         self.context_length: int = model.config.text_config.max_position_embeddings
         self.lower = kind != "clip"
         self.tokenizer = tokenizer
         self.images = images
-
-    def preprocess(self, image: Image.Image) -> Pixels:
-        return self.images.preprocess(image)
+        self.preprocess, self.image_features = images.preprocess, images.features
 
     def token_ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(self._normalise(text), verbose=False).input_ids
-        return ids
+        return cast("list[int]", self.tokenizer(self._normalise(text), verbose=False).input_ids)
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
         """`(b, context_length)`, without a mask: SigLIP was trained without one, and CLIP looks back only."""
-        ids: torch.Tensor = self.tokenizer(
-            [self._normalise(text) for text in texts],
-            padding="max_length",
-            truncation=True,
-            max_length=self.context_length,
-            return_tensors="pt",
-        ).input_ids
-        return ids
+        read = [self._normalise(text) for text in texts]
+        length = self.context_length
+        made = self.tokenizer(read, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return cast(torch.Tensor, made.input_ids)
 
     def text_features(self, ids: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.model.get_text_features(input_ids=ids).pooler_output  # type: ignore[operator]
-        return features
-
-    def image_features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        return self.images.features(pixels)
+        return cast(torch.Tensor, self.model.get_text_features(input_ids=ids).pooler_output)
 
     def _normalise(self, text: str) -> str:
         # SigLIP 2 was trained on lower case, and the Gemma tokenizer of its checkpoints does not see to it.
@@ -106,12 +92,7 @@ class _Towers:
 
 
 def _load(
-    name: EncoderName,
-    run: LoadOptions,
-    family: str,
-    revision: str | None,
-    adapter: str | None,
-    max_patches: str | None,
+    name: EncoderName, run: LoadOptions, family: str, revision: str | None, adapter: str | None, max_patches: str | None
 ) -> ImageTextEncoder:
     checkpoint = _part(find_checkpoint(name, revision=revision, example=_EXAMPLES[family]))
     origin = find_origin(name, checkpoint, adapter, own=True)
@@ -123,7 +104,7 @@ def _load(
             origin.check()
             merge_adapter(model, origin.adapter)
         tokenizer = _tokenizer(kind, base, run)
-        images = _images(name, kind, model, _image_processor(base, run), max_patches)
+        images = _images(name, kind, model, base, run, max_patches)
     towers = _Towers(kind, model, tokenizer, images)
     return ImageTextEncoder(_spec(origin, towers), towers, run)
 
@@ -135,7 +116,13 @@ def _part(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, model=str(part)) if alone else checkpoint
 
 
-def _images(name: EncoderName, kind: str, model: Any, processor: Any, max_patches: str | None) -> ImagePreprocessor:
+def _images(
+    name: EncoderName, kind: str, model: Any, checkpoint: Checkpoint, run: LoadOptions, max_patches: str | None
+) -> ImagePreprocessor:
+    """Resized by Pillow: torchvision's pixels differ from its, and from open_clip's, by up to 2 of 255 grey levels."""
+    processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        checkpoint.model, revision=checkpoint.revision or "main", trust_remote_code=run.trust_remote_code, backend="pil"
+    )
     if kind == "siglip2":
         return NaflexPreprocessor(name, model, processor, max_patches)
     if max_patches is not None:
@@ -201,17 +188,6 @@ def _tokenizer(kind: str, checkpoint: Checkpoint, run: LoadOptions) -> Any:
     if kind != "clip" and astray and hasattr(tokenizer, "update_post_processor"):
         tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
     return tokenizer
-
-
-def _image_processor(checkpoint: Checkpoint, run: LoadOptions) -> Any:
-    """Pillow's resizing: torchvision's differs from it, and from open_clip's, by up to 2 of 255 grey levels."""
-    processor: Any = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        checkpoint.model,
-        revision=checkpoint.revision or "main",
-        trust_remote_code=run.trust_remote_code,
-        backend="pil",
-    )
-    return processor
 
 
 def _spec(origin: Origin, towers: _Towers) -> EncoderSpec:

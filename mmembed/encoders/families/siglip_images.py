@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -66,10 +66,8 @@ class SquarePreprocessor:
         return np.ascontiguousarray(pixels, dtype=np.float32)
 
     def features(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        features: torch.Tensor = self._model.get_image_features(
-            pixel_values=stack_pixels(pixels, self._model)
-        ).pooler_output
-        return features
+        made = self._model.get_image_features(pixel_values=stack_pixels(pixels, self._model))
+        return cast(torch.Tensor, made.pooler_output)
 
 
 class NaflexPreprocessor:
@@ -112,12 +110,12 @@ class NaflexPreprocessor:
         mask = np.arange(self.max_patches) < np.array([[len(own)] for own in patches])  # (b, max_patches)
         grids = [(height // self._patch, width // self._patch) for _, height, width in (p.shape for p in pixels)]
         batch = stack_pixels(padded, self._model)
-        features: torch.Tensor = self._model.get_image_features(
+        made = self._model.get_image_features(
             pixel_values=batch,
             pixel_attention_mask=torch.from_numpy(mask.astype(np.int64)).to(batch.device),
             spatial_shapes=torch.tensor(grids, device=batch.device),
-        ).pooler_output
-        return features
+        )
+        return cast(torch.Tensor, made.pooler_output)
 
 
 def _settings(processor: Any) -> dict[str, object]:

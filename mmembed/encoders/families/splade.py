@@ -23,14 +23,14 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from torch import nn
 
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
-from mmembed.encoders.families.memory import check_finite, in_halves
+from mmembed.encoders.families.memory import TokenBatches, check_finite
 from mmembed.encoders.families.sentence_models import load_model, read_layout
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.prompts import own_prompts
 from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.encoders.text_encoder import TextEncoder
-from mmembed.encoders.tokens import TokenCounter, characters, token_batches
+from mmembed.encoders.tokens import TokenCounter, characters
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role, SparseVector
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _EXAMPLE = "splade:naver/splade-v3"
-_BATCH_SIZE_CPU, _BATCH_SIZE_GPU = 32, 256  # texts a forward pass
 _LOGITS_CPU, _LOGITS_GPU = 2**26, 2**29  # a forward pass: one for each token and word of the vocabulary
 
 
@@ -47,15 +46,15 @@ class SpladeEncoder(TextEncoder):
 
     def __init__(self, spec: EncoderSpec, model: SparseEncoder, *, top_k: int | None, batch_size: int | None) -> None:
         reader = _document_reader(model)
-        on_cpu = model.device.type == "cpu"
         self.spec = spec
         self.dtype = str(next(reader.parameters()).dtype).removeprefix("torch.")
-        self.batch_size = batch_size or (_BATCH_SIZE_CPU if on_cpu else _BATCH_SIZE_GPU)
         self._top_k = top_k
         self._model = model
         self._prompts = own_prompts(spec.name, model.prompts)
         tokenizer = cast("PreTrainedTokenizerBase", reader.tokenizer)
-        self._token_budget = (_LOGITS_CPU if on_cpu else _LOGITS_GPU) // len(tokenizer)
+        budgets = (_LOGITS_CPU // len(tokenizer), _LOGITS_GPU // len(tokenizer))
+        self._batches = TokenBatches(spec.name, model.device, batch_size, budgets=budgets)
+        self.batch_size = self._batches.size
         self._counter = TokenCounter(tokenizer)
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> list[SparseVector]:
@@ -70,22 +69,13 @@ class SpladeEncoder(TextEncoder):
         prompt = self._prompts.lead(role, task)
         read = [characters(text) for text in texts]
         lengths = [min(self.count_tokens(prompt + text), self.spec.context_length or math.inf) for text in read]
-        vectors: dict[int, SparseVector] = {}
-        for batch in token_batches(lengths, budget=self._token_budget, cap=self.batch_size):
-            rows = [read[i] for i in batch]
-            tables = in_halves(
-                lambda part: self._weigh(part, role, prompt), rows, encoder=self.spec.name, count=self.count_tokens
-            )
-            weights = (row for table in tables for row in table)
-            vectors.update((i, _non_zero(row, self._top_k)) for i, row in zip(batch, weights, strict=True))
-        return [vectors[i] for i in range(len(read))]
+        return self._batches.run(partial(self._weigh, role=role, prompt=prompt), read, lengths, self.count_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a document, special ones included, prompt excluded, nothing truncated."""
         return self._counter(characters(text))
 
-    def _weigh(self, texts: list[str], role: Role, prompt: str) -> DenseArray:
-        """n texts -> `(n, vocabulary)` weights."""
+    def _weigh(self, texts: list[str], *, role: Role, prompt: str) -> list[SparseVector]:
         encode = self._model.encode_query if role == "query" else self._model.encode_document
         weights = encode(
             texts,
@@ -95,7 +85,8 @@ class SpladeEncoder(TextEncoder):
             save_to_cpu=True,
             show_progress_bar=False,
         )
-        return check_finite(weights.float().numpy(), self.spec.name, self.dtype)
+        table = check_finite(weights.float().numpy(), self.spec.name, self.dtype)  # (n, vocabulary)
+        return [_non_zero(row, self._top_k) for row in table]
 
 
 def _non_zero(weights: DenseArray, top_k: int | None) -> SparseVector:
@@ -133,17 +124,21 @@ def load(
     checkpoint = find_checkpoint(name, revision=revision, example=_EXAMPLE)
     saved = _is_saved(checkpoint)
     origin = find_origin(name, checkpoint, adapter, own=False)
-    model = build_adapted(origin, run, partial(_load_model, checkpoint, run), on_gpu="float16").eval()
+    model = build_adapted(origin, run, partial(_load_model, checkpoint, run), on_gpu="float16")
     # 2. How long its texts may be.
     longest = _document_reader(model).max_seq_length
     length = whole_number(name, "max_length", max_length, least=8) or longest
     if length > longest:
         raise SettingsError(f"encoder {str(name)!r} reads {longest} tokens at most: lower ?max_length={length}")
-    _limit_length(model, length)
+    for part in model.modules():
+        if isinstance(part, InputModule) and not isinstance(part, Router):
+            tokenizer = cast("PreTrainedTokenizerBase", part.tokenizer)
+            tokenizer.model_max_length = min(length, tokenizer.model_max_length)
     # 3. What a collection remembers of it.
+    tables = [part.weight.detach() for part in model.modules() if isinstance(part, SparseStaticEmbedding)]
     ingredients = {
         **origin.ingredients(_weight_files(checkpoint, saved=saved)),
-        "tables": [_checksum(part.weight) for part in model.modules() if isinstance(part, SparseStaticEmbedding)],
+        "tables": [hashlib.sha256(table.float().cpu().numpy().tobytes()).hexdigest() for table in tables],
         "modules": _modules(model),
         "prompts": dict(own_prompts("", model.prompts).roles),
     }
@@ -203,13 +198,6 @@ def _document_reader(model: SparseEncoder) -> InputModule:
     return cast(InputModule, first)
 
 
-def _limit_length(model: SparseEncoder, length: int) -> None:
-    for part in model.modules():
-        if isinstance(part, InputModule) and not isinstance(part, Router):
-            tokenizer = cast("PreTrainedTokenizerBase", part.tokenizer)
-            tokenizer.model_max_length = min(length, tokenizer.model_max_length)
-
-
 def _modules(model: SparseEncoder) -> list[list[object]]:
     """Class, pooling and activation of each module in order, those of a Router's routes too."""
     return [
@@ -217,7 +205,3 @@ def _modules(model: SparseEncoder) -> list[list[object]]:
         for part in model.modules()
         if type(part).__module__.startswith("sentence_transformers.") and part is not model
     ]
-
-
-def _checksum(table: torch.Tensor) -> str:
-    return hashlib.sha256(table.detach().float().cpu().numpy().tobytes()).hexdigest()

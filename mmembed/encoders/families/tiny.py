@@ -5,10 +5,14 @@ Not for photographs. The model card, with training data and figures, is `tiny_we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -17,12 +21,12 @@ from torch import nn
 from torch.nn import functional
 
 from mmembed.encoders.checkpoint import fingerprint, pick_device, weights_checksum
+from mmembed.encoders.families.towers import unit_rows
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
-from mmembed.vectors import l2_normalize
 
 _WIDTHS = (64, 64, 128, 128, 256, 256)
 _DIM = 256
@@ -36,15 +40,8 @@ _WEIGHTS = Path(__file__).parent / "tiny_weights" / "weights.safetensors"
 _TOKENIZER = Path(__file__).parent / "tiny_weights" / "tokenizer.json"
 
 
-class _Shortcut(nn.Module):
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut: torch.Tensor = self.norm(self.conv(functional.avg_pool2d(x, 2)))
-        return shortcut
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
 
 
 class _Block(nn.Module):
@@ -52,23 +49,16 @@ class _Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        stride = 1 if inputs == outputs else 2
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = _convolution(inputs, outputs, 3, stride=1 if inputs == outputs else 2)
         self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = _convolution(outputs, outputs, 3)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity() if inputs == outputs else _Shortcut(inputs, outputs)
+        halved = {"pool": nn.AvgPool2d(2), "conv": _convolution(inputs, outputs, 1), "norm": nn.BatchNorm2d(outputs)}
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Sequential(OrderedDict(halved))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
         return functional.relu(self.shortcut(x) + inner)
-
-
-class _Stem(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(32)
 
 
 class _ImageTower(nn.Module):
@@ -76,27 +66,14 @@ class _ImageTower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = _Stem()
-        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip((32, *_WIDTHS), _WIDTHS, strict=False)))
+        stem = {"conv": _convolution(3, 32, 3, stride=2), "norm": nn.BatchNorm2d(32), "relu": nn.ReLU()}
+        self.stem = nn.Sequential(OrderedDict(stem))
+        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in pairwise((32, *_WIDTHS))))
         self.projection = nn.Linear(_WIDTHS[-1], _DIM)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        x = functional.relu(self.stem.norm(self.stem.conv(pixels)))  # (b, 32, 32, 32)
-        pooled = self.blocks(x).mean(dim=(2, 3))  # (b, 256)
-        projected: torch.Tensor = self.projection(pooled)
-        return projected
-
-
-class _Mlp(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(_DIM)
-        self.fc1 = nn.Linear(_DIM, 2 * _DIM)
-        self.fc2 = nn.Linear(2 * _DIM, _DIM)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = self.fc2(functional.gelu(self.fc1(self.norm(x))))
-        return projected
+    def forward(self, pixels: torch.Tensor) -> Any:
+        blocks = self.blocks(self.stem(pixels))  # (b, 256, 4, 4)
+        return self.projection(blocks.mean(dim=(2, 3)))
 
 
 class _TextTower(nn.Module):
@@ -106,16 +83,16 @@ class _TextTower(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(_VOCABULARY, _DIM)
         self.gate = nn.Linear(_DIM, 1)
-        self.mlp = _Mlp()
+        inner = {"fc1": nn.Linear(_DIM, 2 * _DIM), "gelu": nn.GELU(), "fc2": nn.Linear(2 * _DIM, _DIM)}
+        self.mlp = nn.Sequential(OrderedDict({"norm": nn.LayerNorm(_DIM), **inner}))
         self.projection = nn.Linear(_DIM, _DIM)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor) -> Any:
         embedded = self.embedding(ids)  # (b, 16, 256)
         gate = torch.sigmoid(self.gate(embedded)) * (ids != 0).unsqueeze(-1)  # (b, 16, 1)
         # A text without tokens has no gates open: the mean is then zero, not 0 / 0.
         mean = (gate * embedded).sum(dim=1) / gate.sum(dim=1).clamp_min(1e-6)  # (b, 256)
-        projected: torch.Tensor = self.projection(mean + self.mlp(mean))
-        return projected
+        return self.projection(mean + self.mlp(mean))
 
 
 class _TwoTowers(nn.Module):
@@ -160,10 +137,10 @@ class TinyEncoder:
         check_task(self.spec.name, task)
         ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)
         whole = [characters(text) for text in texts]
-        for row, encoding in enumerate(self._tokenizer.encode_batch(whole, add_special_tokens=False)):
+        for row, encoding in zip(ids, self._tokenizer.encode_batch(whole, add_special_tokens=False), strict=True):
             kept = encoding.ids[:_CONTEXT]
-            ids[row, : len(kept)] = kept
-        return self._run(self._towers.text, [torch.from_numpy(row) for row in ids])
+            row[: len(kept)] = kept
+        return self._run(self._towers.text, ids)
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
         """An upright RGB picture, squashed into 54 x 54 on a white 64 x 64 -> (3, 64, 64)."""
@@ -174,20 +151,16 @@ class TinyEncoder:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
-        return self._run(self._towers.image, [torch.from_numpy(image) for image in pixels])
+        return self._run(self._towers.image, pixels)
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
         return self.encode_pixels([self.preprocess_image(image) for image in images])
 
-    @torch.inference_mode()
-    def _run(self, tower: nn.Module, rows: Sequence[torch.Tensor]) -> DenseArray:
-        if not rows:
-            return np.zeros((0, _DIM), dtype=np.float32)
-        batches = [
-            tower(torch.stack(list(rows[i : i + self.batch_size])).to(self.device)).float().cpu().numpy()
-            for i in range(0, len(rows), self.batch_size)
-        ]
-        return l2_normalize(np.concatenate(batches))
+    def _run(self, tower: nn.Module, rows: Iterable[npt.NDArray[Any]]) -> DenseArray:
+        def features(batch: list[npt.NDArray[Any]]) -> Any:
+            return tower(torch.from_numpy(np.stack(batch)).to(self.device))
+
+        return unit_rows(features, rows, batch_size=self.batch_size, dim=_DIM)
 
 
 def load(name: EncoderName, run: LoadOptions) -> TinyEncoder:

@@ -6,7 +6,7 @@ Not a family: `open_clip.py` and `siglip.py` build two `Towers` and hand them to
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from mmembed.encoders.prompts import check_task
 from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError
 from mmembed.images import to_rgb
+from mmembed.streams import batched
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
 
@@ -83,7 +84,7 @@ class ImageTextEncoder:
             SettingsError: a task, which these models do not know either.
         """
         check_task(self.spec.name, task)
-        return self._unit_rows([self._encode_texts(batch) for batch in _batches(texts, self.batch_size)])
+        return unit_rows(self._text_features, texts, batch_size=self.batch_size, dim=self.spec.dim or 0)
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
         """n upright pictures -> `(n, dim)`."""
@@ -95,22 +96,21 @@ class ImageTextEncoder:
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
         """n preprocessed pictures -> `(n, dim)`."""
-        return self._unit_rows([self._encode_pixels(batch) for batch in _batches(pixels, self.batch_size)])
+        return unit_rows(self._towers.image_features, pixels, batch_size=self.batch_size, dim=self.spec.dim or 0)
 
-    @torch.inference_mode()
-    def _encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
         with self._tokenizing:
             ids = self._towers.tokenize([characters(text) for text in texts])
-        return self._towers.text_features(ids.to(self._device)).float().cpu()
+        return self._towers.text_features(ids.to(self._device))
 
-    @torch.inference_mode()
-    def _encode_pixels(self, pixels: Sequence[Pixels]) -> torch.Tensor:
-        return self._towers.image_features(pixels).float().cpu()
 
-    def _unit_rows(self, batches: Sequence[torch.Tensor]) -> DenseArray:
-        if not batches:
-            return np.zeros((0, self.spec.dim or 0), dtype=np.float32)
-        return l2_normalize(torch.cat(list(batches)).numpy())
+@torch.inference_mode()
+def unit_rows(
+    features: Callable[[list[_T]], torch.Tensor], inputs: Iterable[_T], *, batch_size: int, dim: int
+) -> DenseArray:
+    """n inputs -> `(n, dim)`, rows of norm 1, in forward passes over `batch_size` of them, each by `features`."""
+    batches = (features(batch).float().cpu().numpy() for batch in batched(inputs, batch_size))
+    return l2_normalize(np.concatenate([np.empty((0, dim), dtype=np.float32), *batches]))
 
 
 def stack_pixels(pixels: Sequence[Pixels], model: torch.nn.Module) -> torch.Tensor:
@@ -137,7 +137,3 @@ def probe_tokens(towers: Towers, *, name: str, vocabulary: int, last: int | None
             f"token {last}: give the tokenizer that the model was trained with"
         )
     return ids
-
-
-def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -28,7 +28,6 @@ from mmembed.encoders.families.sentence_models import (
     image_settings,
     load_model,
     matryoshka_dim,
-    matryoshka_dims,
     module_settings,
     read_layout,
     to_readable,
@@ -38,14 +37,14 @@ from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset
 from mmembed.encoders.prompts import Prompts, is_symmetric, known_tasks
-from mmembed.encoders.registry import EncoderName, whole_number
+from mmembed.encoders.registry import EncoderName, matryoshka_dims, whole_number
 from mmembed.encoders.tokens import TokenCounter
 from mmembed.errors import EncoderLoadError, SettingsError
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
 _EXAMPLE = "vlm:Qwen/Qwen3-VL-Embedding-2B"
-_TOWERS = ("clip", "siglip", "siglip2")  # model types with a family of their own
+_TOWERS = {"clip": "clip", "siglip": "siglip", "siglip2": "siglip"}  # model types with a family of their own
 _PIXELS = {"qwen3_vl": (4 * 32 * 32, 1800 * 32 * 32)}
 """Fewest and most pixels of a picture by model type, where the published files allow more than was trained with."""
 _UNUSED_TOWERS = {"embedding_gemma2": {"audio_config": None}}
@@ -133,7 +132,9 @@ class VlmPrompts:
             return self.prompts.lead(role, task)
         if role == "document" and not is_symmetric(task):
             return self.prompts.roles["document"]
-        return _sentence(known_tasks().get(str(task), str(task)))
+        instruction = known_tasks().get(str(task), str(task)).strip()
+        closed = not instruction or unicodedata.category(instruction[-1]).startswith("P")
+        return instruction if closed else f"{instruction}."  # by punctuation, as in training
 
 
 def load(
@@ -161,7 +162,7 @@ def load(
     origin = find_origin(name, checkpoint, adapter, own=False)
     name, preset = origin.name, origin.preset
     config = _check_kind(checkpoint)
-    model = build_adapted(origin, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE).eval()
+    model = build_adapted(origin, run, partial(_load_model, checkpoint, run, config), on_gpu=_GPU_DTYPE)
     _limit_pixels(name, model, config, max_pixels)
     lead = VlmPrompts(str(name), model, preset)
     full = full_dim(model, checkpoint)
@@ -178,7 +179,7 @@ def load(
         ingredients,
         dim=width,
         modalities=("image", "text"),
-        matryoshka_dims=matryoshka_dims(preset, full),
+        matryoshka_dims=matryoshka_dims(preset.matryoshka_dims if preset else (), full),
         context_length=token_limit(model.max_seq_length),
         revision=checkpoint.revision,
     )
@@ -189,8 +190,7 @@ def _check_kind(checkpoint: Checkpoint) -> dict[str, Any]:
     """The config.json of a saved SentenceTransformer, before any weights are read."""
     kind, config = read_layout(checkpoint)
     model_type = config.get("model_type")
-    if model_type in _TOWERS:
-        family = "clip" if model_type == "clip" else "siglip"
+    if family := _TOWERS.get(str(model_type)):
         raise EncoderLoadError(
             f"{checkpoint.model} is a {model_type} model with two towers: load it as {family}:{checkpoint.model}"
         )
@@ -236,9 +236,3 @@ def _limit_pixels(name: EncoderName, model: SentenceTransformer, config: Mapping
     transformer: Any = model[0]
     size = {"shortest_edge": least, "longest_edge": limit}
     transformer.processing_kwargs = {**transformer.processing_kwargs, "image": {"size": size}}
-
-
-def _sentence(instruction: str) -> str:
-    """The instruction, closed by punctuation as in training: "Find pictures" -> "Find pictures."."""
-    text = instruction.strip()
-    return text if not text or unicodedata.category(text[-1]).startswith("P") else f"{text}."

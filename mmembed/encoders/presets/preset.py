@@ -57,10 +57,8 @@ def read_presets() -> dict[str, Preset]:
             return prompts[value]
         return tuple(value) if isinstance(value, list) else value
 
-    return {
-        name: Preset(**{key: field_of(key, value) for key, value in row.items()})
-        for name, row in file["presets"].items()
-    }
+    rows = {name: {key: field_of(key, value) for key, value in row.items()} for name, row in file["presets"].items()}
+    return {name: Preset(**row) for name, row in rows.items()}
 
 
 # --- What a preset promises, held against what is installed and allowed before a model loads, and against it after ---

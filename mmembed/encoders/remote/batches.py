@@ -160,15 +160,11 @@ def ask_fitting(ask: Ask, texts: Sequence[str], *, longest: int) -> DenseArray:
         if exc.status not in _REFUSED_FOR_LENGTH or not any(doubtful):
             raise
         logger.debug("%d texts were refused, of which some may be too long: %s", len(texts), exc)
-    short = [text for text, doubt in zip(texts, doubtful, strict=True) if not doubt]
+    pairs, alone = list(zip(texts, doubtful, strict=True)), len(texts) == 1
+    short = [text for text, doubt in pairs if not doubt]
     rows = iter(ask(short) if short else ())
-    alone = len(texts) == 1
-    return np.stack(
-        [
-            _shortened(ask, text, longest, refused=alone)[0] if doubt else next(rows)
-            for text, doubt in zip(texts, doubtful, strict=True)
-        ]
-    )
+    made = [_shortened(ask, text, longest, refused=alone)[0] if doubt else next(rows) for text, doubt in pairs]
+    return np.stack(made)
 
 
 def _shortened(ask: Ask, text: str, longest: int, *, refused: bool) -> DenseArray:

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _PASSING = frozenset({408, 409, 429})  # and every 5xx: what may be gone a moment later
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=8.0)
 _LONGEST_MESSAGE = 300  # characters of a server's own words
-_NO_KEY_NEEDED = "if it needs a key, set the environment variable " + KEYS_VARIABLE + " to key@{host}"
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,11 @@ class Api:
         except _ErrorStatus as exc:
             raise self._refusal(exc.response, retrying.statistics["attempt_number"]) from exc
         except httpx.HTTPError as exc:
+            reason = ": ".join(
+                filter(None, [type(exc).__name__, str(exc)])
+            )  # some of httpx's say nothing but their name
             raise EncoderUnavailable(
-                f"{self.host} gave no answer in {_tries(retrying.statistics['attempt_number'])} ({_reason(exc)}): "
+                f"{self.host} gave no answer in {_tries(retrying.statistics['attempt_number'])} ({reason}): "
                 f"see that it runs and can be reached, then try again"
             ) from exc
 
@@ -159,16 +161,12 @@ class Api:
 
     def _advice(self, status: int) -> str:
         if 300 <= status < 400:
-            return (
-                f"a redirect is not followed, since it would take the key along: "
-                f"give the address itself as {self._option}".rstrip()
-            )
+            todo = f"give the address itself as {self._option}".rstrip()
+            return f"a redirect is not followed, since it would take the key along: {todo}"
         if status in (401, 403):
-            if self._key:
-                return (
-                    f"see that the key in the environment variable {self._key.variable} is right and may use the model"
-                )
-            return _NO_KEY_NEEDED.format(host=self.host)
+            if self._key is None:
+                return f"if it needs a key, set the environment variable {KEYS_VARIABLE} to key@{self.host}"
+            return f"see that the key in the environment variable {self._key.variable} is right and may use the model"
         if status in (404, 405):
             return "see that the model's name" + (" is right" if self.own else f" and {self._option.strip()} are right")
         if status == 413:
@@ -193,12 +191,10 @@ def _pause(state: tenacity.RetryCallState) -> float:
 
 def _asked_pause(response: httpx.Response) -> float | None:
     """Seconds that the server asks to be left alone for: retry-after-ms, or Retry-After as seconds or as a date."""
-    milliseconds = response.headers.get("retry-after-ms", "")
-    if re.fullmatch(r"\d+(\.\d+)?", milliseconds):
-        return float(milliseconds) / 1000
-    text = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
+    for header, a_second in (("retry-after-ms", 1000), ("retry-after", 1)):
+        text = response.headers.get(header, "").strip()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return float(text) / a_second
     try:
         date = parsedate_to_datetime(text)
     except ValueError:
@@ -211,11 +207,6 @@ def _asked_pause(response: httpx.Response) -> float | None:
 def _status(response: httpx.Response) -> str:
     known = {status.value: status.phrase for status in HTTPStatus}
     return f"{response.status_code} {known.get(response.status_code, '')}".rstrip()
-
-
-def _reason(exc: httpx.HTTPError) -> str:
-    """ "ConnectError: [Errno 111] Connection refused": some of httpx's errors say nothing but their name."""
-    return ": ".join(filter(None, [type(exc).__name__, str(exc)]))
 
 
 def _message(response: httpx.Response) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -27,7 +28,7 @@ from mmembed.encoders.remote.models import RemoteModel
 from mmembed.encoders.remote.responses import rows_by_index, to_vectors
 from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError, UnsupportedModality
-from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Modality, Role
+from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ class RemoteEncoder:
         """
         prompt = self._dialect.prompt(role, task)
         inputs = [prompt + characters(text) or " " for text in texts]
-        groups = [inputs[group] for group in self._text_groups(inputs)]
+        longest = self.spec.context_length
+        costs = [Cost(min(most_tokens(text), longest or most_tokens(text)), len(text.encode())) for text in inputs]
+        groups = self._groups(inputs, costs, self._limits.texts)
         if role in self.spec.whole_call and len(groups) > 1:
             raise InputError(
                 f"{len(inputs)} texts do not fit into one request to {self._api.host}, and {self.spec.name} reads all "
@@ -123,7 +126,9 @@ class RemoteEncoder:
         def ask(some: Sequence[str]) -> DenseArray:
             return self._ask(self._dialect.text_request(some, role, task), n=len(some))
 
-        return self._gather(lambda some: self._fitting(ask, some), groups)
+        if longest is None or not self._limits.refuses_long_texts:
+            return self._gather(ask, groups)
+        return self._gather(partial(ask_fitting, ask, longest=longest), groups)
 
     def encode_image(self, images: Sequence[Image]) -> DenseArray:
         """n upright RGB pictures -> `(n, dim)`, sent as PNG, as JPEG where that is too large, and shrunk to the limits.
@@ -137,24 +142,13 @@ class RemoteEncoder:
         uris = [data_uri(image, limits=self._limits) for image in images]
         rate = self._limits.pixels_a_token
         costs = [Cost(math.ceil(pixels / rate) if rate else 0, len(uri)) for uri, pixels in uris]
-        most = min(self._most or self._limits.images, self._limits.images)
-        groups = [[uri for uri, _ in uris[group]] for group in request_slices(costs, limits=self._limits, count=most)]
-
+        groups = self._groups([uri for uri, _ in uris], costs, self._limits.images)
         return self._gather(lambda some: self._ask(request(some), n=len(some)), groups)
 
-    def _text_groups(self, texts: Sequence[str]) -> Iterator[slice]:
-        """Runs of texts that one request may hold."""
-        longest = self.spec.context_length
-        costs = [Cost(min(most_tokens(text), longest or most_tokens(text)), len(text.encode())) for text in texts]
-        return request_slices(
-            costs, limits=self._limits, count=min(self._most or self._limits.texts, self._limits.texts)
-        )
-
-    def _fitting(self, ask: Ask, texts: Sequence[str]) -> DenseArray:
-        longest = self.spec.context_length
-        if longest is None or not self._limits.refuses_long_texts:
-            return ask(texts)
-        return ask_fitting(ask, texts, longest=longest)
+    def _groups(self, inputs: Sequence[str], costs: Sequence[Cost], most: int) -> list[Sequence[str]]:
+        """Runs of inputs that one request may hold, of which it takes `most`."""
+        slices = request_slices(costs, limits=self._limits, count=min(self._most or most, most))
+        return [inputs[group] for group in slices]
 
     def _ask(self, request: Request, *, n: int) -> DenseArray:
         answer = self._api.post(request.path, request.body)
@@ -200,32 +194,18 @@ def remote_encoder(
         request = dialect.text_request(["dimensions"], "document", None)
         rows = to_vectors(dialect.rows(api.post(request.path, request.body)), n=1, width=None, host=api.host)
         width = rows.shape[1]
-    modalities: frozenset[Modality] = frozenset({"image", "text"} if image_request else {"text"})
+    ingredients = {"api": name.family if api.own else api.host, "model": model.space or name.model, "dim": dim or width}
     spec = EncoderSpec(
         name=str(name),
         kind="dense",
         dim=dim or width,
-        modalities=modalities,
-        fingerprint=fingerprint(
-            {
-                "api": name.family if api.own else api.host,
-                "model": model.space or name.model,
-                "dim": dim or width,
-                **dialect.rules,
-            }
-        ),
+        modalities=frozenset({"image", "text"} if image_request else {"text"}),
+        fingerprint=fingerprint({**ingredients, **dialect.rules}),
         matryoshka_dims=model.dims,
         context_length=model.context_length,
         licence=model.licence,
         remote=True,  # `mmembed verify` allows for a server that computes in half precision
         whole_call=frozenset(whole_call),
     )
-    return RemoteEncoder(
-        spec,
-        api,
-        dialect,
-        limits,
-        width=width,
-        batch_size=run.batch_size,
-        image_request=image_request,
-    )
+    size = run.batch_size
+    return RemoteEncoder(spec, api, dialect, limits, width=width, batch_size=size, image_request=image_request)

@@ -76,28 +76,25 @@ def server_url(url: str, *, option: str = "?base_url=") -> str:
     Raises SettingsError for anything but http(s)://host[:port][/path]; what it holds is not repeated, since
     an address with a password in it is the likeliest mistake.
     """
+    refusal = SettingsError(
+        f"{option} is not the address of a server: write http://host:port/path, without a user, a password or a query; "
+        f"a key goes into the environment variable {KEYS_VARIABLE} as key@host"
+    )
     try:
         parsed = httpx.URL(url)
-        sound = parsed.scheme in ("http", "https") and parsed.host and not (parsed.userinfo or parsed.query)
     except httpx.InvalidURL as exc:
-        raise SettingsError(_BAD_URL.format(option=option)) from exc
-    if not sound or parsed.fragment:
-        raise SettingsError(_BAD_URL.format(option=option))
+        raise refusal from exc
+    astray = parsed.userinfo or parsed.query or parsed.fragment
+    if parsed.scheme not in ("http", "https") or not parsed.host or astray:
+        raise refusal
     return str(parsed).rstrip("/")
-
-
-_BAD_URL = (
-    "{option} is not the address of a server: write http://host:port/path, without a user, a password or a query; "
-    f"a key goes into the environment variable {KEYS_VARIABLE} as key@host"
-)
 
 
 def without_key(text: str, key: ApiKey | None) -> str:
     """A server's words with the key, should it repeat it, and anything said to be a bearer's token taken out."""
     text = _BEARER.sub(r"\1[key]", text)
-    forms = (
-        {key.secret, quote(key.secret, safe=""), key.secret.replace("/", "\\/")} if key else set()
-    )  # as JSON may write it
+    secret = key.secret if key else ""
+    forms = {secret, quote(secret, safe=""), secret.replace("/", "\\/")} - {""}  # the last as JSON may write it
     for form in sorted(forms, key=len, reverse=True):
         text = re.sub(re.escape(form), "[key]", text, flags=re.IGNORECASE)
     return text

@@ -193,10 +193,10 @@ def test_batches_keep_to_their_sizes(folder: Path, three: dict[str, BgeM3], refe
         made = small.encode_text(ODD, role="document")
     assert passes == [3] * (len(ODD) // 3) + [len(ODD) % 3] * (len(ODD) % 3 > 0)
     assert np.allclose(np.asarray(made), [reference.dense(text) for text in ODD], atol=1e-5)
-    three["dense"]._token_budget, kept = 128, three["dense"]._token_budget
+    three["dense"]._batches.budget, kept = 128, three["dense"]._batches.budget
     with counted(three["dense"]) as passes:
         three["dense"].encode_text(["long " * 200] * 3 + ["a"] * 4, role="document")
-    three["dense"]._token_budget = kept
+    three["dense"]._batches.budget = kept
     assert passes == [2, 2, 3]
 
 

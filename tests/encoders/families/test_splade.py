@@ -137,7 +137,7 @@ def test_batches_and_order(saved: Path) -> None:
     alone = np.concatenate([table(encoder.encode_text([text], role="document"), width) for text in ODD])
     assert np.allclose(together, alone, atol=1e-5)
     assert np.allclose(table(encoder.encode_text(ODD[::-1], role="document"), width), together[::-1], atol=1e-5)
-    encoder._token_budget = 10
+    encoder._batches.budget = 10
     assert np.allclose(table(encoder.encode_text(ODD, role="document"), width), together, atol=1e-5)
     assert encoder.encode_text([], role="query") == []
     odd, plain = encoder.encode_text(["a \ud800 b", "a ? b"], role="query")  # a lone surrogate is a question mark
