@@ -34,25 +34,20 @@ class Work(Protocol[_R]):
     @property
     def required(self) -> Sequence[str]:
         """Vectors without which what is stored is read again."""
-        ...
 
     def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         """What is to be done, or what came of it where it was done at once: the unchanged."""
-        ...
 
     def read(self, planned: PlannedItem) -> _R:
         """Open and decode one thing. Raises InputError where it cannot be read."""
-        ...
 
     def size(self, ready: _R) -> int: ...
 
     def write(self, batch: Sequence[_R]) -> IngestReport:
         """Encode and store. On return all of it is stored."""
-        ...
 
     def finish(self) -> None:
         """Once at the end of a run that wrote or removed something."""
-        ...
 
 
 def run_index(

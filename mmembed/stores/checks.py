@@ -213,10 +213,12 @@ def check_there(collection: str, ids: Sequence[str], there: Set[str]) -> None:
         )
 
 
-def plain_vectors(stored: Any) -> dict[str, Vector]:
-    """What a record of Qdrant or Edge carries -> arrays by name; the unnamed vector of a foreign collection is ""."""
-    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
-    return {name: _plain_vector(vector) for name, vector in named.items()}
+def plain_point(record: Any) -> Point:
+    """A record of Qdrant or Edge, with arrays by name; the unnamed vector of a foreign collection is ""."""
+    stored = {} if record.vector is None else record.vector
+    named = stored if isinstance(stored, dict) else {"": stored}
+    vectors = {name: _plain_vector(vector) for name, vector in named.items()}
+    return Point(id=str(record.id), vectors=vectors, payload=record.payload or {})
 
 
 def _plain_vector(vector: Any) -> Vector:

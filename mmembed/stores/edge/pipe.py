@@ -22,14 +22,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, cast
 
-from mmembed.errors import CollectionNotFound, InvalidQuery, StoreError, StoreFull, StoreUnavailable
+from mmembed.errors import MmembedError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!Q")
 _EXIT_SECONDS = 60  # for flushing the shards
 _Requests: TypeAlias = "queue.SimpleQueue[tuple[Any, Future[ShardReply]] | None]"  # None: no more
-_ERRORS = {error.__name__: error for error in (InvalidQuery, StoreError, StoreFull, StoreUnavailable)}
 
 
 class Hello(NamedTuple):
@@ -42,9 +41,9 @@ class Hello(NamedTuple):
 
 
 class ShardReply(NamedTuple):
-    """`error` is the name of an exception of mmembed.errors, and `value` its sentence; otherwise the result."""
+    """`value` is the result, or what the exception `error` is made of."""
 
-    error: str | None
+    error: type[MmembedError] | None
     value: Any
 
 
@@ -139,11 +138,9 @@ class ShardPipe:
             reply = answer.result()
         except (EOFError, OSError) as exc:
             raise self._lost() from exc
-        if reply.error is None:
-            return reply.value
-        if reply.error == CollectionNotFound.__name__:
-            raise CollectionNotFound(*reply.value)
-        raise _ERRORS[reply.error](reply.value)
+        if reply.error is not None:
+            raise reply.error(*reply.value)
+        return reply.value
 
     def _lost(self) -> StoreUnavailable:
         try:

@@ -21,13 +21,14 @@ from mmembed.stores.checks import (
     check_points,
     check_query,
     hits_due,
+    plain_point,
     point_batches,
     weighted,
 )
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.stores.qdrant.calls import translated
 from mmembed.stores.qdrant.collections import ServerCollections
-from mmembed.stores.qdrant.models import plain_point, query_arguments, wire_vectors
+from mmembed.stores.qdrant.models import query_arguments, wire_vectors
 from mmembed.types import FacetValue, Hit, Payload, Point, StoreQuery
 
 _OPEN_SECONDS = 5  # for the first answer
