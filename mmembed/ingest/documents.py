@@ -12,6 +12,7 @@ from mmembed.documents import DOCUMENT_SUFFIXES, Document, read_document, text_d
 from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
 from mmembed.ingest.passages import (
+    PASSAGES_AN_UPSERT,
     ReadDocument,
     drop_other_documents,
     drop_passages_from,
@@ -30,7 +31,6 @@ from mmembed.types import Encoder, Failure, Item, Modality, Point, Store
 
 _READERS = 4
 _PASSAGES_A_BATCH = 128
-_PASSAGES_AN_UPSERT = 256
 _WITH_LATE_AN_UPSERT = 64  # a vector for each token: with BGE-M3 a megabyte a passage
 
 
@@ -165,22 +165,20 @@ class DocumentWork:
         fresh: list[ReadDocument] = []
         outcomes: list[ItemOutcome] = []
         for ready in batch:
-            outcome = self._settled_unread(ready)
-            if outcome is None and ready.planned.action == "reuse":  # its donor has no passages to give after all
-                assert ready.document is not None
-                ready = replace(ready, passages=self.target.cut(ready.document))
+            outcome: ItemOutcome | None = None  # its passages have to be encoded
+            if ready.planned.action == "refresh":
+                refresh(self.target, ready)
+                outcome = "unchanged"
+            elif ready.planned.action == "reuse":
+                outcome = reuse(self.target, ready)
+                if outcome is None:  # its donor has no passages to give after all
+                    assert ready.document is not None
+                    ready = replace(ready, passages=self.target.cut(ready.document))
             if outcome is None:
                 fresh.append(ready)
             outcomes.append(outcome or "embedded")
         self._encode(_latest(fresh))
         return IngestReport.of(outcomes, problems, images)
-
-    def _settled_unread(self, ready: ReadDocument) -> ItemOutcome | None:
-        """What came of a document whose passages need no encoding; None: they do."""
-        if ready.planned.action == "refresh":
-            refresh(self.target, ready)
-            return "unchanged"
-        return reuse(self.target, ready) if ready.planned.action == "reuse" else None
 
     def _encode(self, fresh: Sequence[ReadDocument]) -> None:
         target, store = self.target, self.collection.store
@@ -190,7 +188,7 @@ class DocumentWork:
         for ready in fresh:
             drop_passages_from(target, ready.planned, len(ready.passages))
             points.extend(reversed(points_of(target, ready)))
-        for some in batched(points, _PASSAGES_AN_UPSERT if "late" not in target.vectors else _WITH_LATE_AN_UPSERT):
+        for some in batched(points, PASSAGES_AN_UPSERT if "late" not in target.vectors else _WITH_LATE_AN_UPSERT):
             vectors = target.encode([str(point.payload.pop("embedded_text")) for point in some])
             written = [replace(point, vectors=of_one) for point, of_one in zip(some, vectors, strict=True)]
             store.upsert(self.collection.name, written)

@@ -67,10 +67,8 @@ def _is_gone(path: str) -> bool:
     """True only if the file is certainly not there; a folder that cannot be looked into proves nothing."""
     try:
         Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+    except OSError as exc:
+        return isinstance(exc, FileNotFoundError | NotADirectoryError)
     return False
 
 

@@ -19,7 +19,7 @@ from mmembed.ingest.targets import DocumentTarget
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
-_PASSAGES_AN_UPSERT = 256
+PASSAGES_AN_UPSERT = 256
 
 
 @dataclass
@@ -105,7 +105,7 @@ def reuse(target: DocumentTarget, ready: ReadDocument) -> ItemOutcome | None:
         return None
     drop_other_documents(target, [ready])
     drop_passages_from(target, planned, count)
-    for some in batched([points[number] for number in range(count - 1, -1, -1)], _PASSAGES_AN_UPSERT):
+    for some in batched([points[number] for number in range(count - 1, -1, -1)], PASSAGES_AN_UPSERT):
         store.upsert(name, some)
     if not planned.moved:
         return "copied"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +58,7 @@ class PlannedItem:
         item, state = self.item, self.state
         own: Payload = {"uri": item.uri, "content_hash": self.content_hash}
         if state is not None:
-            own |= {"size": state.size, "mtime_ns": state.mtime_ns}
+            own |= asdict(state)
         if item.source is not None:
             own["source"] = item.source
         # A manifest has the last word on a file; a bare folder has none, so what is known is kept.
@@ -97,7 +97,8 @@ def plan(
             if isinstance(entry, Failure) or entry.action != "read":
                 yield entry
                 continue
-            if recent.get(entry.content_hash) == entry.id and _is_bare(entry.item):
+            says = entry.item.source or entry.item.caption or entry.item.payload
+            if recent.get(entry.content_hash) == entry.id and not says:
                 continue  # named before in this run: by a folder and a pattern, or by a manifest that says more
             planned = _with_donor(entry, donors.get(entry.content_hash, []), recent.get(entry.content_hash), roots)
             if planned.action == "read":
@@ -131,7 +132,7 @@ def _looked_at(
     stored = {point.id: point.payload for point in points}
     lacking = _lacking(collection, stored, modality, vectors)
     return [
-        _look(_without_reserved(item, modality), id, stored, lacking) if isinstance(item, Item) else item
+        _look(item, id, stored, lacking) if isinstance(item, Item) else item
         for item, id in zip(batch, ids, strict=True)
     ]
 
@@ -151,24 +152,22 @@ def _lacking(
 
 def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str]) -> PlannedItem | Failure:
     """Compare one file with its point, reading no more of it than is needed."""
+    # a manifest's column called `width`, say, gives way to what is read from the file
+    item = replace(item, payload={k: v for k, v in item.payload.items() if k not in RESERVED[item.modality]})
     old = stored.get(id)
     whole = old is not None and id not in lacking
     same_words = old is not None and _same_words(item, old)
     try:
         state = file_state(item.path) if item.path is not None else None
-        if old is not None and state is not None and whole and same_words and _same_state(state, old):
+        if old is not None and state is not None and whole and same_words and asdict(state).items() <= old.items():
             return PlannedItem(item, id, "unchanged", old["content_hash"], state, old)
         digest = item_hash(item)
-    except (InputError, OSError) as exc:
-        return Failure(item.uri, _reason(exc))
+    except InputError as exc:
+        return Failure(item.uri, str(exc))
     renamed = old is not None and item.modality == "text" and old.get("uri") != item.uri  # passages go by their uri
     if old is None or not whole or renamed or old.get("content_hash") != digest:
         return PlannedItem(item, id, "read", digest, state, old)
     return PlannedItem(item, id, "unchanged" if same_words and state is None else "refresh", digest, state, old)
-
-
-def _same_state(state: FileState, old: Payload) -> bool:
-    return bool(old.get("size") == state.size and old.get("mtime_ns") == state.mtime_ns)
 
 
 def _same_words(item: Item, old: Payload) -> bool:
@@ -179,10 +178,6 @@ def _same_words(item: Item, old: Payload) -> bool:
         if any(key not in said for key in old.keys() - tags_in(old).keys() - OURS[item.modality]):
             return False  # it no longer says something that it said before
     return all(old.get(key) == value for key, value in said.items())
-
-
-def _is_bare(item: Item) -> bool:
-    return item.source is None and not item.caption and not item.payload
 
 
 @dataclass(frozen=True)
@@ -224,16 +219,3 @@ def _with_donor(planned: PlannedItem, same: Sequence[_Donor], recent: str | None
     else:
         return planned
     return replace(planned, action="reuse", donor=donor, moved=moved)
-
-
-def _without_reserved(item: Item, modality: Modality) -> Item:
-    """A manifest's column called `width`, say, gives way to what is read from the file."""
-    if not RESERVED[modality] & item.payload.keys():
-        return item
-    return replace(item, payload={k: v for k, v in item.payload.items() if k not in RESERVED[modality]})
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror:
-        return f"cannot be read: {exc.strerror}"
-    return str(exc)

@@ -60,14 +60,12 @@ class ImageTarget:
         self.late = late_encoder or collection.remembered("late", self._encoders)
         if self.late is not None:
             _require(self.late, "late", "multi", "image")
-        self._caption_encoder = caption_encoder
         self._default_caption_encoder = default_caption_encoder
-        self._bm25: Encoder | None = None
+        self._by_caption: dict[str, Encoder] = {}  # those that read captions; none before the first
         self.indexes = PayloadIndexes(collection)
-        makers = {"image": encoder}
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
-            self._bm25 = load_encoder("bm25")
-            makers |= {"caption": caption_encoder, "caption_bm25": self._bm25}
+            self._by_caption = {"caption": caption_encoder, "caption_bm25": load_encoder("bm25")}
+        makers = {"image": encoder, **self._by_caption}
         if self.late is not None:
             makers["late"] = self.late
         prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
@@ -86,20 +84,14 @@ class ImageTarget:
         """n captions -> their `caption` and `caption_bm25` vectors."""
         if not captions:
             return []
-        dense, bm25 = self._caption_encoders()
-        rows = dense.encode_text(captions, role="document")
-        words = bm25.encode_text(captions, role="document")
-        return [{"caption": row, "caption_bm25": word} for row, word in zip(rows, words, strict=True)]
-
-    def _caption_encoders(self) -> tuple[Encoder, Encoder]:
-        if self._bm25 is None or self._caption_encoder is None:
-            dense = self._caption_encoder or self.collection.remembered("caption", self._encoders)
-            dense = dense or self._default_caption_encoder or self._encoders["minilm"]
-            bm25 = load_encoder("bm25")
-            makers = {"image": self.encoder, "caption": dense, "caption_bm25": bm25}
-            prepare_collection(self.collection, "images", makers)
-            self._caption_encoder, self._bm25 = dense, bm25
-        return self._caption_encoder, self._bm25
+        if not self._by_caption:
+            remembered = self.collection.remembered("caption", self._encoders)
+            dense = remembered or self._default_caption_encoder or self._encoders["minilm"]
+            by_caption = {"caption": dense, "caption_bm25": load_encoder("bm25")}
+            prepare_collection(self.collection, "images", {"image": self.encoder, **by_caption})
+            self._by_caption = by_caption
+        rows = [encoder.encode_text(captions, role="document") for encoder in self._by_caption.values()]
+        return [dict(zip(self._by_caption, of_one, strict=True)) for of_one in zip(*rows, strict=True)]
 
 
 class DocumentTarget:
