@@ -17,6 +17,7 @@ from mmembed.errors import InputError
 from mmembed.ingest.gone import file_of, has_left
 from mmembed.sources.files import FileState, file_state
 from mmembed.sources.items import bytes_held, item_hash
+from mmembed.streams import batched_by
 from mmembed.types import Failure, Item, Modality, Payload
 
 _BATCH = 256
@@ -88,9 +89,17 @@ def plan(
     the folders of this run: a file that vanished from there has moved. Reads the store a batch at a
     time, so memory does not grow with the number of files. Of two items with one id the later one wins.
     """
+    number = 0 if modality == "text" else None  # a document is known by its first passage
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
-    for batch in _batches(items):
-        looked = _looked_at(collection, batch, modality, vectors)
+    for batch in batched_by(items, bytes_held, most=_BATCH, room=_BATCH_BYTES):
+        ids = [id_of(item, number) if isinstance(item, Item) else "" for item in batch]
+        points = collection.store.retrieve(collection.name, [id for id in ids if id])
+        stored = {point.id: point.payload for point in points}
+        lacking = _lacking(collection, stored, modality, vectors)
+        looked = [
+            _look(item, id, stored, lacking) if isinstance(item, Item) else item
+            for item, id in zip(batch, ids, strict=True)
+        ]
         fresh = [p.content_hash for p in looked if isinstance(p, PlannedItem) and p.action == "read"]
         donors = _donors(collection, fresh, modality, vectors)
         for entry in looked:
@@ -106,35 +115,6 @@ def plan(
                 if len(recent) > _RECENT:
                     recent.popitem(last=False)
             yield planned
-
-
-def _batches(items: Iterable[Item | Failure]) -> Iterator[list[Item | Failure]]:
-    """Of 256, or of fewer where they hold much memory themselves."""
-    batch: list[Item | Failure] = []
-    held = 0
-    for item in items:
-        batch.append(item)
-        held += bytes_held(item) if isinstance(item, Item) else 0
-        if len(batch) == _BATCH or held >= _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def _looked_at(
-    collection: Collection, batch: Sequence[Item | Failure], modality: Modality, vectors: Sequence[str]
-) -> list[PlannedItem | Failure]:
-    """Each item beside its own point."""
-    number = 0 if modality == "text" else None  # a document is known by its first passage
-    ids = [id_of(item, number) if isinstance(item, Item) else "" for item in batch]
-    points = collection.store.retrieve(collection.name, [id for id in ids if id])
-    stored = {point.id: point.payload for point in points}
-    lacking = _lacking(collection, stored, modality, vectors)
-    return [
-        _look(item, id, stored, lacking) if isinstance(item, Item) else item
-        for item, id in zip(batch, ids, strict=True)
-    ]
 
 
 def _lacking(
@@ -212,10 +192,5 @@ def _with_donor(planned: PlannedItem, same: Sequence[_Donor], recent: str | None
     gone = [donor for donor in others if is_file and has_left(donor.path, roots)]
     if gone and planned.stored is None:
         return replace(planned, action="reuse" if gone[0].whole else "read", donor=gone[0].id, moved=True)
-    if others and others[0].whole:
-        donor, moved = others[0].id, False
-    elif recent is not None:
-        donor, moved = recent, False
-    else:
-        return planned
-    return replace(planned, action="reuse", donor=donor, moved=moved)
+    donor = others[0].id if others and others[0].whole else recent
+    return planned if donor is None else replace(planned, action="reuse", donor=donor)

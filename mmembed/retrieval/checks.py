@@ -17,7 +17,10 @@ from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, PART_WEIGHTS, Se
 
 def check_search(search: Search) -> None:
     """Raise InvalidQuery for a search that cannot be answered whatever the collection holds."""
-    _check_lists(search)
+    for name, what in (("minus", "what to subtract"), ("positive", "examples"), ("negative", "examples")):
+        given = getattr(search, name)
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            raise InvalidQuery(f"{name} is a list of {what}, not one text or picture: write {name}=[...]")
     _check_ways(search)
     _check_weights(search)
     _check_parts(search)
@@ -37,13 +40,6 @@ def check_search(search: Search) -> None:
 def check_page(search: Search) -> None:
     if search.limit < 1 or search.offset < 0:
         raise InvalidQuery(f"limit must be at least 1 and offset at least 0, not {search.limit} and {search.offset}")
-
-
-def _check_lists(search: Search) -> None:
-    for name, what in (("minus", "what to subtract"), ("positive", "examples"), ("negative", "examples")):
-        given = getattr(search, name)
-        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-            raise InvalidQuery(f"{name} is a list of {what}, not one text or picture: write {name}=[...]")
 
 
 def _check_ways(search: Search) -> None:

@@ -69,9 +69,8 @@ def _vectors_for_words(
     """Every vector of the collection that words can be compared with, from `first` on; and that of the late stage."""
     names = [first]
     if contract.kind == "documents":
-        names += [name for name in ("bm25", "sparse") if name in contract.vectors]
-        if "sparse" in names and not _mostly_has(collection, contract, "sparse"):
-            names.remove("sparse")
+        names += ["bm25"] if "bm25" in contract.vectors else []
+        names += ["sparse"] if _mostly_has(collection, contract, "sparse") else []
     elif _mostly_has(collection, contract, "caption"):
         names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
     return names, ["late"] if search.late and _mostly_has(collection, contract, "late") else []

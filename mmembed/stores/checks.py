@@ -14,6 +14,7 @@ import numpy as np
 
 from mmembed.collection.payload import FACET_TYPES, _uuid, canonical_ids
 from mmembed.errors import InvalidQuery, StoreError
+from mmembed.streams import batched_by
 from mmembed.types import (
     Contract,
     Examples,
@@ -33,9 +34,10 @@ MAX_BATCH_BYTES = 8 * 2**20
 _JSON_BYTES = 20  # of one coordinate, written out
 
 
-def hits_due(query: StoreQuery) -> int:
-    """Fewer hits than this under a filter: the walk of a graph may have got stuck."""
-    return query.limit if query.rerank is not None else min(query.limit, query.depth)
+def got_stuck(query: StoreQuery, found: int) -> bool:
+    """Whether the walk of a graph under a filter may have ended early; sparse vectors are always searched exactly."""
+    due = query.limit if query.rerank is not None else min(query.limit, query.depth)
+    return found < due and any(not isinstance(leg.query, SparseVector) for leg in query.legs)
 
 
 def weighted(query: StoreQuery) -> bool:
@@ -44,11 +46,6 @@ def weighted(query: StoreQuery) -> bool:
         return False
     fusions = [query.fused, *(ranking for ranking in query.rankings if not isinstance(ranking, Leg))]
     return any(fusion_weights(fusion) for fusion in fusions)
-
-
-def approximate(query: StoreQuery) -> bool:
-    """Whether a graph may be walked at all: sparse vectors are always searched exactly."""
-    return not query.exact and any(not isinstance(leg.query, SparseVector) for leg in query.legs)
 
 
 def fusion_weights(rankings: Sequence[Ranking]) -> list[float] | None:
@@ -229,17 +226,7 @@ def _plain_vector(vector: Any) -> Vector:
 
 def point_batches(points: Sequence[Point]) -> Iterator[list[Point]]:
     """At most 256 points and 8 MB of JSON at a time, and never none: one point may be larger alone."""
-    batch: list[Point] = []
-    room = MAX_BATCH_BYTES
-    for point in points:
-        size = _size_bytes(point)
-        if batch and (len(batch) == MAX_BATCH_POINTS or size > room):
-            yield batch
-            batch, room = [], MAX_BATCH_BYTES
-        batch.append(point)
-        room -= size
-    if batch:
-        yield batch
+    return batched_by(points, _size_bytes, most=MAX_BATCH_POINTS, room=MAX_BATCH_BYTES)
 
 
 def _size_bytes(point: Point) -> int:

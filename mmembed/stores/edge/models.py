@@ -197,13 +197,9 @@ def _ring(line: Json) -> list[edge.GeoPoint]:
     return [_geo(point) for point in line["points"]]
 
 
-def _match_value(value: bool | int | str) -> edge.MatchValue:
-    # qdrant_edge 0.9 reads True as the integer 1, which no bool equals; numpy's bool it takes for what it is.
-    return edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value)  # type: ignore[arg-type]
-
-
 _MATCHES: dict[str, Callable[[Any], Any]] = {
-    "value": _match_value,
+    # qdrant_edge 0.9 reads True as the integer 1, which no bool equals; numpy's bool it takes for what it is.
+    "value": lambda value: edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value),  # type: ignore[arg-type]
     "text": edge.MatchText,
     "text_any": edge.MatchTextAny,
     "phrase": edge.MatchPhrase,

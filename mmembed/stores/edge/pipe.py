@@ -85,6 +85,8 @@ class ShardPipe:
         self._gone = ""  # why, once it is
         self._lock = threading.Lock()  # around asking whether it is gone and queueing
         self._requests: _Requests = queue.SimpleQueue()
+        # the child imports this very mmembed, installed or not
+        paths = (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))
         # -P: a file called numpy.py in the user's folder is not the numpy that is meant.
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "mmembed.stores.edge.process", str(folder)],
@@ -92,7 +94,7 @@ class ShardPipe:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
             process_group=0,  # Ctrl-C in the terminal is ours to answer, not its
         )
         self._to, self._from = cast(io.FileIO, self._child.stdin), cast(io.FileIO, self._child.stdout)
@@ -107,11 +109,6 @@ class ShardPipe:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def alive(self) -> bool:
-        """Whether requests can be made."""
-        return not self._gone and self._child.poll() is None
 
     @property
     def pid(self) -> int:
@@ -190,15 +187,10 @@ def _shut(child: subprocess.Popen[bytes], from_: io.FileIO, requests: _Requests,
     stderr.close()
 
 
-def _python_path() -> str:
-    """The child imports this very mmembed, installed or not."""
-    package = str(Path(__file__).parents[3])
-    return os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-
-
 def open_pipe_to(folder: Path) -> bool:
     """Whether this process has the folder open already."""
-    return any(pipe.folder == folder and pipe.alive for pipe in list(_PIPES))
+    pipes = [pipe for pipe in list(_PIPES) if pipe.folder == folder]
+    return any(not pipe._gone and pipe._child.poll() is None for pipe in pipes)
 
 
 _PIPES: weakref.WeakSet[ShardPipe] = weakref.WeakSet()

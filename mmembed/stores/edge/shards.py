@@ -23,7 +23,7 @@ import qdrant_edge as edge
 from mmembed.collection.contract import METADATA_KEY, Json
 from mmembed.collection.payload import qdrant_id
 from mmembed.errors import CollectionNotFound, StoreError, StoreFull
-from mmembed.stores.checks import approximate, check_there, hits_due, plain_point
+from mmembed.stores.checks import check_there, got_stuck, plain_point
 from mmembed.stores.edge import models
 from mmembed.stores.edge.files import directory_name, read_json, sync_directory, write_json
 from mmembed.stores.filters import is_compound, unindexed_fields
@@ -149,7 +149,7 @@ class ShardFolder:
         opened = self._shard(name)
         exact = query.exact or is_compound(filter) or bool(unindexed_fields(filter, opened.graph_indexes))
         hits = opened.shard.query(models.edge_query(query, filter, exact=exact))
-        if filter is not None and not exact and approximate(query) and len(hits) < hits_due(query):
+        if filter is not None and not exact and got_stuck(query, len(hits)):
             hits = opened.shard.query(models.edge_query(query, filter, exact=True))
         return [(str(hit.id), hit.score, hit.payload or {}) for hit in hits]
 

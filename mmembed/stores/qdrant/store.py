@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -14,13 +15,12 @@ from qdrant_client import QdrantClient, models
 from mmembed.collection.payload import canonical_ids, qdrant_id
 from mmembed.errors import InvalidQuery
 from mmembed.stores.checks import (
-    approximate,
     check_facet,
     check_payload,
     check_payloads,
     check_points,
     check_query,
-    hits_due,
+    got_stuck,
     plain_point,
     point_batches,
     weighted,
@@ -53,17 +53,12 @@ def open_server(
             check_compatibility=False,
         )
 
-    def ask_version() -> tuple[int, ...]:
+    with translated(url):
         with warnings.catch_warnings():  # of a key sent over http: the second connection says it once
             warnings.simplefilter("ignore", UserWarning)
             probe = connect(min(timeout_seconds, _OPEN_SECONDS))
-        try:
-            return _version(probe.info().version)
-        finally:
-            probe.close()
-
-    with translated(url):
-        version = ask_version()
+        with closing(probe):
+            version = _version(probe.info().version)
     parts = urlsplit(url)
     place = quote(f"{parts.hostname}:{parts.port or 6333}{parts.path.rstrip('/')}", safe="")
     folder = platformdirs.user_data_path("mmembed") / "servers" / place
@@ -136,7 +131,7 @@ class QdrantStore(ServerCollections):
         exact = query.exact or bool(unindexed_fields(condition, known.indexes))
         params = _EXACT if exact else _ACORN if is_compound(condition) else None
         points = self.ask(collection, self._search(collection, query, params)).points
-        if query.filter is not None and not exact and approximate(query) and len(points) < hits_due(query):
+        if query.filter is not None and not exact and got_stuck(query, len(points)):
             points = self.ask(collection, self._search(collection, query, _EXACT)).points
         name = query.vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
