@@ -160,15 +160,12 @@ class ImageWork:
         self, batch: Sequence[ReadImage], donated: Mapping[_Key, Point]
     ) -> tuple[list[ReadImage], list[Failure]]:
         """A donor that went away since the plan was made is no donor: the image is read after all."""
-        here = {_key(ready) for ready in batch if ready.loaded is not None}
+        here = {_key(ready) for ready in batch if ready.loaded is not None} | donated.keys()
         found: list[ReadImage] = []
         failures: list[Failure] = []
         for ready in batch:
-            if ready.loaded is not None or _key(ready) in here or _key(ready) in donated:
-                found.append(ready)
-                continue
             try:
-                found.append(self._load(ready.planned))
+                found.append(ready if _key(ready) in here else self._load(ready.planned))
             except InputError as exc:
                 failures.append(Failure(ready.planned.item.uri, str(exc)))
         return found, failures
@@ -245,6 +242,4 @@ def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:
 def _outcome(ready: ReadImage) -> ItemOutcome:
     if ready.loaded is not None:
         return "embedded"
-    if ready.planned.moved:
-        return "moved"
-    return "copied" if ready.planned.action == "reuse" else "unchanged"
+    return "moved" if ready.planned.moved else "copied" if ready.planned.action == "reuse" else "unchanged"

@@ -50,7 +50,7 @@ class IngestReport:
     @property
     def stored(self) -> int:
         """Files that the collection holds after this run."""
-        return sum(getattr(self, outcome) for outcome in get_args(ItemOutcome))
+        return self.embedded + self.unchanged + self.moved + self.copied
 
     def all_failures(self) -> list[Failure]:
         return [*self.failures, *(self.images.all_failures() if self.images else [])]

@@ -90,11 +90,9 @@ def _check_parts(search: Search) -> None:
 def _check_examples(search: Search) -> None:
     if search.strategy not in get_args(Strategy):
         raise InvalidQuery(f"there is no strategy {search.strategy!r}: choose one of {', '.join(get_args(Strategy))}")
-    if not search.examples:
-        if search.strategy != "average_vector":
-            raise InvalidQuery(f"the strategy {search.strategy!r} weighs examples, and there are none: give positive")
-        return
-    if not search.positive and search.strategy == "average_vector":
+    if not search.examples and search.strategy != "average_vector":
+        raise InvalidQuery(f"the strategy {search.strategy!r} weighs examples, and there are none: give positive")
+    if search.negative and not search.positive and search.strategy == "average_vector":
         raise InvalidQuery(
             "negative examples alone have no average to start from: give a positive one, or choose best_score or "
             "sum_scores as the strategy"

@@ -111,13 +111,10 @@ def _check_leg(collection: str, contract: Contract | None, leg: Leg) -> None:
         raise InvalidQuery(
             f"collection {collection!r} has no vector {leg.vector_name!r}: it has {', '.join(sorted(contract.vectors))}"
         )
+    known = None if contract is None else contract.vectors[leg.vector_name]
     for vector in leg.query.vectors if isinstance(leg.query, Examples) else (leg.query,):
-        if contract is None:
-            kind: Kind = "sparse" if isinstance(vector, SparseVector) else "dense" if vector.ndim == 1 else "multi"
-            _check_vector(vector, kind, None, what)
-        else:
-            known = contract.vectors[leg.vector_name]
-            _check_vector(vector, known.kind, known.dim, what)
+        kind: Kind = "sparse" if isinstance(vector, SparseVector) else "dense" if vector.ndim == 1 else "multi"
+        _check_vector(vector, known.kind if known else kind, known.dim if known else None, what)
 
 
 def check_points(collection: str, contract: Contract, points: Sequence[Point]) -> list[Point]:

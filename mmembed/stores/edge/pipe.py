@@ -99,10 +99,8 @@ class ShardPipe:
         )
         self._to, self._from = cast(io.FileIO, self._child.stdin), cast(io.FileIO, self._child.stdout)
         self._finalizer = weakref.finalize(self, _shut, self._child, self._from, self._requests, self._stderr)
-        talk = threading.Thread(
-            target=_talk, args=(self._to, self._from, self._requests), name="mmembed-edge", daemon=True
-        )
-        talk.start()
+        talking = (self._to, self._from, self._requests)
+        threading.Thread(target=_talk, args=talking, name="mmembed-edge", daemon=True).start()
         _PIPES.add(self)
         try:
             self._ask(hello)

@@ -103,6 +103,9 @@ def query_arguments(query: StoreQuery, params: models.SearchParams | None) -> di
         "query_filter": None if query.prefetched else query.filter,
         "search_params": None if query.prefetched else params,
         "score_threshold": query.score_threshold,
+        "limit": query.limit,
+        "offset": query.offset,
+        "with_payload": True,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -127,22 +127,19 @@ class QdrantStore(ServerCollections):
             return []
         if weighted(query) and self.version < _WEIGHTS_SINCE:
             raise InvalidQuery(f"weights were asked of Qdrant at {self.url}, which is older than 1.17: leave them out")
+
+        def search(params: models.SearchParams | None) -> list[models.ScoredPoint]:
+            arguments = query_arguments(query, None if self.local else params)
+            return self.ask(collection, partial(self._client.query_points, collection, **arguments)).points
+
         condition = dump_filter(query.filter)
         exact = query.exact or bool(unindexed_fields(condition, known.indexes))
         params = _EXACT if exact else _ACORN if is_compound(condition) else None
-        points = self.ask(collection, self._search(collection, query, params)).points
+        points = search(params)
         if query.filter is not None and not exact and got_stuck(query, len(points)):
-            points = self.ask(collection, self._search(collection, query, _EXACT)).points
+            points = search(_EXACT)
         name = query.vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
-
-    def _search(
-        self, collection: str, query: StoreQuery, params: models.SearchParams | None
-    ) -> Callable[[], models.QueryResponse]:
-        """The call of the client, not yet made."""
-        arguments = query_arguments(query, None if self.local else params)
-        page = partial(self._client.query_points, collection, limit=query.limit, offset=query.offset)
-        return partial(page, with_payload=True, **arguments)
 
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
