@@ -72,20 +72,16 @@ def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
         UnreadableImage: not there, not a picture, or a broken one; an array of another shape or type.
     """
     if not isinstance(source, Path | bytes):
-        return _of_memory(source, uri, max_pixels)
+        held = _of_array(source, uri) if isinstance(source, np.ndarray) else source
+        if not isinstance(held, Image.Image):
+            raise UnreadableImage(
+                f"{uri}: a {type(held).__name__} is no image: give a path, the bytes of a file, a PIL.Image or an array"
+            )
+        _check_size(uri, held.size, max_pixels)
+        return _upright(held, f"{uri}: cannot be decoded")
     with ExitStack() as stack:
         image = _open(source, uri, max_pixels, stack)
         return _upright(image, f"{uri}: broken {image.format} picture")
-
-
-def _of_memory(source: Image.Image | npt.NDArray[np.uint8], uri: str, max_pixels: int) -> DecodedImage:
-    image = _of_array(source, uri) if isinstance(source, np.ndarray) else source
-    if not isinstance(image, Image.Image):
-        raise UnreadableImage(
-            f"{uri}: a {type(image).__name__} is no image: give a path, the bytes of a file, a PIL.Image or an array"
-        )
-    _check_size(uri, image.size, max_pixels)
-    return _upright(image, f"{uri}: cannot be decoded")
 
 
 def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:

@@ -20,6 +20,23 @@ def batched(items: Iterable[_T], n: int) -> Iterator[list[_T]]:
         yield batch
 
 
+def batched_by(items: Iterable[_T], size: Callable[[_T], int], *, most: int, room: int) -> Iterator[list[_T]]:
+    """Lists of at most `most` whose sizes add up to `room` at most; one that is larger comes alone."""
+    batch: list[_T] = []
+    held = 0
+    for item in items:
+        if batch and held + size(item) > room:
+            yield batch
+            batch, held = [], 0
+        batch.append(item)
+        held += size(item)
+        if len(batch) == most or held >= room:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
 _R = TypeVar("_R")
 
 

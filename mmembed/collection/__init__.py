@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mmembed.collection.contract import check_fingerprint
 from mmembed.errors import CollectionNotOurs, InvalidQuery, StoreError
+from mmembed.streams import batched
 from mmembed.types import Contract, DenseArray, Encoder, Point, Store, VectorContract
 
 if TYPE_CHECKING:
@@ -91,13 +91,8 @@ class Collection:
         Raises CollectionNotFound before the first block is asked for.
         """
         points = self.store.scroll(self.name, filter=filter, vectors=["image"], payload=payload, batch_size=batch_size)
-
-        def blocks() -> Iterator[tuple[list[Point], DenseArray]]:
-            whole = (point for point in points if "image" in point.vectors)
-            while block := list(islice(whole, batch_size)):
-                yield block, stacked(block)
-
-        return blocks()
+        whole = (point for point in points if "image" in point.vectors)
+        return ((block, stacked(block)) for block in batched(whole, batch_size))
 
 
 def stacked(points: Sequence[Point]) -> DenseArray:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from mmembed.collection import Collection
-from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.payload import INDEXES
 from mmembed.errors import CollectionMismatch, SettingsError
 from mmembed.types import Contract, Encoder, IndexType, Kind, Modality, Payload, VectorContract
@@ -51,18 +50,17 @@ def prepare_collection(
     Raises CollectionNotOurs, CollectionMismatch, StoreError for a collection of the other kind, or SettingsError
     for an encoder that reads all documents of a call as one (late chunking): here a call holds those of many files.
     """
+    vectors: dict[str, VectorContract] = {}
     for name, encoder in encoders.items():
         if "document" in encoder.spec.whole_call:
             raise SettingsError(
                 f"encoder {encoder.spec.name!r} reads all texts of a call as one document, and an index hands it "
                 f"passages of several for the vector {name!r}: leave ?late_chunking= out"
             )
-    store, indexes = collection.store, INDEXES["image" if kind == "images" else "text"]
-    vectors: dict[str, VectorContract] = {}
-    for name, encoder in encoders.items():
         of_images = kind == "images" and name not in ("caption", "caption_bm25")
         windows: Kind | None = "multi" if name == "cross" else None  # a passage is several texts of the image encoder
         vectors[name] = vector_contract(encoder, "image" if of_images else "text", kind=windows)
+    store, indexes = collection.store, INDEXES["image" if kind == "images" else "text"]
     if not collection.exists:
         contract = Contract(kind=kind, vectors=vectors)
         store.create(collection.name, contract, indexes=indexes, shards=shards, replicas=replicas)
@@ -71,16 +69,12 @@ def prepare_collection(
     store.add_indexes(collection.name, indexes)  # a creation that timed out may lack them
     for name, encoder in encoders.items():
         stored = remembered.vectors.get(name)
-        if stored is None:
-            continue
-        try:
-            check_fingerprint(collection.name, name, stored, encoder)
-        except CollectionMismatch as exc:
+        if stored is not None and stored.fingerprint != encoder.spec.fingerprint:
             parameter = f"{name}_encoder" if name in _NAMED else "encoder"
             advice = f"index with `{parameter}={stored.encoder!r}`, or into another collection"
             raise CollectionMismatch(
                 collection.name, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
-            ) from exc
+            )
     for name, vector in vectors.items():
         if name not in remembered.vectors:
             store.add_vector(collection.name, name, vector)

@@ -9,6 +9,7 @@ from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.conditions import first_passages, inside_documents, of_uris
+from mmembed.collection.payload import path_of
 from mmembed.collection.thumbnails import drop_thumbnails, remove_thumbnails
 from mmembed.streams import batched
 from mmembed.types import Point, Store
@@ -59,7 +60,9 @@ def remove_images_in(store: Store, documents: Sequence[str]) -> None:
         if contract is None or contract.kind != "images":
             continue
         for some in batched(documents, _BATCH):
-            _delete(collection, list(_inside(collection, some)))
+            shown = store.scroll(collection.name, filter=inside_documents(some), payload=["uri", "document"])
+            # one that it only links to stays
+            _delete(collection, [point.id for point in shown if path_of(point.payload) != point.payload["uri"]])
 
 
 def _sum(batches: Iterator[RemovedPoints]) -> RemovedPoints:
@@ -81,9 +84,3 @@ def _remove(collection: Collection, points: Sequence[Point]) -> RemovedPoints:
 def _delete(collection: Collection, ids: Sequence[str]) -> None:
     collection.store.delete(collection.name, ids)
     remove_thumbnails(collection, ids)
-
-
-def _inside(images: Collection, documents: Sequence[str]) -> Iterator[str]:
-    for point in images.store.scroll(images.name, filter=inside_documents(documents), payload=["uri", "document"]):
-        if str(point.payload["uri"]).startswith(f"{point.payload['document']}#"):  # one that it only links to stays
-            yield point.id

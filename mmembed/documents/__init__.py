@@ -60,14 +60,16 @@ def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked
     read: Callable[[Path | bytes, str, bool], Document] = import_module(f"mmembed.documents.{reader}").read
     try:
         document = read(source, uri, images)
-        if not linked:
-            document = _without_links(document)
     except OSError as exc:
         raise UnreadableDocument(f"{uri}: cannot be read ({exc.strerror or exc})") from exc
     if not document.sections:
         advice = "run OCR over it first, if it was scanned" if reader == "pdf" else "it is empty"
         raise UnreadableDocument(f"{uri}: holds no text: {advice}")
-    return document
+    if linked:
+        return document
+    held = tuple(image for image in document.images if image.path is None)
+    problems = tuple(problem for problem in document.problems if problem.uri.startswith(f"{uri}#"))
+    return replace(document, images=held, problems=problems)
 
 
 def text_document(text: str, *, uri: str) -> Document:
@@ -76,12 +78,3 @@ def text_document(text: str, *, uri: str) -> Document:
     if not document.sections:
         raise UnreadableDocument(f"{uri}: holds no text: it is empty")
     return document
-
-
-def _without_links(document: Document) -> Document:
-    held = f"{document.uri}#"
-    return replace(
-        document,
-        images=tuple(image for image in document.images if image.path is None),
-        problems=tuple(problem for problem in document.problems if problem.uri.startswith(held)),
-    )

@@ -11,7 +11,7 @@ from typing import Any
 import docx
 from docx.oxml.ns import qn
 
-from mmembed.documents.parts import Document, EmbeddedImage, SectionBuilder, collapse, distinct, image_uri, opened
+from mmembed.documents.parts import Document, EmbeddedImage, SectionBuilder, collapse, image_uri, opened
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
 
@@ -37,13 +37,8 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
         raise
     except Exception as exc:  # python-docx has no error of its own for a package that is not a document
         raise UnreadableDocument(f"{uri}: broken DOCX ({collapse(str(exc)) or type(exc).__name__})") from exc
-    return Document(
-        uri,
-        next((title for title in [*titles[1:], *titles] if title), None),
-        builder.finish(),
-        distinct(p for p in found if isinstance(p, EmbeddedImage)),
-        tuple(p for p in found if isinstance(p, Failure)),
-    )
+    title = next((title for title in [*titles[1:], *titles] if title), None)
+    return Document.of(uri, title, builder.finish(), found)
 
 
 def _check_zip(source: Path | bytes, uri: str) -> bool:

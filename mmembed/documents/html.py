@@ -8,10 +8,9 @@ from pathlib import Path
 import trafilatura
 from lxml import etree
 
-from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, distinct
+from mmembed.documents.parts import Document, Section, collapse
 from mmembed.documents.plain import decode_text, read_bytes
 from mmembed.documents.tree import parse, read_images, read_sections
-from mmembed.types import Failure
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)|<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", re.IGNORECASE)
 _MAIN_TEXT = 250  # characters: less than this and trafilatura has found a stub, or nothing
@@ -28,13 +27,8 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
         return Document(uri, None, ())
     sections = _main_sections(html) or read_sections(tree)
     found = list(read_images(tree, source, uri)) if images else []
-    return Document(
-        uri,
-        collapse(tree.findtext(".//title") or "") or next((s.headings[0] for s in sections if s.headings), None),
-        sections,
-        distinct(p for p in found if isinstance(p, EmbeddedImage)),
-        tuple(p for p in found if isinstance(p, Failure)),
-    )
+    headed = next((section.headings[0] for section in sections if section.headings), None)
+    return Document.of(uri, collapse(tree.findtext(".//title") or "") or headed, sections, found)
 
 
 def _main_sections(html: str) -> tuple[Section, ...]:

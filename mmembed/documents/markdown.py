@@ -7,10 +7,9 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from mmembed.documents.parts import Document, EmbeddedImage, distinct
+from mmembed.documents.parts import Document
 from mmembed.documents.plain import read_text
 from mmembed.documents.tree import parse, read_images, read_sections
-from mmembed.types import Failure
 
 # YAML between --- (Jekyll) or TOML between +++ (Hugo), at the very beginning
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)??\1[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -30,10 +29,6 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
         return Document(uri, None, ())
     found = list(read_images(tree, source, uri)) if images else []
     heading = tree.find(".//h1")
-    return Document(
-        uri,
-        (named[1].strip("\"'") if named else "") or (heading.text_content().strip() if heading is not None else None),
-        read_sections(tree),
-        distinct(p for p in found if isinstance(p, EmbeddedImage)),
-        tuple(p for p in found if isinstance(p, Failure)),
-    )
+    headed = heading.text_content().strip() if heading is not None else None
+    title = named[1].strip("\"'") if named else None
+    return Document.of(uri, title or headed, read_sections(tree), found)

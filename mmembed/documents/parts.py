@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -41,6 +41,14 @@ class Document:
     images: tuple[EmbeddedImage, ...] = ()
     problems: tuple[Failure, ...] = ()  # parts that could not be read
 
+    @classmethod
+    def of(
+        cls, uri: str, title: str | None, sections: tuple[Section, ...], found: Sequence[EmbeddedImage | Failure]
+    ) -> Document:
+        """A document and what was found in it: each picture once, and what could not be read."""
+        images = distinct(part for part in found if isinstance(part, EmbeddedImage))
+        return cls(uri, title, sections, images, tuple(part for part in found if isinstance(part, Failure)))
+
 
 @dataclass
 class SectionBuilder:
@@ -71,15 +79,12 @@ class SectionBuilder:
 
     def _close(self, next_level: int) -> None:
         headings = tuple(title for _, title in self._path)
+        has_sections_below = bool(self.sections) and self.sections[-1].headings[: len(headings)] == headings
         if self._blocks:
             self.sections.append(Section("".join(self._blocks), headings))
-        elif self._path and next_level <= self._path[-1][0] and not self._has_sections_below():
+        elif self._path and next_level <= self._path[-1][0] and not has_sections_below:
             self.sections.append(Section(headings[-1], headings[:-1]))
         self._blocks = []
-
-    def _has_sections_below(self) -> bool:
-        headings = tuple(title for _, title in self._path)
-        return bool(self.sections) and self.sections[-1].headings[: len(headings)] == headings
 
 
 def opened(source: Path | bytes) -> IO[bytes]:

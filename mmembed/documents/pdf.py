@@ -12,7 +12,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium_c
 from PIL import Image
 
-from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, distinct, image_uri
+from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, image_uri
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
 
@@ -39,14 +39,9 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
             raise UnreadableDocument(f"{uri}: {found}") from exc
         with pdf:
             title = collapse(pdf.get_metadata_value("Title"))
-            found_parts = [part for number in range(len(pdf)) for part in _read_page(pdf, number, uri, images)]
-    return Document(
-        uri,
-        title or None,
-        tuple(part for part in found_parts if isinstance(part, Section)),
-        distinct(part for part in found_parts if isinstance(part, EmbeddedImage)),
-        tuple(part for part in found_parts if isinstance(part, Failure)),
-    )
+            parts = [part for number in range(len(pdf)) for part in _read_page(pdf, number, uri, images)]
+    sections = tuple(part for part in parts if isinstance(part, Section))
+    return Document.of(uri, title or None, sections, [part for part in parts if not isinstance(part, Section)])
 
 
 def _read_page(

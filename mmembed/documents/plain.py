@@ -28,9 +28,9 @@ def of_text(text: str, uri: str) -> Document:
     return Document(uri, None, (Section(_newlines(text).strip()),) if text.strip() else ())
 
 
-def read_text(source: Path | bytes, uri: str, *, declared: str | None = None) -> str:
+def read_text(source: Path | bytes, uri: str) -> str:
     """The text of a file of at most 64 MiB, with lines ended by \\n."""
-    return decode_text(read_bytes(source, uri), uri, declared=declared)
+    return decode_text(read_bytes(source, uri), uri)
 
 
 def read_bytes(source: Path | bytes, uri: str) -> bytes:

@@ -4,8 +4,4 @@ from mmembed.ingest.documents import ingest_documents
 from mmembed.ingest.images import ingest_images
 from mmembed.ingest.report import IngestReport
 
-__all__ = [
-    "IngestReport",
-    "ingest_documents",
-    "ingest_images",
-]
+__all__ = ["IngestReport", "ingest_documents", "ingest_images"]

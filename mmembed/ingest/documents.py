@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmembed.collection import Collection
-from mmembed.documents import DOCUMENT_SUFFIXES, Document, read_document, text_document
+from mmembed.documents import DOCUMENT_SUFFIXES, read_document, text_document
 from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
 from mmembed.ingest.passages import (
+    PASSAGES_AN_UPSERT,
     ReadDocument,
     drop_other_documents,
     drop_passages_from,
-    finish_move,
-    forget_donor,
+    forget_old_place,
     points_of,
     refresh,
     reuse,
@@ -30,7 +30,6 @@ from mmembed.types import Encoder, Failure, Item, Modality, Point, Store
 
 _READERS = 4
 _PASSAGES_A_BATCH = 128
-_PASSAGES_AN_UPSERT = 256
 _WITH_LATE_AN_UPSERT = 64  # a vector for each token: with BGE-M3 a megabyte a passage
 
 
@@ -114,17 +113,15 @@ class DocumentWork:
         self.collection, self.options = target.collection, target.options
         self.workers = target.options.workers or min(_READERS, os.cpu_count() or 1)
         self.ahead = 2 * self.workers
+        self.required: Sequence[str] = target.vectors
         self._seen_images: set[str] = set()  # uris: where two documents show one, the first captions it
         self._bare = documents_of_bare_images(target)
-
-    @property
-    def required(self) -> Sequence[str]:
-        return self.target.vectors
 
     def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         if planned.action != "unchanged":
             return planned
-        finish_move(self.target, planned)
+        if old := (planned.stored or {}).get("moved_from"):  # it was cut short after its new place was stored
+            forget_old_place(self.target, planned, str(old))
         if self._wants_images(planned):
             return replace(planned, action="refresh")
         linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("images", ())]
@@ -138,17 +135,16 @@ class DocumentWork:
     def read(self, planned: PlannedItem) -> ReadDocument:
         if planned.action == "refresh" and not self._wants_images(planned):
             return ReadDocument(planned.without_content(), None, [])
-        document = self._open(planned.item)
+        item = planned.item
+        if item.text is not None:
+            document = text_document(item.text, uri=item.uri)
+        else:
+            source = item.path if item.path is not None else item.content
+            assert isinstance(source, Path | bytes)  # the entries of a run are checked
+            wanted, linked = self.target.wants_images, self.options.linked_images
+            document = read_document(source, uri=item.uri, images=wanted, linked=linked)
         passages = self.target.cut(document) if planned.action == "read" else []
         return ReadDocument(planned.without_content(), document, passages)
-
-    def _open(self, item: Item) -> Document:
-        if item.text is not None:
-            return text_document(item.text, uri=item.uri)
-        source = item.path if item.path is not None else item.content
-        assert isinstance(source, Path | bytes)  # the entries of a run are checked
-        wanted, linked = self.target.wants_images, self.options.linked_images
-        return read_document(source, uri=item.uri, images=wanted, linked=linked)
 
     def size(self, ready: ReadDocument) -> int:
         return max(1, len(ready.passages))
@@ -165,22 +161,20 @@ class DocumentWork:
         fresh: list[ReadDocument] = []
         outcomes: list[ItemOutcome] = []
         for ready in batch:
-            outcome = self._settled_unread(ready)
-            if outcome is None and ready.planned.action == "reuse":  # its donor has no passages to give after all
-                assert ready.document is not None
-                ready = replace(ready, passages=self.target.cut(ready.document))
+            outcome: ItemOutcome | None = None  # its passages have to be encoded
+            if ready.planned.action == "refresh":
+                refresh(self.target, ready)
+                outcome = "unchanged"
+            elif ready.planned.action == "reuse":
+                outcome = reuse(self.target, ready)
+                if outcome is None:  # its donor has no passages to give after all
+                    assert ready.document is not None
+                    ready = replace(ready, passages=self.target.cut(ready.document))
             if outcome is None:
                 fresh.append(ready)
             outcomes.append(outcome or "embedded")
         self._encode(_latest(fresh))
         return IngestReport.of(outcomes, problems, images)
-
-    def _settled_unread(self, ready: ReadDocument) -> ItemOutcome | None:
-        """What came of a document whose passages need no encoding; None: they do."""
-        if ready.planned.action == "refresh":
-            refresh(self.target, ready)
-            return "unchanged"
-        return reuse(self.target, ready) if ready.planned.action == "reuse" else None
 
     def _encode(self, fresh: Sequence[ReadDocument]) -> None:
         target, store = self.target, self.collection.store
@@ -190,12 +184,14 @@ class DocumentWork:
         for ready in fresh:
             drop_passages_from(target, ready.planned, len(ready.passages))
             points.extend(reversed(points_of(target, ready)))
-        for some in batched(points, _PASSAGES_AN_UPSERT if "late" not in target.vectors else _WITH_LATE_AN_UPSERT):
+        for some in batched(points, PASSAGES_AN_UPSERT if "late" not in target.vectors else _WITH_LATE_AN_UPSERT):
             vectors = target.encode([str(point.payload.pop("embedded_text")) for point in some])
             written = [replace(point, vectors=of_one) for point, of_one in zip(some, vectors, strict=True)]
             store.upsert(self.collection.name, written)
-        for ready in fresh:
-            forget_donor(target, ready.planned)
+        for planned in (ready.planned for ready in fresh if ready.planned.moved and ready.planned.donor):
+            # it was encoded anew because it lacked a vector at its old place
+            for head in store.retrieve(self.collection.name, [str(planned.donor)]):
+                forget_old_place(target, planned, str(head.payload["uri"]))
 
     def finish(self) -> None:
         for target in (self.target, self.target.images):

@@ -18,18 +18,11 @@ from mmembed.types import Item, Payload
 
 
 def image_items(planned: PlannedItem, document: Document) -> list[Item]:
-    inside: Payload = {"document": planned.item.uri}
-    return [
-        Item(
-            image.uri,
-            "image",
-            image.path,
-            image.content,
-            caption=image.caption,
-            payload=inside | ({"page": image.page} if image.page is not None else {}),
-        )
-        for image in _readable(document)
-    ]
+    items = []
+    for image in _readable(document):
+        place: Payload = {"document": planned.item.uri, **({"page": image.page} if image.page is not None else {})}
+        items.append(Item(image.uri, "image", image.path, image.content, image.caption, place))
+    return items
 
 
 def documents_of_bare_images(target: DocumentTarget) -> set[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
-from itertools import repeat, takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,38 +45,24 @@ class Entries:
         """
         if isinstance(sources, str | bytes | Path | Item):
             raise TypeError("sources are several, not one: write [...] around it")
-        if isinstance(sources, Sequence):
-            found = [None if isinstance(source, Item) else self._scan(source, seen) for source in sources]
-            return self._all(zip(sources, found, strict=True), seen)
-        return self._all(zip(sources, repeat(None), strict=False), seen)
+        opened = (self._opened(source, seen) for source in sources)
+        return chain.from_iterable(list(opened) if isinstance(sources, Sequence) else opened)
 
-    def _all(
-        self, sources: Iterable[tuple[IngestSource, Iterator[Item | Failure] | None]], seen: ScannedSources
-    ) -> Iterator[Item | Failure]:
-        for source, found in sources:
-            if isinstance(source, Item):
-                yield checked_item(source, self.modality)
-                continue
-            for entry in found or self._scan(source, seen):
-                if entry.source is not None:
-                    seen.manifests.setdefault(entry.source, set()).add(entry.uri)
-                yield entry
-
-    def _scan(self, source: str | Path, seen: ScannedSources) -> Iterator[Item | Failure]:
+    def _opened(self, source: IngestSource, seen: ScannedSources) -> Iterable[Item | Failure]:
+        """The entries of one source, which has been looked for; they are read one by one."""
+        if isinstance(source, Item):
+            return [checked_item(source, self.modality)]
         if not isinstance(source, str | os.PathLike):
             raise TypeError(f"a {type(source).__name__} is no source: give a path, or an Item with it as its content")
         seen.roots.append(_root_of(source))
-        return scan([source], modality=self.modality, suffixes=self.suffixes, exclude=self.exclude)
+        return _noted(scan([source], modality=self.modality, suffixes=self.suffixes, exclude=self.exclude), seen)
 
 
-def until_first_item(items: Iterator[Item | Failure]) -> list[Item | Failure]:
-    """Take entries up to the first that is not a Failure: no Item in the list means that there is none at all."""
-    taken: list[Item | Failure] = []
-    for entry in items:
-        taken.append(entry)
-        if isinstance(entry, Item):
-            break
-    return taken
+def _noted(found: Iterator[Item | Failure], seen: ScannedSources) -> Iterator[Item | Failure]:
+    for entry in found:
+        if entry.source is not None:
+            seen.manifests.setdefault(entry.source, set()).add(entry.uri)
+        yield entry
 
 
 def _root_of(source: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmembed.collection import Collection
@@ -32,9 +32,7 @@ def has_left(path: str | None, roots: Sequence[Path]) -> bool:
 
     Its folder is still there, or it was under a folder of this run.
     """
-    if path is None or not _is_gone(path):
-        return False
-    return Path(path).parent.is_dir() or _under(path, [str(root) for root in roots])
+    return path is not None and _is_gone(path) and (Path(path).parent.is_dir() or _under(path, map(str, roots)))
 
 
 def remove_gone(collection: Collection, seen: ScannedSources) -> int:
@@ -67,12 +65,10 @@ def _is_gone(path: str) -> bool:
     """True only if the file is certainly not there; a folder that cannot be looked into proves nothing."""
     try:
         Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+    except OSError as exc:
+        return isinstance(exc, FileNotFoundError | NotADirectoryError)
     return False
 
 
-def _under(uri: str, prefixes: Sequence[str]) -> bool:
+def _under(uri: str, prefixes: Iterable[str]) -> bool:
     return any(uri == prefix or uri.startswith((prefix.rstrip("/") + "/", prefix + "#")) for prefix in prefixes)

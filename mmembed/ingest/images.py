@@ -21,7 +21,7 @@ from mmembed.ingest.plan import PlannedItem
 from mmembed.ingest.report import IngestReport, ItemOutcome, OnReport
 from mmembed.ingest.run import run_index
 from mmembed.ingest.targets import ImageTarget, RunOptions
-from mmembed.types import Encoder, Failure, Modality, Payload, Point, Store, Vector
+from mmembed.types import Encoder, Failure, Modality, Point, Store, Vector
 
 
 def ingest_images(
@@ -101,14 +101,6 @@ class ReadImage:
 _Key: TypeAlias = tuple[str, str]  # the id of a point, and the hash of the contents that it has
 
 
-@dataclass(frozen=True, eq=False)
-class _ImageVectors:
-    """What the contents of an image become, whichever point they are for."""
-
-    vectors: Mapping[str, Vector]
-    facts: Payload
-
-
 class ImageWork:
     """An index run of images; see `mmembed.ingest.run.Work`."""
 
@@ -120,10 +112,7 @@ class ImageWork:
         self.workers = decoders(target.options.workers)
         self.ahead = images_ahead(target.encoder, self.workers, batch_size=target.batch_size)
         self.batch_size = target.batch_size
-
-    @property
-    def required(self) -> Sequence[str]:
-        return self.target.vectors if self.target.late is not None else ()  # there is no image without `image`
+        self.required: Sequence[str] = target.vectors if target.late is not None else ()  # all images have `image`
 
     def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         if planned.action != "unchanged":
@@ -168,18 +157,15 @@ class ImageWork:
         return IngestReport.of([_outcome(ready) for ready in batch], failures)
 
     def _with_lost_read(
-        self, batch: Sequence[ReadImage], donated: Mapping[_Key, _ImageVectors]
+        self, batch: Sequence[ReadImage], donated: Mapping[_Key, Point]
     ) -> tuple[list[ReadImage], list[Failure]]:
         """A donor that went away since the plan was made is no donor: the image is read after all."""
-        here = {_key(ready) for ready in batch if ready.loaded is not None}
+        here = {_key(ready) for ready in batch if ready.loaded is not None} | donated.keys()
         found: list[ReadImage] = []
         failures: list[Failure] = []
         for ready in batch:
-            if ready.loaded is not None or _key(ready) in here or _key(ready) in donated:
-                found.append(ready)
-                continue
             try:
-                found.append(self._load(ready.planned))
+                found.append(ready if _key(ready) in here else self._load(ready.planned))
             except InputError as exc:
                 failures.append(Failure(ready.planned.item.uri, str(exc)))
         return found, failures
@@ -195,14 +181,15 @@ def _key(ready: ReadImage) -> _Key:
     return (planned.id if read or planned.donor is None else planned.donor, planned.content_hash)
 
 
-def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _ImageVectors]:
+def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, Point]:
     """What stored points have of vectors for images that were not read."""
     wanted = sorted({_key(ready)[0] for ready in batch if ready.loaded is None})
     if not wanted:
         return {}
     stored = target.collection.store.retrieve(target.collection.name, wanted, vectors=target.vectors)
     return {
-        (point.id, str(point.payload.get("content_hash"))): _ImageVectors(
+        (point.id, str(point.payload.get("content_hash"))): Point(
+            point.id,
             {name: point.vectors[name] for name in target.vectors},
             # what is true of every file with these contents
             {key: point.payload[key] for key in FACTS if key in point.payload} | tags_in(point.payload),
@@ -212,7 +199,7 @@ def _donated(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Ima
     }
 
 
-def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _ImageVectors]:
+def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, Point]:
     """The images that were read -> their `image` vectors, and `late` where there is an encoder for it."""
     loaded = {_key(ready): ready.loaded for ready in batch if ready.loaded is not None}
     if not loaded:
@@ -225,15 +212,15 @@ def _encoded(target: ImageTarget, batch: Sequence[ReadImage]) -> dict[_Key, _Ima
         pages = target.late.encode_image([i.whole for i in images if isinstance(i.whole, Image.Image)])
         for vectors, page in zip(made, pages, strict=True):
             vectors["late"] = page
-    return {key: _ImageVectors(vectors, loaded[key].facts) for key, vectors in zip(loaded, made, strict=True)}
+    return {key: Point(key[0], vectors, loaded[key].facts) for key, vectors in zip(loaded, made, strict=True)}
 
 
-def _points(target: ImageTarget, batch: Iterable[ReadImage], made: Mapping[_Key, _ImageVectors]) -> list[Point]:
+def _points(target: ImageTarget, batch: Iterable[ReadImage], made: Mapping[_Key, Point]) -> list[Point]:
     points = []
     for ready in batch:
         planned, its = ready.planned, made[_key(ready)]
         moved_from = {"moved_from": planned.donor} if planned.moved else {}
-        points.append(Point(planned.id, its.vectors, {**planned.payload(), **its.facts, **moved_from}))
+        points.append(Point(planned.id, its.vectors, {**planned.payload(), **its.payload, **moved_from}))
     captioned = [point for point in points if point.payload.get("caption")]
     made_of = target.caption_vectors([str(point.payload["caption"]) for point in captioned])
     captions = {point.id: vectors for point, vectors in zip(captioned, made_of, strict=True)}
@@ -255,6 +242,4 @@ def _keep_thumbnail(collection: Collection, ready: ReadImage) -> None:
 def _outcome(ready: ReadImage) -> ItemOutcome:
     if ready.loaded is not None:
         return "embedded"
-    if ready.planned.moved:
-        return "moved"
-    return "copied" if ready.planned.action == "reuse" else "unchanged"
+    return "moved" if ready.planned.moved else "copied" if ready.planned.action == "reuse" else "unchanged"

@@ -19,7 +19,7 @@ from mmembed.ingest.targets import DocumentTarget
 from mmembed.streams import batched
 from mmembed.types import Payload, Point
 
-_PASSAGES_AN_UPSERT = 256
+PASSAGES_AN_UPSERT = 256
 
 
 @dataclass
@@ -79,9 +79,8 @@ def drop_other_documents(target: DocumentTarget, ready: Sequence[ReadDocument]) 
 def refresh(target: DocumentTarget, ready: ReadDocument) -> None:
     """The same text under a new date, with a new payload or with pictures: no passage is encoded again."""
     planned = ready.planned
-    payload = {**planned.item.payload, **planned.payload()}
-    for key in ("passage", "page", "text", "headings", "title"):
-        payload.pop(key, None)
+    own = ("passage", "page", "text", "headings", "title")
+    payload = {k: v for k, v in {**planned.item.payload, **planned.payload()}.items() if k not in own}
     payload |= {key: None for key in planned.stored or {} if key not in payload and key not in OURS["text"]}
     store, name = target.collection.store, target.collection.name
     passages = store.scroll(name, filter=of_uris([planned.item.uri]), payload=False)
@@ -95,7 +94,9 @@ def reuse(target: DocumentTarget, ready: ReadDocument) -> ItemOutcome | None:
     """Take over the passages of a document with the same contents; None where they must be encoded after all."""
     planned, store, name = ready.planned, target.collection.store, target.collection.name
     heads = store.retrieve(name, [planned.donor] if planned.donor else [])
-    if not heads or not _is_donor(target, planned, heads[0]):
+    # whether it is what the plan takes it for: it may be about to be read in this very run
+    same = bool(heads) and heads[0].payload["content_hash"] == planned.content_hash
+    if not same or not set(target.vectors) <= set(heads[0].payload.get("vectors", [])):
         return None
     old_uri = str(heads[0].payload["uri"])
     count = int(heads[0].payload["passages"])
@@ -105,7 +106,7 @@ def reuse(target: DocumentTarget, ready: ReadDocument) -> ItemOutcome | None:
         return None
     drop_other_documents(target, [ready])
     drop_passages_from(target, planned, count)
-    for some in batched([points[number] for number in range(count - 1, -1, -1)], _PASSAGES_AN_UPSERT):
+    for some in batched([points[number] for number in range(count - 1, -1, -1)], PASSAGES_AN_UPSERT):
         store.upsert(name, some)
     if not planned.moved:
         return "copied"
@@ -127,28 +128,9 @@ def _taken_over(target: DocumentTarget, ready: ReadDocument, donated: Point) -> 
     return Point(id_of(planned.item, number), donated.vectors, payload)
 
 
-def _is_donor(target: DocumentTarget, planned: PlannedItem, head: Point) -> bool:
-    """Whether the stored document is what the plan takes it for: it may be about to be read in this very run."""
-    same = head.payload["content_hash"] == planned.content_hash
-    return same and set(target.vectors) <= set(head.payload.get("vectors", []))
-
-
-def finish_move(target: DocumentTarget, planned: PlannedItem) -> None:
-    """Forget the old place of a move that was cut short after its new place was stored."""
-    if old := (planned.stored or {}).get("moved_from"):
-        forget_old_place(target, planned, str(old))
-
-
 def forget_old_place(target: DocumentTarget, planned: PlannedItem, old_uri: str) -> None:
     remove_where(target.collection, of_uris([old_uri]))
     target.collection.store.set_payload(target.collection.name, [id_of(planned.item, 0)], {"moved_from": None})
-
-
-def forget_donor(target: DocumentTarget, planned: PlannedItem) -> None:
-    """Forget the old place of a document that moved and was encoded anew, because it lacked a vector there."""
-    donors = [planned.donor] if planned.moved and planned.donor else []
-    for head in target.collection.store.retrieve(target.collection.name, donors):
-        forget_old_place(target, planned, str(head.payload["uri"]))
 
 
 def _title(planned: PlannedItem, document: Document) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from mmembed.errors import InputError
 from mmembed.ingest.gone import file_of, has_left
 from mmembed.sources.files import FileState, file_state
 from mmembed.sources.items import bytes_held, item_hash
+from mmembed.streams import batched_by
 from mmembed.types import Failure, Item, Modality, Payload
 
 _BATCH = 256
@@ -58,7 +59,7 @@ class PlannedItem:
         item, state = self.item, self.state
         own: Payload = {"uri": item.uri, "content_hash": self.content_hash}
         if state is not None:
-            own |= {"size": state.size, "mtime_ns": state.mtime_ns}
+            own |= asdict(state)
         if item.source is not None:
             own["source"] = item.source
         # A manifest has the last word on a file; a bare folder has none, so what is known is kept.
@@ -88,16 +89,25 @@ def plan(
     the folders of this run: a file that vanished from there has moved. Reads the store a batch at a
     time, so memory does not grow with the number of files. Of two items with one id the later one wins.
     """
+    number = 0 if modality == "text" else None  # a document is known by its first passage
     recent: OrderedDict[str, str] = OrderedDict()  # content hash -> the point that it will be read for
-    for batch in _batches(items):
-        looked = _looked_at(collection, batch, modality, vectors)
+    for batch in batched_by(items, bytes_held, most=_BATCH, room=_BATCH_BYTES):
+        ids = [id_of(item, number) if isinstance(item, Item) else "" for item in batch]
+        points = collection.store.retrieve(collection.name, [id for id in ids if id])
+        stored = {point.id: point.payload for point in points}
+        lacking = _lacking(collection, stored, modality, vectors)
+        looked = [
+            _look(item, id, stored, lacking) if isinstance(item, Item) else item
+            for item, id in zip(batch, ids, strict=True)
+        ]
         fresh = [p.content_hash for p in looked if isinstance(p, PlannedItem) and p.action == "read"]
         donors = _donors(collection, fresh, modality, vectors)
         for entry in looked:
             if isinstance(entry, Failure) or entry.action != "read":
                 yield entry
                 continue
-            if recent.get(entry.content_hash) == entry.id and _is_bare(entry.item):
+            says = entry.item.source or entry.item.caption or entry.item.payload
+            if recent.get(entry.content_hash) == entry.id and not says:
                 continue  # named before in this run: by a folder and a pattern, or by a manifest that says more
             planned = _with_donor(entry, donors.get(entry.content_hash, []), recent.get(entry.content_hash), roots)
             if planned.action == "read":
@@ -105,35 +115,6 @@ def plan(
                 if len(recent) > _RECENT:
                     recent.popitem(last=False)
             yield planned
-
-
-def _batches(items: Iterable[Item | Failure]) -> Iterator[list[Item | Failure]]:
-    """Of 256, or of fewer where they hold much memory themselves."""
-    batch: list[Item | Failure] = []
-    held = 0
-    for item in items:
-        batch.append(item)
-        held += bytes_held(item) if isinstance(item, Item) else 0
-        if len(batch) == _BATCH or held >= _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
-
-
-def _looked_at(
-    collection: Collection, batch: Sequence[Item | Failure], modality: Modality, vectors: Sequence[str]
-) -> list[PlannedItem | Failure]:
-    """Each item beside its own point."""
-    number = 0 if modality == "text" else None  # a document is known by its first passage
-    ids = [id_of(item, number) if isinstance(item, Item) else "" for item in batch]
-    points = collection.store.retrieve(collection.name, [id for id in ids if id])
-    stored = {point.id: point.payload for point in points}
-    lacking = _lacking(collection, stored, modality, vectors)
-    return [
-        _look(_without_reserved(item, modality), id, stored, lacking) if isinstance(item, Item) else item
-        for item, id in zip(batch, ids, strict=True)
-    ]
 
 
 def _lacking(
@@ -151,24 +132,22 @@ def _lacking(
 
 def _look(item: Item, id: str, stored: Mapping[str, Payload], lacking: Set[str]) -> PlannedItem | Failure:
     """Compare one file with its point, reading no more of it than is needed."""
+    # a manifest's column called `width`, say, gives way to what is read from the file
+    item = replace(item, payload={k: v for k, v in item.payload.items() if k not in RESERVED[item.modality]})
     old = stored.get(id)
     whole = old is not None and id not in lacking
     same_words = old is not None and _same_words(item, old)
     try:
         state = file_state(item.path) if item.path is not None else None
-        if old is not None and state is not None and whole and same_words and _same_state(state, old):
+        if old is not None and state is not None and whole and same_words and asdict(state).items() <= old.items():
             return PlannedItem(item, id, "unchanged", old["content_hash"], state, old)
         digest = item_hash(item)
-    except (InputError, OSError) as exc:
-        return Failure(item.uri, _reason(exc))
+    except InputError as exc:
+        return Failure(item.uri, str(exc))
     renamed = old is not None and item.modality == "text" and old.get("uri") != item.uri  # passages go by their uri
     if old is None or not whole or renamed or old.get("content_hash") != digest:
         return PlannedItem(item, id, "read", digest, state, old)
     return PlannedItem(item, id, "unchanged" if same_words and state is None else "refresh", digest, state, old)
-
-
-def _same_state(state: FileState, old: Payload) -> bool:
-    return bool(old.get("size") == state.size and old.get("mtime_ns") == state.mtime_ns)
 
 
 def _same_words(item: Item, old: Payload) -> bool:
@@ -179,10 +158,6 @@ def _same_words(item: Item, old: Payload) -> bool:
         if any(key not in said for key in old.keys() - tags_in(old).keys() - OURS[item.modality]):
             return False  # it no longer says something that it said before
     return all(old.get(key) == value for key, value in said.items())
-
-
-def _is_bare(item: Item) -> bool:
-    return item.source is None and not item.caption and not item.payload
 
 
 @dataclass(frozen=True)
@@ -217,23 +192,5 @@ def _with_donor(planned: PlannedItem, same: Sequence[_Donor], recent: str | None
     gone = [donor for donor in others if is_file and has_left(donor.path, roots)]
     if gone and planned.stored is None:
         return replace(planned, action="reuse" if gone[0].whole else "read", donor=gone[0].id, moved=True)
-    if others and others[0].whole:
-        donor, moved = others[0].id, False
-    elif recent is not None:
-        donor, moved = recent, False
-    else:
-        return planned
-    return replace(planned, action="reuse", donor=donor, moved=moved)
-
-
-def _without_reserved(item: Item, modality: Modality) -> Item:
-    """A manifest's column called `width`, say, gives way to what is read from the file."""
-    if not RESERVED[modality] & item.payload.keys():
-        return item
-    return replace(item, payload={k: v for k, v in item.payload.items() if k not in RESERVED[modality]})
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror:
-        return f"cannot be read: {exc.strerror}"
-    return str(exc)
+    donor = others[0].id if others and others[0].whole else recent
+    return planned if donor is None else replace(planned, action="reuse", donor=donor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from mmembed.types import Failure
 
@@ -29,21 +29,15 @@ class IngestReport:
         cls, outcomes: Sequence[ItemOutcome], failures: list[Failure], images: IngestReport | None = None
     ) -> IngestReport:
         """Outcomes, one a thing, counted."""
-        return cls(
-            embedded=outcomes.count("embedded"),
-            unchanged=outcomes.count("unchanged"),
-            moved=outcomes.count("moved"),
-            copied=outcomes.count("copied"),
-            failures=failures,
-            images=images,
-        )
+        report = cls(failures=failures, images=images)
+        for outcome in outcomes:
+            setattr(report, outcome, getattr(report, outcome) + 1)
+        return report
 
     def add(self, batch: IngestReport) -> None:
         """Count what came of a batch."""
-        self.embedded += batch.embedded
-        self.unchanged += batch.unchanged
-        self.moved += batch.moved
-        self.copied += batch.copied
+        for outcome in get_args(ItemOutcome):
+            setattr(self, outcome, getattr(self, outcome) + getattr(batch, outcome))
         self.failures += batch.failures
         if self.images is not None and batch.images is not None:
             self.images.add(batch.images)
@@ -63,10 +57,7 @@ class IngestReport:
 
     def as_json(self) -> dict[str, Any]:
         counts: dict[str, Any] = {
-            "embedded": self.embedded,
-            "unchanged": self.unchanged,
-            "moved": self.moved,
-            "copied": self.copied,
+            **{outcome: getattr(self, outcome) for outcome in get_args(ItemOutcome)},
             "removed": self.removed,
             "failures": [{"uri": f.uri, "error": f.error} for f in self.failures],
             "seconds": round(self.seconds, 3),

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from mmembed.collection import Collection
 from mmembed.errors import InputError
-from mmembed.ingest.entries import Entries, IngestSource, ScannedSources, until_first_item
+from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
 from mmembed.ingest.gone import remove_gone
 from mmembed.ingest.plan import PlannedItem, plan
 from mmembed.ingest.report import IngestReport, OnReport
@@ -30,29 +30,21 @@ class Work(Protocol[_R]):
     workers: int  # threads that read
     ahead: int  # how many things are read ahead of the one that is written
     batch_size: int  # a batch is written once the sizes of what is in it come to this
-
-    @property
-    def required(self) -> Sequence[str]:
-        """Vectors without which what is stored is read again."""
-        ...
+    required: Sequence[str]  # vectors without which what is stored is read again
 
     def settle(self, planned: PlannedItem) -> PlannedItem | IngestReport:
         """What is to be done, or what came of it where it was done at once: the unchanged."""
-        ...
 
     def read(self, planned: PlannedItem) -> _R:
         """Open and decode one thing. Raises InputError where it cannot be read."""
-        ...
 
     def size(self, ready: _R) -> int: ...
 
     def write(self, batch: Sequence[_R]) -> IngestReport:
         """Encode and store. On return all of it is stored."""
-        ...
 
     def finish(self) -> None:
         """Once at the end of a run that wrote or removed something."""
-        ...
 
 
 def run_index(
@@ -78,7 +70,11 @@ def run_index(
 
     seen = ScannedSources()
     found = entries.of(sources, seen)
-    first = until_first_item(found)
+    first: list[Item | Failure] = []  # up to the first that is no Failure
+    for entry in found:
+        first.append(entry)
+        if isinstance(entry, Item):
+            break
     if not any(isinstance(entry, Item) for entry in first) and not collection.exists:
         report.failures.extend(entry for entry in first if isinstance(entry, Failure))
         return report  # a collection without a thing in it would only bind its name to this encoder

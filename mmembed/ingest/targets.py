@@ -16,7 +16,7 @@ from mmembed.encoders.pool import SHARED
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import StoreError, UnsupportedModality
 from mmembed.images import MAX_PIXELS
-from mmembed.types import Embeddings, Encoder, Kind, Modality, Vector
+from mmembed.types import Embeddings, Encoder, Kind, Modality, SparseVector, Vector
 from mmembed.vectors import check_embeddings
 
 MAX_TOKENS = 256
@@ -60,46 +60,32 @@ class ImageTarget:
         self.late = late_encoder or collection.remembered("late", self._encoders)
         if self.late is not None:
             _require(self.late, "late", "multi", "image")
-        self._caption_encoder = caption_encoder
         self._default_caption_encoder = default_caption_encoder
-        self._bm25: Encoder | None = None
+        self._by_caption: dict[str, Encoder] = {}  # those that read captions; none before the first
         self.indexes = PayloadIndexes(collection)
-        makers = {"image": encoder}
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
-            self._bm25 = load_encoder("bm25")
-            makers |= {"caption": caption_encoder, "caption_bm25": self._bm25}
+            self._by_caption = {"caption": caption_encoder, "caption_bm25": load_encoder("bm25")}
+        makers = {"image": encoder, **self._by_caption}
+        self.vectors = ["image"]  # those that every image gets, with or without a caption
+        self.batch_size = encoder.batch_size  # images encoded at a time
         if self.late is not None:
             makers["late"] = self.late
+            self.vectors.append("late")
+            self.batch_size = min(self.batch_size, self.late.batch_size)  # each is held at its full size until then
         prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
-
-    @property
-    def vectors(self) -> list[str]:
-        """Those that every image gets, with or without a caption."""
-        return ["image"] if self.late is None else ["image", "late"]
-
-    @property
-    def batch_size(self) -> int:
-        """Images encoded at a time; for `late` each is held at its full size until then."""
-        return min(encoder.batch_size for encoder in (self.encoder, self.late) if encoder is not None)
 
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
         """n captions -> their `caption` and `caption_bm25` vectors."""
         if not captions:
             return []
-        dense, bm25 = self._caption_encoders()
-        rows = dense.encode_text(captions, role="document")
-        words = bm25.encode_text(captions, role="document")
-        return [{"caption": row, "caption_bm25": word} for row, word in zip(rows, words, strict=True)]
-
-    def _caption_encoders(self) -> tuple[Encoder, Encoder]:
-        if self._bm25 is None or self._caption_encoder is None:
-            dense = self._caption_encoder or self.collection.remembered("caption", self._encoders)
-            dense = dense or self._default_caption_encoder or self._encoders["minilm"]
-            bm25 = load_encoder("bm25")
-            makers = {"image": self.encoder, "caption": dense, "caption_bm25": bm25}
-            prepare_collection(self.collection, "images", makers)
-            self._caption_encoder, self._bm25 = dense, bm25
-        return self._caption_encoder, self._bm25
+        if not self._by_caption:
+            remembered = self.collection.remembered("caption", self._encoders)
+            dense = remembered or self._default_caption_encoder or self._encoders["minilm"]
+            by_caption = {"caption": dense, "caption_bm25": load_encoder("bm25")}
+            prepare_collection(self.collection, "images", {"image": self.encoder, **by_caption})
+            self._by_caption = by_caption
+        rows = [encoder.encode_text(captions, role="document") for encoder in self._by_caption.values()]
+        return [dict(zip(self._by_caption, of_one, strict=True)) for of_one in zip(*rows, strict=True)]
 
 
 class DocumentTarget:
@@ -121,6 +107,7 @@ class DocumentTarget:
         self.collection = collection
         self.encoder = encoder
         self.options = options
+        self.wants_images = images_into is not None
         self.images: ImageTarget | None = None  # until there is an image, or the collection is there
         self._encoders = SHARED if encoders is None else encoders
         _require(encoder, "text", "dense", "text")
@@ -130,6 +117,7 @@ class DocumentTarget:
             **self._optional("sparse", sparse_encoder, "sparse"),
             **self._optional("late", late_encoder, "multi"),
         }
+        self.vectors = sorted([*self.by_passage, "cross"])  # those that every passage gets
         remembered = Collection(collection.store, images_into or "images").remembered("image", self._encoders)
         self.cross = cross_encoder or remembered or load_encoder("tiny")
         self._image_encoder = remembered or self.cross
@@ -150,10 +138,6 @@ class DocumentTarget:
         made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
         return {vector: made_by}
 
-    @property
-    def wants_images(self) -> bool:
-        return self._images_into is not None
-
     def image_target(self) -> ImageTarget:
         """Where images go; the first call makes their collection. Only where they are wanted."""
         if self.images is None:
@@ -166,11 +150,6 @@ class DocumentTarget:
                 options=RunOptions(roots=self.options.roots, max_pixels=self.options.max_pixels),
             )
         return self.images
-
-    @property
-    def vectors(self) -> list[str]:
-        """Those that every passage gets, sorted."""
-        return sorted([*self.by_passage, "cross"])
 
     def cut(self, document: Document) -> list[Passage]:
         limit = min(MAX_TOKENS, self.encoder.spec.context_length or MAX_TOKENS)
@@ -189,11 +168,10 @@ class DocumentTarget:
         flat = self.cross.encode_text([piece for some in pieces for piece in some], role="document")
         ends = np.cumsum([len(some) for some in pieces])
         made["cross"] = np.split(np.asarray(flat), ends[:-1])
-        vectors = [dict(zip(made, of_one, strict=True)) for of_one in zip(*made.values(), strict=True)]
         # A text without a token that counts has a multivector of no rows: a store has no place for it.
         return [
-            {name: v for name, v in of_one.items() if not (isinstance(v, np.ndarray) and v.size == 0)}
-            for of_one in vectors
+            {name: v for name, v in zip(made, of_one, strict=True) if isinstance(v, SparseVector) or v.size}
+            for of_one in zip(*made.values(), strict=True)
         ]
 
 

@@ -17,7 +17,10 @@ from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, PART_WEIGHTS, Se
 
 def check_search(search: Search) -> None:
     """Raise InvalidQuery for a search that cannot be answered whatever the collection holds."""
-    _check_lists(search)
+    for name, what in (("minus", "what to subtract"), ("positive", "examples"), ("negative", "examples")):
+        given = getattr(search, name)
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            raise InvalidQuery(f"{name} is a list of {what}, not one text or picture: write {name}=[...]")
     _check_ways(search)
     _check_weights(search)
     _check_parts(search)
@@ -37,13 +40,6 @@ def check_search(search: Search) -> None:
 def check_page(search: Search) -> None:
     if search.limit < 1 or search.offset < 0:
         raise InvalidQuery(f"limit must be at least 1 and offset at least 0, not {search.limit} and {search.offset}")
-
-
-def _check_lists(search: Search) -> None:
-    for name, what in (("minus", "what to subtract"), ("positive", "examples"), ("negative", "examples")):
-        given = getattr(search, name)
-        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-            raise InvalidQuery(f"{name} is a list of {what}, not one text or picture: write {name}=[...]")
 
 
 def _check_ways(search: Search) -> None:
@@ -94,11 +90,9 @@ def _check_parts(search: Search) -> None:
 def _check_examples(search: Search) -> None:
     if search.strategy not in get_args(Strategy):
         raise InvalidQuery(f"there is no strategy {search.strategy!r}: choose one of {', '.join(get_args(Strategy))}")
-    if not search.examples:
-        if search.strategy != "average_vector":
-            raise InvalidQuery(f"the strategy {search.strategy!r} weighs examples, and there are none: give positive")
-        return
-    if not search.positive and search.strategy == "average_vector":
+    if not search.examples and search.strategy != "average_vector":
+        raise InvalidQuery(f"the strategy {search.strategy!r} weighs examples, and there are none: give positive")
+    if search.negative and not search.positive and search.strategy == "average_vector":
         raise InvalidQuery(
             "negative examples alone have no average to start from: give a positive one, or choose best_score or "
             "sum_scores as the strategy"

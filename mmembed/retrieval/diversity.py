@@ -6,14 +6,11 @@ so the order is made of their stored vectors, the same on every store. A test ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from mmembed.collection import Collection
 from mmembed.errors import InvalidQuery
 from mmembed.retrieval.hits import HitSource, TopHits, followed
-from mmembed.types import Contract, DenseArray, Hit, Leg
+from mmembed.types import Contract, DenseArray
 from mmembed.vectors import l2_normalize
 
 
@@ -27,27 +24,21 @@ def diverse(source: HitSource, contract: Contract | None, top: TopHits, candidat
     if not dense:
         names = ", ".join(repr(leg.vector_name) for leg in source.query.legs)
         raise InvalidQuery(f"diversity compares hits by a dense vector, and this search is by {names}: leave it out")
-    first = _ordered(source.collection, contract, dense[0], top(candidates), diversity)
-    return followed(first, top, source.key)
-
-
-def _ordered(
-    collection: Collection, contract: Contract | None, leg: Leg, hits: Sequence[Hit], diversity: float
-) -> list[Hit]:
-    name = leg.vector_name
+    name, hits, collection = dense[0].vector_name, top(candidates), source.collection
     points = collection.store.retrieve(
         collection.name, [hit.id for hit in hits], vectors=[name] if name else True, payload=False
     )
     stored = {point.id: point.vectors[name] for point in points if name in point.vectors}
     having = [hit for hit in hits if hit.id in stored]
     if not having:
-        return list(hits)
-    query = np.asarray(leg.query, dtype=np.float32)
+        return followed(hits, top, source.key)
+    query = np.asarray(dense[0].query, dtype=np.float32)
     vectors = np.stack([np.asarray(stored[hit.id], dtype=np.float32) for hit in having])
     if contract is None or contract.vectors[name].distance == "cosine":
         query, vectors = l2_normalize(query), l2_normalize(vectors)
     order = marginal_relevance(vectors @ query, vectors @ vectors.T, diversity)
-    return [*(having[i] for i in order), *(hit for hit in hits if hit.id not in stored)]
+    first = [*(having[i] for i in order), *(hit for hit in hits if hit.id not in stored)]
+    return followed(first, top, source.key)
 
 
 def marginal_relevance(relevance: DenseArray, likeness: DenseArray, diversity: float) -> list[int]:

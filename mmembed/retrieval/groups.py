@@ -44,10 +44,10 @@ def group_ranking(source: HitSource, search: Search) -> list[Hit]:
         if ended or (not new and count >= MAX_CANDIDATES):
             break
         count = count if new else min(4 * count, MAX_CANDIDATES)
-    page = [
-        (value, list(members.values()) if value in whole else _within(source, search, value))
-        for value, members in list(groups.items())[search.offset : end]
-    ]
+    page: list[tuple[FacetValue, list[Hit]]] = []
+    for value, members in list(groups.items())[search.offset : end]:
+        within = _narrowed(source, has_value(key, value))
+        page.append((value, list(members.values()) if value in whole else fetch(within, search.group_size)))
     hits = _in_groups(page, search.group_size)
     return hits if source.scale is None else _with_probabilities(source, hits, source.scale)
 
@@ -111,11 +111,6 @@ def _outside(source: HitSource, key: str, values: Sequence[FacetValue]) -> HitSo
         return source
     other = models.MatchExcept.model_validate({"except": list(values)})
     return _narrowed(source, models.FieldCondition(key=key, match=other))
-
-
-def _within(source: HitSource, search: Search, value: FacetValue) -> list[Hit]:
-    """The best hits of one group."""
-    return fetch(_narrowed(source, has_value(str(search.group_by), value)), search.group_size)
 
 
 def _with_probabilities(source: HitSource, hits: Sequence[Hit], scale: Scale) -> list[Hit]:

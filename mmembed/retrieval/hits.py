@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from mmembed.collection import Collection
-from mmembed.retrieval.query import MAX_CANDIDATES, Search
-from mmembed.types import Contract, Encoder, Hit, Leg, StoreQuery
+from mmembed.retrieval.query import MAX_CANDIDATES, Asked
+from mmembed.types import Hit, Leg, StoreQuery
 from mmembed.vectors import sigmoid, softmax
 
 _DEPTH = 100  # candidates of each ranking that is fused
@@ -111,23 +111,16 @@ def settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:
     return ordered if last else [hit for hit in ordered if hit.score > ordered[-1].score]
 
 
-def scale_of(
-    collection: Collection,
-    contract: Contract | None,
-    query: StoreQuery,
-    search: Search,
-    encoder: Encoder | None,
-    encoders: Mapping[str, Encoder],
-) -> Scale | None:
+def scale_of(asked: Asked, query: StoreQuery) -> Scale | None:
     """The scale, where one text is compared with pictures or one picture with texts: what it was trained for."""
-    ranking = query.rankings[0]
+    contract, search, ranking = asked.contract, asked.search, query.rankings[0]
     if contract is None or len(query.rankings) > 1 or not isinstance(ranking, Leg):
         return None
     crosses = (contract.vectors[ranking.vector_name].modality == "image") == (search.text is not None)
     one_sided = (search.text is None) != (search.image is None) and not search.minus
     if not crosses or not one_sided:
         return None
-    encoder = encoder or collection.encoder(ranking.vector_name, encoders)
+    encoder = asked.encoder(ranking.vector_name)
     return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
 
 

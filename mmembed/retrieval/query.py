@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mmembed.types import Reranker
+from mmembed.collection import Collection
+from mmembed.collection.contract import check_fingerprint
+from mmembed.errors import InvalidQuery
+from mmembed.types import Contract, Encoder, Reranker
 
 if TYPE_CHECKING:
     from qdrant_client.models import Filter
@@ -138,3 +141,32 @@ class Search:
     def weight(self, part: str) -> float:
         """Of a part of a mixed query, `text`, `image` or `minus`."""
         return (self.weights or {}).get(part, PART_WEIGHTS[part])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search, the collection that it is asked of, and the encoders that there are for it."""
+
+    collection: Collection
+    contract: Contract | None  # None: the collection is not ours
+    search: Search
+    given: Encoder | None  # by the caller
+    encoders: Mapping[str, Encoder]  # by the names that collections remember
+
+    def encoder(self, vector: str) -> Encoder:
+        """What queries for a vector are encoded with. Raises InvalidQuery, or CollectionMismatch for another one."""
+        if self.contract is None and self.given is None:
+            raise InvalidQuery(
+                f"collection {self.collection.name!r} was not made by mmembed and does not say which encoder made its "
+                f"vectors: name it with `encoder=`, and the vector with `vector_name=`"
+            )
+        if self.given is None:
+            return self.collection.encoder(vector, self.encoders)
+        if self.contract is not None:
+            check_fingerprint(self.collection.name, vector, self.contract.vectors[vector], self.given)
+        return self.given
+
+    @property
+    def by_document(self) -> bool:
+        """Whether of a document only the best passage is a hit."""
+        return self.contract is not None and self.contract.kind == "documents" and not self.search.all_passages

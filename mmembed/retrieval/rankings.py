@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from qdrant_client import models
 
 from mmembed.collection import Collection
 from mmembed.collection.conditions import has_any, has_value
-from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.payload import qdrant_id
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
 from mmembed.retrieval.encode import average, encode_examples, encode_query, given_vector
-from mmembed.retrieval.query import Search
+from mmembed.retrieval.query import Asked, Search
 from mmembed.types import Contract, Encoder, Examples, Leg, Ranking, StoreQuery, Vector
 
 _MOSTLY = 0.8
 
 
-def store_query(
-    collection: Collection,
-    contract: Contract | None,
-    search: Search,
-    encoder: Encoder | None,
-    encoders: Mapping[str, Encoder],
-) -> StoreQuery:
+def store_query(asked: Asked) -> StoreQuery:
     """What the store is asked: the rankings that answer the search, and as `rerank` the leg of the late stage.
 
     A fused score means nothing, so with a score threshold there is one ranking alone. Points that the search asks
     with do not pass the filter, of documents none of their passages.
     """
+    collection, contract, search = asked.collection, asked.contract, asked.search
     name = search.vector_name if search.vector_name is not None else _default_vector(contract, search)
     if contract is not None and name not in contract.vectors:
         raise InvalidQuery(
@@ -41,20 +35,20 @@ def store_query(
         )
     rankings: list[Ranking]
     late: Leg | None = None
-    made_by = _encoder_of(collection, name, contract, encoder, encoders) if search.texts or search.images else None
+    made_by = asked.encoder(name) if search.texts or search.images else None
     if search.vector is not None:
         known = contract.vectors[name] if contract is not None else None
         rankings = [Leg(name, given_vector(search.vector, name, known))]
     elif search.id is not None:
         rankings = [Leg(name, _stored(collection, [search.id], name)[search.id])]
     elif search.examples:
-        rankings = [Leg(name, _of_examples(collection, name, contract, search, made_by))]
+        rankings = [Leg(name, _of_examples(asked, name, made_by))]
     else:
         assert made_by is not None  # there are words or images
         alone = search.vector_name is not None or search.score_threshold is not None
         if contract is not None and not alone and search.is_one_text:
             names, last = _vectors_for_words(collection, contract, search, name)
-            makers = [made_by, *(collection.encoder(each, encoders) for each in [*names[1:], *last])]
+            makers = [made_by, *(collection.encoder(each, asked.encoders) for each in [*names[1:], *last])]
             rows = encode_texts(makers, search.texts, role="query", task=search.task)
             legs = [Leg(each, row[0]) for each, row in zip([*names, *last], rows, strict=True)]
             rankings, late = _rankings(contract, legs[: len(names)]), legs[-1] if last else None
@@ -62,16 +56,11 @@ def store_query(
             rankings = [Leg(name, _as_stored(encode_query(made_by, search), name, contract))]
     return StoreQuery(
         rankings,
-        filter=_without_points(collection, search, whole_documents=is_by_document(contract, search)),
+        filter=_without_points(asked),
         score_threshold=search.score_threshold,
         exact=search.exact,
         rerank=late,
     )
-
-
-def is_by_document(contract: Contract | None, search: Search) -> bool:
-    """Whether of a document only the best passage is a hit."""
-    return contract is not None and contract.kind == "documents" and not search.all_passages
 
 
 def _vectors_for_words(
@@ -80,9 +69,8 @@ def _vectors_for_words(
     """Every vector of the collection that words can be compared with, from `first` on; and that of the late stage."""
     names = [first]
     if contract.kind == "documents":
-        names += [name for name in ("bm25", "sparse") if name in contract.vectors]
-        if "sparse" in names and not _mostly_has(collection, contract, "sparse"):
-            names.remove("sparse")
+        names += ["bm25"] if "bm25" in contract.vectors else []
+        names += ["sparse"] if _mostly_has(collection, contract, "sparse") else []
     elif _mostly_has(collection, contract, "caption"):
         names += [name for name in ("caption", "caption_bm25") if name in contract.vectors]  # the first is added first
     return names, ["late"] if search.late and _mostly_has(collection, contract, "late") else []
@@ -99,14 +87,12 @@ def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
     return [first, tuple(others)]  # the captions count as one ranking, as much as the pictures
 
 
-def _of_examples(
-    collection: Collection, name: str, contract: Contract | None, search: Search, encoder: Encoder | None
-) -> Vector | Examples:
+def _of_examples(asked: Asked, name: str, encoder: Encoder | None) -> Vector | Examples:
     """One vector for their average, else all of them; an encoder where some are not stored points."""
-    ids = search.point_ids
-    stored = _stored(collection, ids, name) if ids else {}
+    search, ids = asked.search, asked.search.point_ids
+    stored = _stored(asked.collection, ids, name) if ids else {}
     encoded = encode_examples(encoder, search.examples, stored, search.task)
-    vectors = [_as_stored(vector, name, contract) for vector in encoded]
+    vectors = [_as_stored(vector, name, asked.contract) for vector in encoded]
     positive, negative = vectors[: len(search.positive)], vectors[len(search.positive) :]
     if search.strategy == "average_vector":
         return average(positive, negative)
@@ -138,13 +124,13 @@ def _stored(collection: Collection, ids: Sequence[str], name: str) -> dict[str, 
     return vectors
 
 
-def _without_points(collection: Collection, search: Search, *, whole_documents: bool) -> models.Filter | None:
+def _without_points(asked: Asked) -> models.Filter | None:
     """The filter, and not the points that are asked with, nor another passage of their documents."""
-    ids = search.point_ids
+    collection, search, ids = asked.collection, asked.search, asked.search.point_ids
     if not ids:
         return search.filter
     itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id) for id in ids])
-    if whole_documents:
+    if asked.by_document:
         uris = sorted({str(point.payload["uri"]) for point in collection.store.retrieve(collection.name, ids)})
         itself = has_value("uri", uris[0]) if len(uris) == 1 else has_any("uri", uris)
     return models.Filter(must=[search.filter] if search.filter is not None else None, must_not=[itself])
@@ -165,24 +151,3 @@ def _default_vector(contract: Contract | None, search: Search) -> str:
     if contract.kind == "images":
         return "image"
     return "cross" if search.images else "text"
-
-
-def _encoder_of(
-    collection: Collection,
-    name: str,
-    contract: Contract | None,
-    encoder: Encoder | None,
-    encoders: Mapping[str, Encoder],
-) -> Encoder:
-    if contract is None:
-        if encoder is None:
-            raise InvalidQuery(
-                f"collection {collection.name!r} was not made by mmembed and does not say which encoder made its "
-                f"vectors: name it with `encoder=`, and the vector with `vector_name=`"
-            )
-        return encoder
-    vector = contract.vectors[name]
-    if encoder is None:
-        return collection.encoder(name, encoders)
-    check_fingerprint(collection.name, name, vector, encoder)
-    return encoder

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmembed.errors import InputError, InvalidEmbedding, InvalidQuery, UnsupportedModality
 from mmembed.images import load_image
+from mmembed.streams import batched
 from mmembed.types import Contract, Hit, Reranker
 
 logger = logging.getLogger(__name__)
@@ -36,37 +37,32 @@ def reranked(reranker: Reranker, text: str, hits: Sequence[Hit], contracts: Mapp
 
     A picture that cannot be read has no such score: it comes after those that have one, as it was.
     """
-    scores: dict[int, float] = {}
-    images = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "images"]
-    texts = [i for i, hit in enumerate(hits) if contracts[hit.collection].kind == "documents"]
-    read = _scores(reranker, text, [str(hits[i].payload["text"]) for i in texts])
-    scores |= dict(zip(texts, read, strict=True))
-    seen = _score_images(reranker, text, [hits[i] for i in images])
-    scores |= {i: score for i, score in zip(images, seen, strict=True) if score is not None}
+    images = {i: str(hit.payload["uri"]) for i, hit in enumerate(hits) if contracts[hit.collection].kind == "images"}
+    texts = {i: str(hit.payload["text"]) for i, hit in enumerate(hits) if i not in images}
+    scores = dict(zip(texts, _scores(reranker, text, list(texts.values())), strict=True))
+    scores |= _score_images(reranker, text, images)
     scored = [replace(hits[i], score=score, vector_name=None, probability=None) for i, score in scores.items()]
     ordered = sorted(scored, key=lambda hit: (-hit.score, hit.id))
     return ordered + [hit for i, hit in enumerate(hits) if i not in scores]
 
 
-def _score_images(reranker: Reranker, text: str, hits: Sequence[Hit]) -> list[float | None]:
-    """A score for each picture, None for one that cannot be read; says so once."""
-    scores: list[float | None] = [None] * len(hits)
+def _score_images(reranker: Reranker, text: str, uris: Mapping[int, str]) -> dict[int, float]:
+    """A score for each picture that can be read, under its number; says once how many cannot."""
+    scores: dict[int, float] = {}
     problems: list[str] = []
-    for start in range(0, len(hits), _IMAGES):
+    for some in batched(uris.items(), _IMAGES):
         loaded: dict[int, Image.Image] = {}
-        for number, hit in enumerate(hits[start : start + _IMAGES], start):
-            uri = str(hit.payload["uri"])
+        for number, uri in some:
             try:
                 loaded[number] = load_image(Path(uri), uri=uri)
             except InputError as exc:
                 problems.append(str(exc))
-        for number, score in zip(loaded, _scores(reranker, text, list(loaded.values())), strict=True):
-            scores[number] = score
+        scores |= dict(zip(loaded, _scores(reranker, text, list(loaded.values())), strict=True))
     if problems:
         logger.warning(
             "%d of %d pictures could not be read again and come after those that %s scored: %s",
             len(problems),
-            len(hits),
+            len(uris),
             reranker.name,
             problems[0],
         )

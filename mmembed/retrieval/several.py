@@ -15,7 +15,6 @@ from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.checks import check_page, check_search
 from mmembed.retrieval.hits import followed
 from mmembed.retrieval.query import Search
-from mmembed.retrieval.rankings import is_by_document
 from mmembed.retrieval.rerank import check_reranker, reranked
 from mmembed.types import Contract, Encoder, Hit, Store
 
@@ -115,7 +114,7 @@ class _Federated:
 
     def key(self, hit: Hit) -> str:
         """What there is one hit of, in whichever collection."""
-        by_document = is_by_document(self.contracts[hit.collection], self.search)
+        by_document = self.contracts[hit.collection].kind == "documents" and not self.search.all_passages
         return f"{hit.collection}/{hit.payload['uri'] if by_document else hit.id}"
 
     def _hits(self, name: str, each: Search) -> list[Hit]:

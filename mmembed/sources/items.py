@@ -37,8 +37,11 @@ def _fault(item: Item, modality: Modality) -> str | None:
         return "its uri is empty or not valid UTF-8: give it a name"
     if item.modality != modality:
         return f"its modality is {item.modality!r}, and {_INDEXED[modality]} are indexed here: hand it to the other"
-    if item.id is not None and not _is_uuid(item.id):
-        return f"its id {item.id!r} is no UUID: give one such as uuid.uuid5 of its name, or none"
+    if item.id is not None:
+        try:
+            uuid.UUID(item.id)
+        except (ValueError, AttributeError, TypeError):
+            return f"its id {item.id!r} is no UUID: give one such as uuid.uuid5 of its name, or none"
     given = [name for name in ("path", "content", "text") if getattr(item, name) is not None]
     if len(given) != 1:
         return f"its content is one of path, content and text, and it has {' and '.join(given) or 'none of them'}"
@@ -66,14 +69,6 @@ def _fault_of_document(item: Item) -> str | None:
         kinds = ", ".join(sorted(DOCUMENT_SUFFIXES))
         return f"{name.name!r} does not say of which kind the document is: let its name end in one of {kinds}"
     return None
-
-
-def _is_uuid(id: str) -> bool:
-    try:
-        uuid.UUID(id)
-    except (ValueError, AttributeError, TypeError):
-        return False
-    return True
 
 
 def image_content(item: Item) -> ImageContent:
@@ -105,8 +100,10 @@ def _hash(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def bytes_held(item: Item) -> int:
+def bytes_held(item: Item | Failure) -> int:
     """About how much memory its content takes while it waits."""
+    if isinstance(item, Failure):
+        return 0
     content = item.content
     if isinstance(content, Image.Image):
         return content.width * content.height * 4

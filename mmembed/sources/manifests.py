@@ -113,7 +113,8 @@ def _item(row: Payload | ValueError, where: str, manifest: str, kinds: FileKinds
     if not isinstance(caption, str | None) or not isinstance(nested, dict):
         return Failure(where, f"{where}: a caption is a string and a payload a JSON object", manifest)
     payload = {**nested, **columns}
-    if not _is_utf8([uri, caption, payload]):
+    text = json.dumps([uri, caption, payload], ensure_ascii=False)
+    if printable(text) != text:
         return Failure(where, f"{where}: not valid UTF-8", manifest)
     if is_remote(uri):
         return not_local(uri)
@@ -123,8 +124,3 @@ def _item(row: Payload | ValueError, where: str, manifest: str, kinds: FileKinds
     if isinstance(item, Failure):
         return Failure(item.uri, f"{where}: {item.error}", manifest)
     return replace(item, caption=caption or None, payload=payload, source=manifest)
-
-
-def _is_utf8(value: object) -> bool:
-    text = json.dumps(value, ensure_ascii=False)
-    return printable(text) == text

@@ -48,11 +48,7 @@ def open_store(
         from mmembed.stores.qdrant.store import open_server
 
         return open_server(
-            url,
-            api_key=api_key,
-            prefer_grpc=prefer_grpc,
-            grpc_port=grpc_port,
-            timeout_seconds=timeout_seconds,
+            url, api_key=api_key, prefer_grpc=prefer_grpc, grpc_port=grpc_port, timeout_seconds=timeout_seconds
         )
     raise SettingsError(
         f"store {url!r} is none of the three forms: http://host:port (a server), edge:FOLDER (embedded), :memory:"

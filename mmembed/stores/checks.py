@@ -14,6 +14,7 @@ import numpy as np
 
 from mmembed.collection.payload import FACET_TYPES, _uuid, canonical_ids
 from mmembed.errors import InvalidQuery, StoreError
+from mmembed.streams import batched_by
 from mmembed.types import (
     Contract,
     Examples,
@@ -33,9 +34,10 @@ MAX_BATCH_BYTES = 8 * 2**20
 _JSON_BYTES = 20  # of one coordinate, written out
 
 
-def hits_due(query: StoreQuery) -> int:
-    """Fewer hits than this under a filter: the walk of a graph may have got stuck."""
-    return query.limit if query.rerank is not None else min(query.limit, query.depth)
+def got_stuck(query: StoreQuery, found: int) -> bool:
+    """Whether the walk of a graph under a filter may have ended early; sparse vectors are always searched exactly."""
+    due = query.limit if query.rerank is not None else min(query.limit, query.depth)
+    return found < due and any(not isinstance(leg.query, SparseVector) for leg in query.legs)
 
 
 def weighted(query: StoreQuery) -> bool:
@@ -44,11 +46,6 @@ def weighted(query: StoreQuery) -> bool:
         return False
     fusions = [query.fused, *(ranking for ranking in query.rankings if not isinstance(ranking, Leg))]
     return any(fusion_weights(fusion) for fusion in fusions)
-
-
-def approximate(query: StoreQuery) -> bool:
-    """Whether a graph may be walked at all: sparse vectors are always searched exactly."""
-    return not query.exact and any(not isinstance(leg.query, SparseVector) for leg in query.legs)
 
 
 def fusion_weights(rankings: Sequence[Ranking]) -> list[float] | None:
@@ -114,13 +111,10 @@ def _check_leg(collection: str, contract: Contract | None, leg: Leg) -> None:
         raise InvalidQuery(
             f"collection {collection!r} has no vector {leg.vector_name!r}: it has {', '.join(sorted(contract.vectors))}"
         )
+    known = None if contract is None else contract.vectors[leg.vector_name]
     for vector in leg.query.vectors if isinstance(leg.query, Examples) else (leg.query,):
-        if contract is None:
-            kind: Kind = "sparse" if isinstance(vector, SparseVector) else "dense" if vector.ndim == 1 else "multi"
-            _check_vector(vector, kind, None, what)
-        else:
-            known = contract.vectors[leg.vector_name]
-            _check_vector(vector, known.kind, known.dim, what)
+        kind: Kind = "sparse" if isinstance(vector, SparseVector) else "dense" if vector.ndim == 1 else "multi"
+        _check_vector(vector, known.kind if known else kind, known.dim if known else None, what)
 
 
 def check_points(collection: str, contract: Contract, points: Sequence[Point]) -> list[Point]:
@@ -213,10 +207,12 @@ def check_there(collection: str, ids: Sequence[str], there: Set[str]) -> None:
         )
 
 
-def plain_vectors(stored: Any) -> dict[str, Vector]:
-    """What a record of Qdrant or Edge carries -> arrays by name; the unnamed vector of a foreign collection is ""."""
-    named = stored if isinstance(stored, dict) else {} if stored is None else {"": stored}
-    return {name: _plain_vector(vector) for name, vector in named.items()}
+def plain_point(record: Any) -> Point:
+    """A record of Qdrant or Edge, with arrays by name; the unnamed vector of a foreign collection is ""."""
+    stored = {} if record.vector is None else record.vector
+    named = stored if isinstance(stored, dict) else {"": stored}
+    vectors = {name: _plain_vector(vector) for name, vector in named.items()}
+    return Point(id=str(record.id), vectors=vectors, payload=record.payload or {})
 
 
 def _plain_vector(vector: Any) -> Vector:
@@ -227,17 +223,7 @@ def _plain_vector(vector: Any) -> Vector:
 
 def point_batches(points: Sequence[Point]) -> Iterator[list[Point]]:
     """At most 256 points and 8 MB of JSON at a time, and never none: one point may be larger alone."""
-    batch: list[Point] = []
-    room = MAX_BATCH_BYTES
-    for point in points:
-        size = _size_bytes(point)
-        if batch and (len(batch) == MAX_BATCH_POINTS or size > room):
-            yield batch
-            batch, room = [], MAX_BATCH_BYTES
-        batch.append(point)
-        room -= size
-    if batch:
-        yield batch
+    return batched_by(points, _size_bytes, most=MAX_BATCH_POINTS, room=MAX_BATCH_BYTES)
 
 
 def _size_bytes(point: Point) -> int:

@@ -21,12 +21,7 @@ from mmembed.types.encoders import (
     SparseVector,
     Vector,
 )
-from mmembed.types.items import (
-    Failure,
-    ImageContent,
-    Item,
-    Payload,
-)
+from mmembed.types.items import Failure, ImageContent, Item, Payload
 from mmembed.types.store import (
     Contract,
     Examples,

@@ -78,15 +78,12 @@ class Encoder(Protocol):
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
         """n strings -> n embeddings, in order; longer texts are truncated to `context_length` tokens."""
-        ...
 
     def encode_image(self, images: Sequence[Image]) -> Embeddings:
         """n upright RGB pictures -> n embeddings, in order. Raises UnsupportedModality without an image tower."""
-        ...
 
     def count_tokens(self, text: str) -> int:
         """Tokens of one text as this encoder reads it, special ones included, nothing truncated."""
-        ...
 
 
 @runtime_checkable
@@ -98,11 +95,9 @@ class PixelEncoder(Protocol):
 
     def preprocess_image(self, image: Image) -> Pixels:
         """One upright RGB picture -> `(3, height, width)`; called from several threads at once."""
-        ...
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
         """n preprocessed pictures -> `(n, dim)`."""
-        ...
 
 
 @runtime_checkable
@@ -111,13 +106,11 @@ class JointEncoder(Protocol):
 
     def shares_forward(self, other: Encoder) -> bool:
         """Whether `other` reads the same hidden states: same weights on the same device."""
-        ...
 
     def encode_text_jointly(
         self, texts: Sequence[str], others: Sequence[Encoder], *, role: Role, task: str | None = None
     ) -> list[Embeddings]:
         """n strings -> this encoder's embeddings, then those of each of `others`, from one forward pass."""
-        ...
 
 
 class Reranker(Protocol):
@@ -128,4 +121,3 @@ class Reranker(Protocol):
 
     def score(self, query: str, candidates: Sequence[str | Image]) -> npt.NDArray[np.float32]:
         """A query and n texts or upright RGB pictures -> `(n,)`, higher is better, within this query only."""
-        ...

@@ -111,11 +111,19 @@ class StoreQuery:
         return () if isinstance(only, Leg) else only
 
     @property
+    def prefetched(self) -> Sequence[Ranking]:
+        """The rankings whose candidates are fused or reranked; none where a single leg ranks."""
+        return self.fused if self.rerank is None else self.legs
+
+    @property
+    def scored(self) -> Leg | None:
+        """The leg whose scores the hits carry; None where they come from a fusion."""
+        return self.rerank or (None if self.fused else self.legs[0])
+
+    @property
     def vector_name(self) -> str | None:
-        """The vector whose scores the hits carry; None where they come from a fusion."""
-        if self.rerank is not None:
-            return self.rerank.vector_name
-        return None if self.fused else self.legs[0].vector_name
+        """Its vector; None where scores come from a fusion."""
+        return None if self.scored is None else self.scored.vector_name
 
 
 @dataclass(frozen=True)
@@ -149,37 +157,29 @@ class Store(Protocol):
         replicas: int | None = None,
     ) -> None:
         """Make a collection with its payload indexes (they must exist before vectors); refuses an existing one."""
-        ...
 
     def contract(self, collection: str) -> Contract | None:
         """What the collection remembers; None: it is not ours."""
-        ...
 
     def add_vector(self, collection: str, name: str, vector: VectorContract) -> None:
         """A further named vector on a collection of ours, empty at first, and its line in the contract."""
-        ...
 
     def add_indexes(self, collection: str, indexes: Mapping[str, IndexType]) -> None:
         """Further payload indexes; those that exist are left as they are."""
-        ...
 
     def indexes(self, collection: str) -> Mapping[str, IndexType]:
         """The payload indexes there are, by key."""
-        ...
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         """Write whole points, replacing those of the same id. On return they are stored."""
-        ...
 
     def query(self, collection: str, query: StoreQuery) -> list[Hit]:
         """Best hits first. Raises InvalidQuery for what makes no sense, StoreError for a vector of the wrong size."""
-        ...
 
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
     ) -> list[Point]:
         """Those of the ids that exist, in the order asked."""
-        ...
 
     def scroll(
         self,
@@ -191,23 +191,18 @@ class Store(Protocol):
         batch_size: int = 256,
     ) -> Iterator[Point]:
         """Every point that passes the filter, in the order of ids, a batch at a time in memory."""
-        ...
 
     def update_vectors(self, collection: str, points: Sequence[Point]) -> None:
         """Replace the named vectors that each point carries; its other vectors and payload stay."""
-        ...
 
     def set_payload(self, collection: str, ids: Sequence[str], payload: Payload) -> None:
         """Merge `payload` into each point's: keys that are not named stay, those that are None go."""
-        ...
 
     def set_payloads(self, collection: str, payloads: Mapping[str, Payload]) -> None:
         """Merge into each point, by id, a payload of its own; see `set_payload`. Many points in few requests."""
-        ...
 
     def set_note(self, collection: str, key: str, value: Any) -> None:
         """Keep JSON beside the contract, in `Contract.notes`; None removes it. Raises StoreError above 256 KiB."""
-        ...
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int: ...
 
@@ -218,26 +213,20 @@ class Store(Protocol):
 
         Raises StoreError unless the key has an index of keywords, integers or bools.
         """
-        ...
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Remove points; unknown ids are no error."""
-        ...
 
     def delete_where(self, collection: str, filter: Filter) -> None:
         """Remove every point that passes the filter."""
-        ...
 
     def drop(self, collection: str) -> None:
         """Remove a collection of ours and everything in it."""
-        ...
 
     def collections(self) -> list[str]:
         """Names, sorted."""
-        ...
 
     def optimize(self, collection: str) -> None:
         """Build the search graph now; a server does so by itself."""
-        ...
 
     def close(self) -> None: ...

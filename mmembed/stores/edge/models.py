@@ -32,7 +32,16 @@ def edge_config(vectors: Mapping[str, Json]) -> edge.EdgeConfig:
 
     Multivectors get no graph: MaxSim is searched exactly.
     """
-    dense = {name: _dense_params(row) for name, row in vectors.items() if row["kind"] != "sparse"}
+    dense = {
+        name: edge.EdgeVectorParams(
+            size=row["dim"],
+            distance=_DISTANCES[row["distance"]],
+            multivector_config=_MAX_SIM if row["kind"] == "multi" else None,
+            hnsw_config=_NO_GRAPH if row["kind"] == "multi" else None,
+        )
+        for name, row in vectors.items()
+        if row["kind"] != "sparse"
+    }
     sparse = {
         name: edge.EdgeSparseVectorParams(modifier=_modifier(row))
         for name, row in vectors.items()
@@ -51,20 +60,9 @@ def new_vector_operation(name: str, row: Json) -> edge.UpdateOperation:
     )
 
 
-def edge_index_type(index_type: str) -> edge.PayloadSchemaType:
-    """ "keyword" -> PayloadSchemaType.Keyword."""
-    found: edge.PayloadSchemaType = getattr(edge.PayloadSchemaType, index_type.capitalize())
-    return found
-
-
-def _dense_params(row: Json) -> edge.EdgeVectorParams:
-    multi = row["kind"] == "multi"
-    return edge.EdgeVectorParams(
-        size=row["dim"],
-        distance=_DISTANCES[row["distance"]],
-        multivector_config=_MAX_SIM if multi else None,
-        hnsw_config=_NO_GRAPH if multi else None,
-    )
+def new_index_operation(field: str, index_type: str) -> edge.UpdateOperation:
+    """A payload index, as one update: "keyword" is PayloadSchemaType.Keyword."""
+    return edge.UpdateOperation.create_field_index(field, getattr(edge.PayloadSchemaType, index_type.capitalize()))
 
 
 def _modifier(row: Json) -> edge.Modifier | None:
@@ -93,16 +91,6 @@ def edge_query(query: StoreQuery, filter: Json | None, *, exact: bool) -> edge.Q
     """One leg is a plain search; several are prefetched, each under the filter, and fused or reranked by Qdrant."""
     condition = optional_filter(filter)
     params = edge.SearchParams(exact=True) if exact else None
-    if not query.fused and query.rerank is None:
-        return edge.QueryRequest(
-            limit=query.limit,
-            offset=query.offset,
-            query=_scored(query.legs[0]),
-            filter=condition,
-            score_threshold=query.score_threshold,
-            params=params,
-            with_payload=True,
-        )
 
     def prefetch(ranking: Ranking) -> edge.Prefetch:
         if isinstance(ranking, Leg):
@@ -110,14 +98,14 @@ def edge_query(query: StoreQuery, filter: Json | None, *, exact: bool) -> edge.Q
         fusion = _fusion(ranking, query.rrf_k)
         return edge.Prefetch(limit=query.depth, prefetches=[prefetch(leg) for leg in ranking], query=fusion)
 
-    last = query.rerank
-    prefetched: Sequence[Ranking] = query.fused if last is None else query.legs
     return edge.QueryRequest(
         limit=query.limit,
         offset=query.offset,
-        prefetches=[prefetch(ranking) for ranking in prefetched],
-        query=_fusion(query.fused, query.rrf_k) if last is None else _scored(last),
+        prefetches=[prefetch(ranking) for ranking in query.prefetched],
+        query=_fusion(query.fused, query.rrf_k) if query.scored is None else _scored(query.scored),
+        filter=None if query.prefetched else condition,
         score_threshold=query.score_threshold,
+        params=None if query.prefetched else params,
         with_payload=True,
     )
 
@@ -168,14 +156,10 @@ def _condition(condition: Json) -> edge.ConditionType:
     return edge_filter(condition)
 
 
-def _point_ids(ids: Sequence[int | str | UUID]) -> set[int | str | UUID]:
-    return {each if isinstance(each, int) else str(UUID(str(each))) for each in ids}
-
-
 _CONDITIONS: dict[str, Callable[[Any], Any]] = {
     "is_empty": lambda value: edge.IsEmptyCondition(value["key"]),
     "is_null": lambda value: edge.IsNullCondition(value["key"]),
-    "has_id": lambda value: edge.HasIdCondition(_point_ids(value)),
+    "has_id": lambda ids: edge.HasIdCondition({n if isinstance(n, int) else str(UUID(str(n))) for n in ids}),
     "has_vector": edge.HasVectorCondition,
     "nested": lambda value: edge.NestedCondition(value["key"], edge_filter(value["filter"])),
 }
@@ -213,13 +197,9 @@ def _ring(line: Json) -> list[edge.GeoPoint]:
     return [_geo(point) for point in line["points"]]
 
 
-def _match_value(value: bool | int | str) -> edge.MatchValue:
-    # qdrant_edge 0.9 reads True as the integer 1, which no bool equals; numpy's bool it takes for what it is.
-    return edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value)  # type: ignore[arg-type]
-
-
 _MATCHES: dict[str, Callable[[Any], Any]] = {
-    "value": _match_value,
+    # qdrant_edge 0.9 reads True as the integer 1, which no bool equals; numpy's bool it takes for what it is.
+    "value": lambda value: edge.MatchValue(np.bool_(value) if isinstance(value, bool) else value),  # type: ignore[arg-type]
     "text": edge.MatchText,
     "text_any": edge.MatchTextAny,
     "phrase": edge.MatchPhrase,

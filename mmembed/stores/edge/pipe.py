@@ -22,14 +22,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, cast
 
-from mmembed.errors import CollectionNotFound, InvalidQuery, StoreError, StoreFull, StoreUnavailable
+from mmembed.errors import MmembedError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!Q")
 _EXIT_SECONDS = 60  # for flushing the shards
 _Requests: TypeAlias = "queue.SimpleQueue[tuple[Any, Future[ShardReply]] | None]"  # None: no more
-_ERRORS = {error.__name__: error for error in (InvalidQuery, StoreError, StoreFull, StoreUnavailable)}
 
 
 class Hello(NamedTuple):
@@ -42,9 +41,9 @@ class Hello(NamedTuple):
 
 
 class ShardReply(NamedTuple):
-    """`error` is the name of an exception of mmembed.errors, and `value` its sentence; otherwise the result."""
+    """`value` is the result, or what the exception `error` is made of."""
 
-    error: str | None
+    error: type[MmembedError] | None
     value: Any
 
 
@@ -86,6 +85,8 @@ class ShardPipe:
         self._gone = ""  # why, once it is
         self._lock = threading.Lock()  # around asking whether it is gone and queueing
         self._requests: _Requests = queue.SimpleQueue()
+        # the child imports this very mmembed, installed or not
+        paths = (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))
         # -P: a file called numpy.py in the user's folder is not the numpy that is meant.
         self._child = subprocess.Popen(
             [sys.executable, "-P", "-m", "mmembed.stores.edge.process", str(folder)],
@@ -93,26 +94,19 @@ class ShardPipe:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": _python_path()},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
             process_group=0,  # Ctrl-C in the terminal is ours to answer, not its
         )
         self._to, self._from = cast(io.FileIO, self._child.stdin), cast(io.FileIO, self._child.stdout)
         self._finalizer = weakref.finalize(self, _shut, self._child, self._from, self._requests, self._stderr)
-        talk = threading.Thread(
-            target=_talk, args=(self._to, self._from, self._requests), name="mmembed-edge", daemon=True
-        )
-        talk.start()
+        talking = (self._to, self._from, self._requests)
+        threading.Thread(target=_talk, args=talking, name="mmembed-edge", daemon=True).start()
         _PIPES.add(self)
         try:
             self._ask(hello)
         except BaseException:
             self.close()
             raise
-
-    @property
-    def alive(self) -> bool:
-        """Whether requests can be made."""
-        return not self._gone and self._child.poll() is None
 
     @property
     def pid(self) -> int:
@@ -139,11 +133,9 @@ class ShardPipe:
             reply = answer.result()
         except (EOFError, OSError) as exc:
             raise self._lost() from exc
-        if reply.error is None:
-            return reply.value
-        if reply.error == CollectionNotFound.__name__:
-            raise CollectionNotFound(*reply.value)
-        raise _ERRORS[reply.error](reply.value)
+        if reply.error is not None:
+            raise reply.error(*reply.value)
+        return reply.value
 
     def _lost(self) -> StoreUnavailable:
         try:
@@ -193,15 +185,10 @@ def _shut(child: subprocess.Popen[bytes], from_: io.FileIO, requests: _Requests,
     stderr.close()
 
 
-def _python_path() -> str:
-    """The child imports this very mmembed, installed or not."""
-    package = str(Path(__file__).parents[3])
-    return os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-
-
 def open_pipe_to(folder: Path) -> bool:
     """Whether this process has the folder open already."""
-    return any(pipe.folder == folder and pipe.alive for pipe in list(_PIPES))
+    pipes = [pipe for pipe in list(_PIPES) if pipe.folder == folder]
+    return any(not pipe._gone and pipe._child.poll() is None for pipe in pipes)
 
 
 _PIPES: weakref.WeakSet[ShardPipe] = weakref.WeakSet()

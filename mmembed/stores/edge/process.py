@@ -31,13 +31,13 @@ def main(folder: Path) -> None:
     try:
         lock.acquire()
     except portalocker.LockException:
-        send(replies, ShardReply(StoreUnavailable.__name__, _held_by(folder, hello.wait_seconds)))
+        send(replies, ShardReply(StoreUnavailable, (_held_by(folder, hello.wait_seconds),)))
         return
     try:
         write_json(folder / "owner.json", {"pid": hello.pid, "command": hello.command})
         shards = ShardFolder(folder, hello.free_margin_bytes)
     except OSError as exc:
-        send(replies, ShardReply(StoreError.__name__, f"the folder {folder} cannot be written ({exc}): choose another"))
+        send(replies, ShardReply(StoreError, (f"the folder {folder} cannot be written ({exc}): choose another",)))
         return
     send(replies, ShardReply(None, os.getpid()))
     try:
@@ -55,30 +55,25 @@ def _serve(shards: ShardFolder, requests: io.FileIO, replies: io.FileIO) -> None
         try:
             reply = ShardReply(None, getattr(shards, method)(*arguments))
         except CollectionNotFound:
-            reply = ShardReply(
-                CollectionNotFound.__name__, (arguments[0], shards.collections(), f"edge:{shards.folder}")
-            )
-        except MmembedError as exc:
-            reply = ShardReply(type(exc).__name__, str(exc))
+            reply = ShardReply(CollectionNotFound, (arguments[0], shards.collections(), f"edge:{shards.folder}"))
         except Exception as exc:  # qdrant_edge raises bare Exception: this is where it is translated
-            reply = _translated(exc)
+            error = exc if isinstance(exc, MmembedError) else _translated(exc)
+            reply = ShardReply(type(error), (str(error),))
         try:
             send(replies, reply)
         except BrokenPipeError:  # the store is gone, and with it whoever asked
             return
 
 
-def _translated(exc: Exception) -> ShardReply:
+def _translated(exc: Exception) -> MmembedError:
     text = str(exc)
     if "No space left" in text:
-        return ShardReply(StoreFull.__name__, f"the disk is full ({text}): everything before it is stored; make room")
+        return StoreFull(f"the disk is full ({text}): everything before it is stored; make room")
     if "Not existing vector name" in text:
-        return ShardReply(
-            InvalidQuery.__name__, f"the collection has no vector {text.rpartition(': ')[2]!r}: name another"
-        )
+        return InvalidQuery(f"the collection has no vector {text.rpartition(': ')[2]!r}: name another")
     if "Vector dimension error" in text or isinstance(exc, OSError):
-        return ShardReply(StoreError.__name__, text)
-    return ShardReply(StoreError.__name__, f"Qdrant Edge refused ({type(exc).__name__}: {text})")
+        return StoreError(text)
+    return StoreError(f"Qdrant Edge refused ({type(exc).__name__}: {text})")
 
 
 def _take_over_pipes() -> tuple[io.FileIO, io.FileIO]:

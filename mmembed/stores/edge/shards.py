@@ -23,7 +23,7 @@ import qdrant_edge as edge
 from mmembed.collection.contract import METADATA_KEY, Json
 from mmembed.collection.payload import qdrant_id
 from mmembed.errors import CollectionNotFound, StoreError, StoreFull
-from mmembed.stores.checks import approximate, check_there, hits_due, plain_vectors
+from mmembed.stores.checks import check_there, got_stuck, plain_point
 from mmembed.stores.edge import models
 from mmembed.stores.edge.files import directory_name, read_json, sync_directory, write_json
 from mmembed.stores.filters import is_compound, unindexed_fields
@@ -56,7 +56,8 @@ class ShardFolder:
             shutil.rmtree(leftover)
 
     def collections(self) -> list[str]:
-        return sorted(unquote(path.parent.name) for path in self.root.glob("*/contract.json") if _is_whole(path.parent))
+        homes = (file.parent for file in self.root.glob("*/contract.json"))
+        return sorted(unquote(home.name) for home in homes if (home / "shard").is_dir())
 
     def contract(self, name: str) -> Json | None:
         """The contract's JSON, None for a shard without one."""
@@ -65,7 +66,7 @@ class ShardFolder:
 
     def create(self, name: str, contract: Json, indexes: dict[str, str]) -> None:
         home = self.root / directory_name(name)
-        if _is_whole(home):
+        if (home / "shard").is_dir():
             raise StoreError(f"collection {name!r} already exists in edge:{self.folder}: drop it first, or take it")
         self._require_room(_NEW_SHARD_BYTES)
         staging = self.root / f".new-{home.name}"
@@ -76,7 +77,7 @@ class ShardFolder:
         shard = edge.EdgeShard.create(str(staging / "shard"), models.edge_config(contract["vectors"]))
         try:
             for field, index_type in indexes.items():
-                _create_index(shard, field, index_type)
+                shard.update(models.new_index_operation(field, index_type))
             shard.flush()
         finally:
             shard.close()
@@ -109,7 +110,7 @@ class ShardFolder:
         stored = read_json(file)
         new = {field: index_type for field, index_type in indexes.items() if field not in stored["indexes"]}
         for field, index_type in new.items():
-            _create_index(opened.shard, field, index_type)
+            opened.shard.update(models.new_index_operation(field, index_type))
         opened.shard.flush()
         late = [*stored["late"], *new] if opened.shard.info().points_count else stored["late"]
         write_json(file, {**stored, "indexes": {**stored["indexes"], **new}, "late": late})
@@ -148,16 +149,14 @@ class ShardFolder:
         opened = self._shard(name)
         exact = query.exact or is_compound(filter) or bool(unindexed_fields(filter, opened.graph_indexes))
         hits = opened.shard.query(models.edge_query(query, filter, exact=exact))
-        if filter is not None and not exact and approximate(query) and len(hits) < hits_due(query):
+        if filter is not None and not exact and got_stuck(query, len(hits)):
             hits = opened.shard.query(models.edge_query(query, filter, exact=True))
         return [(str(hit.id), hit.score, hit.payload or {}) for hit in hits]
 
     def retrieve(self, name: str, ids: Sequence[str], vectors: list[str] | bool, payload: bool) -> list[Point]:
-        found = {}
-        for record in self._shard(name).shard.retrieve([qdrant_id(each) for each in ids], payload, vectors):
-            found[str(record.id)] = _plain_point(record)
-        asked = [str(qdrant_id(each)) for each in ids]
-        return [found[each] for each in asked if each in found]
+        asked = [qdrant_id(each) for each in ids]
+        found = {str(r.id): plain_point(r) for r in self._shard(name).shard.retrieve([*asked], payload, vectors)}
+        return [found[str(each)] for each in asked if str(each) in found]
 
     def page(
         self, name: str, after: str | None, size: int, filter: Json | None, vectors: list[str] | bool,
@@ -172,7 +171,7 @@ class ShardFolder:
             with_vector=vectors,
         )
         records, following = self._shard(name).shard.scroll(request)
-        return [_plain_point(r) for r in records], str(following) if following is not None else None
+        return [plain_point(r) for r in records], str(following) if following is not None else None
 
     def count(self, name: str, filter: Json | None) -> int:
         return self._shard(name).shard.count(edge.CountRequest(exact=True, filter=models.optional_filter(filter)))
@@ -256,20 +255,8 @@ def _index_types(shard: edge.EdgeShard) -> dict[str, str]:
     return {field: str(index.data_type).rpartition(".")[2].lower() for field, index in schema.items()}
 
 
-def _create_index(shard: edge.EdgeShard, field: str, index_type: str) -> None:
-    shard.update(edge.UpdateOperation.create_field_index(field, models.edge_index_type(index_type)))
-
-
-def _plain_point(record: edge.Record) -> Point:
-    return Point(id=str(record.id), vectors=plain_vectors(record.vector), payload=record.payload or {})
-
-
 def _bytes(points: Sequence[Point]) -> int:
     def of(vector: Vector) -> int:
         return sum(part.nbytes for part in vector) if isinstance(vector, tuple) else vector.nbytes
 
     return sum(sum(map(of, p.vectors.values())) + len(str(p.payload)) + 64 for p in points)
-
-
-def _is_whole(home: Path) -> bool:
-    return (home / "shard").is_dir()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmembed.collection.contract import contract_from_json, contract_to_json, with_note, with_vector
 from mmembed.collection.payload import canonical_ids
@@ -115,8 +115,7 @@ class EdgeStore:
         self._pipe.call("add_indexes", collection, dict(indexes))
 
     def indexes(self, collection: str) -> Mapping[str, IndexType]:
-        found: dict[str, IndexType] = self._pipe.call("indexes", collection)
-        return found
+        return cast(dict[str, IndexType], self._pipe.call("indexes", collection))
 
     def upsert(self, collection: str, points: Sequence[Point]) -> None:
         for batch in point_batches(check_points(collection, self._ours(collection), points)):
@@ -135,8 +134,7 @@ class EdgeStore:
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
     ) -> list[Point]:
         wanted = vectors if isinstance(vectors, bool) else list(vectors)
-        found: list[Point] = self._pipe.call("retrieve", collection, canonical_ids(ids), wanted, payload)
-        return found
+        return cast(list[Point], self._pipe.call("retrieve", collection, canonical_ids(ids), wanted, payload))
 
     def scroll(
         self,
@@ -178,15 +176,14 @@ class EdgeStore:
             self._pipe.call("set_payloads", collection, batch)
 
     def count(self, collection: str, *, filter: Filter | None = None) -> int:
-        counted: int = self._pipe.call("count", collection, dump_filter(filter))
-        return counted
+        return cast(int, self._pipe.call("count", collection, dump_filter(filter)))
 
     def facet(
         self, collection: str, key: str, *, filter: Filter | None = None, limit: int = 10
     ) -> list[tuple[FacetValue, int]]:
         check_facet(collection, key, self.indexes(collection), limit)
-        found: list[tuple[FacetValue, int]] = self._pipe.call("facet", collection, key, dump_filter(filter), limit)
-        return found
+        found = self._pipe.call("facet", collection, key, dump_filter(filter), limit)
+        return cast(list[tuple[FacetValue, int]], found)
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         self._ours(collection)
@@ -202,8 +199,7 @@ class EdgeStore:
         self._contracts.pop(collection, None)
 
     def collections(self) -> list[str]:
-        names: list[str] = self._pipe.call("collections")
-        return names
+        return cast(list[str], self._pipe.call("collections"))
 
     def optimize(self, collection: str) -> None:
         """Build the search graph now and flush: once after many writes, not after each."""

@@ -90,8 +90,7 @@ class ServerCollections:
         contract = contract_from_json(stored, collection) if stored else self._kept_contract(collection, info)
         indexes = {field: str(index.data_type.value) for field, index in info.payload_schema.items()}
         indexes |= self._local_indexes.get(collection, {})
-        known = CollectionState(contract, indexes, time.monotonic())
-        self._known[collection] = known
+        known = self._known[collection] = CollectionState(contract, indexes, time.monotonic())
         return known
 
     def contract(self, collection: str) -> Contract | None:
@@ -129,7 +128,6 @@ class ServerCollections:
         check_new(collection, contract)
         if collection == CONTRACTS or self.ask(collection, partial(self._client.collection_exists, collection)):
             raise StoreError(f"collection {collection!r} already exists in {self.url}: drop it first, or take it")
-        metadata = {METADATA_KEY: contract_to_json(contract)}
         if self.version < _METADATA_SINCE:
             self._keep_contract(collection, contract)  # first: one without a collection does no harm
         make = partial(
@@ -139,7 +137,7 @@ class ServerCollections:
             sparse_vectors_config=sparse_params(contract.vectors) or None,
             shard_number=shards,
             replication_factor=replicas,
-            metadata=metadata,
+            metadata={METADATA_KEY: contract_to_json(contract)},
         )
         self.ask(collection, make)
         try:

@@ -8,8 +8,8 @@ from typing import Any
 from qdrant_client import models
 
 from mmembed.collection.contract import uses_idf
-from mmembed.stores.checks import fusion_weights, plain_vectors
-from mmembed.types import Examples, Leg, Point, Ranking, SparseVector, StoreQuery, Vector, VectorContract
+from mmembed.stores.checks import fusion_weights
+from mmembed.types import Examples, Leg, Ranking, SparseVector, StoreQuery, Vector, VectorContract
 
 _DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT}
 _MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
@@ -74,11 +74,6 @@ def _wire_vector(vector: Vector) -> Any:
     return vector.tolist()
 
 
-def plain_point(record: models.Record) -> Point:
-    """A stored point."""
-    return Point(id=str(record.id), vectors=plain_vectors(record.vector), payload=record.payload or {})
-
-
 # --- queries ------------------------------------------------------------------------------------
 
 
@@ -88,16 +83,6 @@ def query_arguments(query: StoreQuery, params: models.SearchParams | None) -> di
     One leg is a plain search; several are prefetched, each under the filter, and fused by Qdrant's RRF; with
     `rerank` the candidates of all of them are compared with one more vector.
     """
-    last = query.rerank
-    if not query.fused and last is None:
-        leg = query.legs[0]
-        return {
-            "query": _wire_query(leg.query),
-            "using": leg.vector_name or None,
-            "query_filter": query.filter,
-            "search_params": params,
-            "score_threshold": query.score_threshold,
-        }
 
     def prefetch(ranking: Ranking) -> models.Prefetch:
         if isinstance(ranking, Leg):
@@ -111,16 +96,16 @@ def query_arguments(query: StoreQuery, params: models.SearchParams | None) -> di
         fusion = _fusion(ranking, query.rrf_k)
         return models.Prefetch(prefetch=[prefetch(leg) for leg in ranking], query=fusion, limit=query.depth)
 
-    if last is not None:
-        return {
-            "prefetch": [prefetch(leg) for leg in query.legs],
-            "query": _wire_query(last.query),
-            "using": last.vector_name or None,
-            "score_threshold": query.score_threshold,
-        }
     return {
-        "prefetch": [prefetch(ranking) for ranking in query.fused],
-        "query": _fusion(query.fused, query.rrf_k),
+        "prefetch": [prefetch(ranking) for ranking in query.prefetched] or None,
+        "query": _fusion(query.fused, query.rrf_k) if query.scored is None else _wire_query(query.scored.query),
+        "using": query.vector_name or None,
+        "query_filter": None if query.prefetched else query.filter,
+        "search_params": None if query.prefetched else params,
+        "score_threshold": query.score_threshold,
+        "limit": query.limit,
+        "offset": query.offset,
+        "with_payload": True,
     }
 
 

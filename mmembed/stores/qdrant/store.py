@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -14,20 +15,20 @@ from qdrant_client import QdrantClient, models
 from mmembed.collection.payload import canonical_ids, qdrant_id
 from mmembed.errors import InvalidQuery
 from mmembed.stores.checks import (
-    approximate,
     check_facet,
     check_payload,
     check_payloads,
     check_points,
     check_query,
-    hits_due,
+    got_stuck,
+    plain_point,
     point_batches,
     weighted,
 )
 from mmembed.stores.filters import dump_filter, is_compound, unindexed_fields
 from mmembed.stores.qdrant.calls import translated
 from mmembed.stores.qdrant.collections import ServerCollections
-from mmembed.stores.qdrant.models import plain_point, query_arguments, wire_vectors
+from mmembed.stores.qdrant.models import query_arguments, wire_vectors
 from mmembed.types import FacetValue, Hit, Payload, Point, StoreQuery
 
 _OPEN_SECONDS = 5  # for the first answer
@@ -52,17 +53,12 @@ def open_server(
             check_compatibility=False,
         )
 
-    def ask_version() -> tuple[int, ...]:
+    with translated(url):
         with warnings.catch_warnings():  # of a key sent over http: the second connection says it once
             warnings.simplefilter("ignore", UserWarning)
             probe = connect(min(timeout_seconds, _OPEN_SECONDS))
-        try:
-            return _version(probe.info().version)
-        finally:
-            probe.close()
-
-    with translated(url):
-        version = ask_version()
+        with closing(probe):
+            version = _version(probe.info().version)
     parts = urlsplit(url)
     place = quote(f"{parts.hostname}:{parts.port or 6333}{parts.path.rstrip('/')}", safe="")
     folder = platformdirs.user_data_path("mmembed") / "servers" / place
@@ -131,22 +127,19 @@ class QdrantStore(ServerCollections):
             return []
         if weighted(query) and self.version < _WEIGHTS_SINCE:
             raise InvalidQuery(f"weights were asked of Qdrant at {self.url}, which is older than 1.17: leave them out")
+
+        def search(params: models.SearchParams | None) -> list[models.ScoredPoint]:
+            arguments = query_arguments(query, None if self.local else params)
+            return self.ask(collection, partial(self._client.query_points, collection, **arguments)).points
+
         condition = dump_filter(query.filter)
         exact = query.exact or bool(unindexed_fields(condition, known.indexes))
         params = _EXACT if exact else _ACORN if is_compound(condition) else None
-        points = self.ask(collection, self._search(collection, query, params)).points
-        if query.filter is not None and not exact and approximate(query) and len(points) < hits_due(query):
-            points = self.ask(collection, self._search(collection, query, _EXACT)).points
+        points = search(params)
+        if query.filter is not None and not exact and got_stuck(query, len(points)):
+            points = search(_EXACT)
         name = query.vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
-
-    def _search(
-        self, collection: str, query: StoreQuery, params: models.SearchParams | None
-    ) -> Callable[[], models.QueryResponse]:
-        """The call of the client, not yet made."""
-        arguments = query_arguments(query, None if self.local else params)
-        page = partial(self._client.query_points, collection, limit=query.limit, offset=query.offset)
-        return partial(page, with_payload=True, **arguments)
 
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
