@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from qdrant_client import models
 
-from mmembed.classification.calibration_fit import column_numbers
+from mmembed.classification.calibration_fit import column_numbers, note_key
 from mmembed.classification.classes import Classes
 from mmembed.classification.few_shot.probe import fit_probe, probe_logits
 from mmembed.classification.few_shot.split import Split
@@ -98,19 +98,11 @@ def load_few_shot(
     The probe is fitted again, to the stored vectors of its training pictures, when it is first asked.
     """
     where = Collection(store, collection)
-    stored = where.note(note_key(classes))
+    stored = where.note(note_key("few_shot", classes.fingerprint, classes.labels.key))
     if stored is None:
         return None
     note = FewShotNote.from_json(stored)
     return FewShotClassifier(where, classes, note, note.best if way == "best" else way)
-
-
-def save_note(collection: Collection, classes: Classes, note: FewShotNote) -> None:
-    collection.store.set_note(collection.name, note_key(classes), asdict(note))
-
-
-def note_key(classes: Classes) -> str:
-    return f"few_shot:{classes.fingerprint[:16]}:{classes.labels.key[:16]}"
 
 
 def split_key(key: str) -> str:

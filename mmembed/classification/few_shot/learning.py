@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.classification.cache import ClassCache
-from mmembed.classification.calibration_fit import column_numbers
+from mmembed.classification.calibration_fit import column_numbers, note_key
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.few_shot.classifier import (
     WAYS,
@@ -19,7 +19,6 @@ from mmembed.classification.few_shot.classifier import (
     LabelledPart,
     in_part,
     read_part,
-    save_note,
     split_key,
 )
 from mmembed.classification.few_shot.probe import choose_probe, fit_probe, probe_logits, probe_temperature
@@ -104,10 +103,9 @@ def learn_few_shot(
     limit = neighbours or min(len(train.ids), _MAX_NEIGHBOURS)
     note = _choose(where, classes, train, validation, key=key, limit=limit)
     by_way = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
-    for way in WAYS:
-        by_way[way] = FewShotClassifier(where, classes, note, way).logits(test.vectors)
+    by_way |= {way: FewShotClassifier(where, classes, note, way).logits(test.vectors) for way in WAYS}
     measured, outcomes = compare_ways(by_way, test.truth, names=classes.names, ids=test.ids, seed=seed)
-    save_note(where, classes, note)
+    store.set_note(collection, note_key("few_shot", classes.fingerprint, classes.labels.key), asdict(note))
     sizes: dict[Split, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
     return FewShotReport(sizes, measured, note, outcomes, (*report.failures, *unclear))
 
@@ -169,18 +167,19 @@ def _choose(
     cosines = score(classes, validation.vectors)[:, :n_labels]
     tip = choose_tip(cosines, neighbours, validation.truth)
     voted = tip_logits(cosines, neighbours, alpha=tip.alpha, beta=tip.beta)
-    probe = choose_probe((train.vectors, train.truth), (validation.vectors, validation.truth), n_labels)
-    fitted = fit_probe(train.vectors, train.truth, strength=probe.strength)
+    seen, unseen = (train.vectors, train.truth), (validation.vectors, validation.truth)
+    strength, probe_accuracy = choose_probe(seen, unseen, n_labels)
+    fitted = fit_probe(train.vectors, train.truth, strength=strength)
     return FewShotNote(
         names=classes.names,
         key=key,
         alpha=tip.alpha,
         beta=tip.beta,
         temperature=fit_temperature(voted, validation.truth),
-        strength=probe.strength,
+        strength=strength,
         probe_temperature=probe_temperature(probe_logits(fitted, validation.vectors, n_labels), validation.truth),
         limit=limit,
-        best="tip-adapter" if tip.accuracy >= probe.accuracy else "probe",
+        best="tip-adapter" if tip.accuracy >= probe_accuracy else "probe",
     )
 
 

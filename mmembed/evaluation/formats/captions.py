@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     by_path: dict[Path, list[str]] = {}
     missing = []
     for name, captions in named.items():
-        path = _image(roots, name)
+        paths = (Path(os.path.abspath(root / name)) for root in roots)
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             missing.append(name)
         else:
@@ -93,14 +94,6 @@ def _file_of(path: Path) -> Path:
     raise InvalidTestSet(f"{path.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
 
 
-def _image(roots: Iterable[Path], name: str) -> Path | None:
-    for root in roots:
-        path = Path(os.path.abspath(root / name))
-        if path.is_file():
-            return path
-    return None
-
-
 def _rows(file: Path) -> Iterator[tuple[str, str]]:
     """(name of a picture, caption) of a file in one of the three layouts; a picture without any gives ("name", "")."""
     suffix = file.suffix.lower()
@@ -108,9 +101,8 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
         raise InvalidTestSet(f"{file.name}: a captions file ends in .json, .jsonl or .csv: convert it to one of them")
     text = whole_file(file, "a captions file")
     if suffix == ".json":
-        yield from _json_rows(file.name, text)
-    else:
-        yield from parsed_rows(file, text, ("uri", "caption"), _pair, _pair, '{"uri": ..., "caption": ...}')
+        return _json_rows(file.name, text)
+    return parsed_rows(file, text, ("uri", "caption"), _pair, _pair, '{"uri": ..., "caption": ...}')
 
 
 def _json_rows(name: str, text: str) -> Iterator[tuple[str, str]]:

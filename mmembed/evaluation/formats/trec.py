@@ -27,13 +27,10 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     Raises InvalidTestSet for a malformed line, or a document judged twice and differently for one query.
     """
     qrels: dict[str, dict[str, int]] = {}
-    header = True
-    for line in text_lines(file):
+    for place, line in enumerate(text_lines(file)):
         query, document, grade = _judgement(line)
-        if header and grade.casefold() in _HEADERS:
-            header = False
+        if place == 0 and grade.casefold() in _HEADERS:
             continue
-        header = False
         if not _number(grade).is_integer():
             raise wrong(line, f"the grade {grade!r} is not a whole number: 1 and above is relevant, 0 is not")
         value = int(float(grade))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
 from mmembed.encoders.registry import load_encoder
-from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses.installed import check_installed
+from mmembed.errors import MissingDependency, SettingsError, UnsupportedModality
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
 from mmembed.images import to_rgb
 from mmembed.types import DenseArray, Embeddings, Encoder, Role
@@ -92,7 +92,8 @@ class MtebEncoder:
 
 def load_for_mteb(encoder: Encoder | str) -> Encoder:
     """`encoder`, loaded where it is a name. Raises MissingDependency without mteb, before anything is loaded."""
-    check_installed("running mteb's tasks", "mteb")
+    if find_spec("mteb") is None:
+        raise MissingDependency("running mteb's tasks", "mteb", "mmembed[harnesses]")
     return load_encoder(encoder) if isinstance(encoder, str) else encoder
 
 
@@ -135,7 +136,6 @@ def model_meta(encoder: Encoder, experiment: Mapping[str, Any] | None = None) ->
     from mteb.types import Licenses
 
     spec = encoder.spec
-    similarity = ScoringFunction("MaxSim" if spec.kind == "multi" else spec.distance)
     licence = (spec.licence or "").lower()
     return ModelMeta(
         loader=None,
@@ -152,7 +152,7 @@ def model_meta(encoder: Encoder, experiment: Mapping[str, Any] | None = None) ->
         public_training_code=None,
         public_training_data=None,
         framework=[],
-        similarity_fn_name=similarity,
+        similarity_fn_name=ScoringFunction("MaxSim" if spec.kind == "multi" else spec.distance),
         use_instructions=None,
         training_datasets=None,
         modalities=sorted(spec.modalities, reverse=True),

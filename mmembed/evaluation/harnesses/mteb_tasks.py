@@ -47,10 +47,7 @@ def accepted_task(encoder: Encoder, metadata: TaskMetadata, role: Role, own: Map
     if metadata.name in own:
         encoder.encode_text([], role=role, task=own[metadata.name])
         return own[metadata.name]
-    for task in _candidates(metadata, role):
-        if _accepts(encoder, role, task):
-            return task
-    return None
+    return next((task for task in _candidates(metadata, role) if _accepts(encoder, role, task)), None)
 
 
 def _candidates(metadata: TaskMetadata, role: Role) -> Iterator[str]:

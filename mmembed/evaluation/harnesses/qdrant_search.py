@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import count
+from contextlib import ExitStack, closing
+from itertools import chain, count
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -59,14 +59,11 @@ class QdrantSearch:
         self._prefix = collection
         self._collection = ""
         self._documents: list[str] = []
-        self.store = store if store is not None else self._temporary()
+        if store is None:
+            folder = self._closing.enter_context(TemporaryDirectory(prefix="mmembed-mteb-"))
+            store = self._closing.enter_context(closing(open_store(f"edge:{folder}/store.mm")))
+        self.store = store
         self.mteb_model_meta = model_meta(self.encoder, {"search": "qdrant", "exact": exact})
-
-    def _temporary(self) -> Store:
-        folder = self._closing.enter_context(TemporaryDirectory(prefix="mmembed-mteb-"))
-        store = open_store(f"edge:{folder}/store.mm")
-        self._closing.callback(store.close)
-        return store
 
     def __enter__(self) -> QdrantSearch:
         return self
@@ -135,13 +132,11 @@ class QdrantSearch:
         With `top_ranked` (reranking) the documents named there alone, by exact search.
         """
         places = {document: number for number, document in enumerate(self._documents)} if top_ranked else {}
-        names = iter(list(queries["id"]))
+        batches = self._encoded(queries, "query", task_metadata, encode_kwargs, num_proc)
         found: dict[str, dict[str, float]] = {}
-        for vectors in self._encoded(queries, "query", task_metadata, encode_kwargs, num_proc):
-            for vector in vectors:
-                name = next(names)
-                among = None if top_ranked is None else [_point_id(places[d]) for d in top_ranked.get(name, ())]
-                found[name] = self._best(vector, top_k, among)
+        for name, vector in zip(list(queries["id"]), chain.from_iterable(batches), strict=True):
+            among = None if top_ranked is None else [_point_id(places[d]) for d in top_ranked.get(name, ())]
+            found[name] = self._best(vector, top_k, among)
         return found
 
     def _best(self, vector: Vector, limit: int, among: Sequence[str] | None) -> dict[str, float]:
@@ -172,11 +167,9 @@ class QdrantSearch:
 
         role = role_of(prompt_type)
         task = accepted_task(self.encoder, metadata, role, self.tasks)
-        size = encode_kwargs.get("batch_size", 32)
-        side = PromptType(prompt_type)
-        for batch in create_dataloader(
-            rows, task_metadata=metadata, prompt_type=side, batch_size=size, num_proc=num_proc
-        ):
+        size, side = encode_kwargs.get("batch_size", 32), PromptType(prompt_type)
+        loader = create_dataloader(rows, task_metadata=metadata, prompt_type=side, batch_size=size, num_proc=num_proc)
+        for batch in loader:
             yield list(encode_batch(self.encoder, batch, role=role, task=task))
 
     def _is_there(self, digest: str) -> bool:
