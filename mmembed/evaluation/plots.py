@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmembed.errors import SettingsError
-from mmembed.evaluation.report import Estimate, Report, System
+from mmembed.evaluation.report import Report, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +73,9 @@ def _frame(axes: Axes, report: Report) -> None:
     axes.set_title(f"{report.task}\n{sizes}", loc="left", fontsize=10, color=_INK)
     axes.set_yticks(range(len(report.measures)), report.measures, fontsize=9, color=_INK)
     axes.set_ylim(len(report.measures) - 0.5, -0.5)
-    axes.set_xlim(*_range(report))
+    estimates = [e for row in report.rows for e in (row.exact, row.as_is) if e is not None]
+    highest = max(e.value if e.interval is None else e.interval.high for e in estimates)
+    axes.set_xlim(-0.01, min(1.0, 1.05 * highest + 0.02) + 0.01)  # scores are never shown from elsewhere than 0
     axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -79,13 +83,6 @@ def _frame(axes: Axes, report: Report) -> None:
         axes.axhline(row - 0.5, color=_FAINT, linewidth=0.8)
     for side in axes.spines.values():
         side.set_visible(False)
-
-
-def _range(report: Report) -> tuple[float, float]:
-    """From 0 to a little above the best, at most 1: scores are never shown from anywhere else."""
-    estimates = [e for row in report.rows for e in (row.exact, row.as_is) if e is not None]
-    highest = max(e.value if e.interval is None else e.interval.high for e in estimates)
-    return (-0.01, min(1.0, 1.05 * highest + 0.02) + 0.01)
 
 
 def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, marks: int) -> list[tuple[Any, str]]:
@@ -97,10 +94,12 @@ def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, 
         found.append(("as it is", as_is))
     drawn = []
     for at, (what, estimates) in enumerate(found, before):
+        values = np.array([e.value for e in estimates])
+        low, high = np.transpose([(e.value, e.value) if e.interval is None else e.interval for e in estimates])
         marker = axes.errorbar(
-            [estimate.value for estimate in estimates],
-            [row + 0.8 * ((at + 0.5) / marks - 0.5) for row in range(len(estimates))],
-            xerr=_bars(estimates),
+            values,
+            np.arange(len(values)) + 0.8 * ((at + 0.5) / marks - 0.5),
+            xerr=np.maximum(0.0, [values - low, high - values]),  # how far each interval reaches to either side
             fmt="o",
             markersize=5,
             color=colour,
@@ -109,11 +108,3 @@ def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, 
         )
         drawn.append((marker, f"{system.name}, {what}" if as_is else system.name))
     return drawn
-
-
-def _bars(estimates: list[Estimate]) -> Any:
-    """How far each interval reaches to the left and to the right."""
-    intervals = [(e.value, e.value) if e.interval is None else e.interval for e in estimates]
-    values = [estimate.value for estimate in estimates]
-    left = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
-    return [left, [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]]

@@ -93,9 +93,9 @@ class Report:
 
     def _rows_of(self, system: System) -> list[MeasureRow]:
         exact, as_is, n = system.exact, system.as_is, len(self.measures)
-        columns = [_values(exact, m) for m in self.measures]
+        found = [exact] if as_is is None else [exact, as_is]
+        columns = [np.array([*scores.per_query[m].values()]) for scores in found for m in self.measures]
         if as_is is not None:
-            columns += [_values(as_is, m) for m in self.measures]
             columns += [differences(as_is.per_query[m], exact.per_query[m]) for m in self.measures]
         estimates = self._estimates(columns)
         return [
@@ -121,9 +121,8 @@ class Report:
 
     def _estimates(self, columns: Sequence[Any]) -> list[Estimate]:
         """The mean of each column and its interval; columns of one length share their draws."""
-        lengths = {len(column) for column in columns}
         intervals: dict[int, Interval | None] = {}
-        for length in lengths:
+        for length in {len(column) for column in columns}:
             alike = [i for i, column in enumerate(columns) if len(column) == length]
             found = bootstrap_intervals(np.stack([columns[i] for i in alike], axis=1), seed=self.seed)
             intervals |= dict(zip(alike, found, strict=True))
@@ -131,19 +130,15 @@ class Report:
 
     def as_json(self, *, per_query: bool = False) -> dict[str, Any]:
         """Every number, unrounded, with `per_query` also each query's; intervals as [low, high], null for none."""
-
-        def row_json(row: MeasureRow) -> dict[str, Any]:
-            return {what: _estimate_json(getattr(row, what)) for what in ("exact", "as_is", "difference")}
-
+        shown = ("exact", "as_is", "difference")
         systems = []
         for system in self.systems:
             rows = [row for row in self.rows if row.system == system.name]
-            entry: dict[str, Any] = {"name": system.name, "measures": {row.measure: row_json(row) for row in rows}}
+            measures = {row.measure: {what: _estimate_json(getattr(row, what)) for what in shown} for row in rows}
+            entry: dict[str, Any] = {"name": system.name, "measures": measures}
             if per_query:
-                entry["per_query"] = {
-                    "exact": system.exact.per_query,
-                    "as_is": None if system.as_is is None else system.as_is.per_query,
-                }
+                as_is = None if system.as_is is None else system.as_is.per_query
+                entry["per_query"] = {"exact": system.exact.per_query, "as_is": as_is}
             systems.append(entry)
         return {
             "task": self.task,
@@ -170,10 +165,6 @@ def _lacking(system: System) -> list[str]:
     return cautions
 
 
-def _values(scores: Scores, measure: str) -> Any:
-    return np.fromiter(scores.per_query[measure].values(), dtype=np.float64)
-
-
 def evaluate_system(
     name: str, exact: Run, as_is: Run | None, qrels: Qrels, *, measures: Sequence[str] = MEASURES
 ) -> System:
@@ -198,8 +189,6 @@ def _comparisons_json(comparisons: Iterable[Comparison]) -> Iterable[dict[str, A
 def _estimate_json(estimate: Estimate | None, p: float | None = None) -> dict[str, Any] | None:
     if estimate is None:
         return None
-    numbers: dict[str, Any] = {
-        "value": estimate.value,
-        "interval": None if estimate.interval is None else list(estimate.interval),
-    }
+    interval = None if estimate.interval is None else list(estimate.interval)
+    numbers = {"value": estimate.value, "interval": interval}
     return numbers if p is None else numbers | {"p": p}

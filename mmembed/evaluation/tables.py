@@ -35,26 +35,22 @@ def report_tables(report: Report) -> Group:
 
 def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
     once = all(row.as_is is None for row in rows)
-    table = _table(name, *(("value",) if once else ("exact search", "as it is", "difference")))
-    for row in rows:
-        cells = (_shown(row.exact), _shown(row.as_is), _shown(row.difference, sign="+"))
-        table.add_row(row.measure, *cells[: len(table.columns) - 1])
-    return table
+    cells = [(r.measure, _shown(r.exact), _shown(r.as_is), _shown(r.difference, sign="+")) for r in rows]
+    return _table(name, ("value",) if once else ("exact search", "as it is", "difference"), cells)
 
 
 def _comparison_table(systems: tuple[str, str], comparisons: Sequence[Comparison]) -> Table:
     twice = any(comparison.as_is is not None for comparison in comparisons)
     columns = ("exact search", "p", "as it is", "p") if twice else ("difference", "p")
-    table = _table(f"{systems[1]} - {systems[0]}", *columns)
-    for comparison in comparisons:
-        cells = [_shown(comparison.exact, sign="+"), _probability(comparison.exact_p)]
-        cells += [_shown(comparison.as_is, sign="+"), _probability(comparison.as_is_p)]
-        table.add_row(comparison.measure, *cells[: len(table.columns) - 1])
-    return table
+    cells = [(c.measure, *_tested(c.exact, c.exact_p), *_tested(c.as_is, c.as_is_p)) for c in comparisons]
+    return _table(f"{systems[1]} - {systems[0]}", columns, cells)
 
 
-def _table(title: str, *numbers: str) -> Table:
-    """Columns of numbers keep their width, a narrow terminal folds the names of the measures."""
+def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Columns of numbers keep their width, a narrow terminal folds the names of the measures.
+
+    Of each row, a measure and its cells, as many are shown as there are columns.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -64,6 +60,8 @@ def _table(title: str, *numbers: str) -> Table:
     table.add_column("measure", overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
     return table
 
 
@@ -84,7 +82,7 @@ def _short(bound: float, sign: str) -> str:
     return f"{rounded:{sign}.2f}" if abs(rounded) >= 1 else f"{rounded:{sign}.3f}".replace("0.", ".", 1)
 
 
-def _probability(p: float | None) -> str:
+def _tested(difference: Estimate | None, p: float | None) -> tuple[str, str]:
     if p is None:
-        return ""
-    return "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
+        return "", ""
+    return _shown(difference, sign="+"), "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)

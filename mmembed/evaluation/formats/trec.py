@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wrong
+from mmembed.evaluation.formats.lines import first_of, text_lines, wrong
 from mmembed.evaluation.measures import Qrels, Run, ranked
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
@@ -28,7 +28,14 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     """
     qrels: dict[str, dict[str, int]] = {}
     for place, line in enumerate(text_lines(file)):
-        query, document, grade = _judgement(line)
+        fields = [field.strip() for field in line.text.split("\t")]
+        if len(fields) not in (3, 4):
+            fields = line.text.split()
+        if len(fields) == 4:
+            del fields[1]
+        if len(fields) != 3 or not all(fields):
+            raise wrong(line, "not a judgement: `query 0 document grade`, or with tabs `query-id corpus-id score`")
+        query, document, grade = fields
         if place == 0 and grade.casefold() in _HEADERS:
             continue
         if not _number(grade).is_integer():
@@ -39,18 +46,6 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     if not qrels:
         raise InvalidTestSet(f"{file} holds no judgement: its lines are `query 0 document grade`")
     return qrels
-
-
-def _judgement(line: TextLine) -> tuple[str, str, str]:
-    fields = [field.strip() for field in line.text.split("\t")]
-    if len(fields) not in (3, 4):
-        fields = line.text.split()
-    if len(fields) == 4:
-        del fields[1]
-    if len(fields) != 3 or not all(fields):
-        raise wrong(line, "not a judgement: `query 0 document grade`, or with tabs `query-id corpus-id score`")
-    query, document, grade = fields
-    return query, document, grade
 
 
 def _number(text: str) -> float:

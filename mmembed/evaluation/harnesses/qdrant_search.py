@@ -95,19 +95,14 @@ class QdrantSearch:
         """
         self._forget()
         self._documents = list(corpus["id"])
-        name = (
-            f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
-            if self._prefix
-            else f"mteb-{uuid.uuid4().hex}"
-        )
-        self._collection = name
+        kept = f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
+        name = self._collection = kept if self._prefix else f"mteb-{uuid.uuid4().hex}"
         digest = hashlib.sha256("\n".join(self._documents).encode()).hexdigest()
         if self._prefix and self._is_there(digest):
             return
         modality = _modality(task_metadata, self.encoder)
-        contracts = {_VECTOR: vector_contract(self.encoder, modality)}
-        contract = Contract(kind="images" if modality == "image" else "documents", vectors=contracts)
-        self.store.create(name, contract, indexes={})
+        contract = {_VECTOR: vector_contract(self.encoder, modality)}
+        self.store.create(name, Contract("images" if modality == "image" else "documents", contract), indexes={})
         numbers = count()
         for vectors in self._encoded(corpus, "document", task_metadata, encode_kwargs, num_proc):
             self.store.upsert(name, [Point(_point_id(next(numbers)), {_VECTOR: vector}) for vector in vectors])

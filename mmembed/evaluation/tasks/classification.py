@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def evaluate_classes(
         measures=_measures(classes),
         queries=len(uris),
         documents=len(classes.names),
-        warnings=(*indexed.warnings, *_left_out(images), *_unfound(as_is)),
+        warnings=(*indexed.warnings, *_lost(images, as_is)),
         facts={
             **facts_of(encoder, where),
             "classes": list(classes.names),
@@ -183,11 +183,8 @@ def _judged(scores: Matrix, truth: npt.NDArray[np.integer], uris: Sequence[str],
     return Scores(per_query)
 
 
-def _left_out(images: Sequence[LabelledImage]) -> tuple[str, ...]:
-    negatives = sum(image.label is None for image in images)
-    return (f"{negatives:,} pictures of no class were left out: accuracy is about classes",) if negatives else ()
-
-
-def _unfound(scores: Matrix) -> tuple[str, ...]:
-    lost = int((~np.isfinite(scores)).all(axis=1).sum())
-    return (f"{lost:,} pictures are found by the search for no class, and count as wrong there",) if lost else ()
+def _lost(images: Sequence[LabelledImage], scores: Matrix) -> Iterator[str]:
+    if negatives := sum(image.label is None for image in images):
+        yield f"{negatives:,} pictures of no class were left out: accuracy is about classes"
+    if unfound := int((~np.isfinite(scores)).all(axis=1).sum()):
+        yield f"{unfound:,} pictures are found by the search for no class, and count as wrong there"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,9 @@ class Chat:
             content: object = question if file is None else _with_image(question, file, source.uri)
             body = {"model": self.model, "messages": [{"role": "user", "content": content}]}
             return read_answer(api.post(_PATH, body), number)
-        except EncoderRefused as exc:
-            if exc.status in _OF_ALL or 300 <= exc.status < 400:
+        except (EncoderRefused, InputError, InvalidEmbedding, ValueError) as exc:
+            if isinstance(exc, EncoderRefused) and (exc.status in _OF_ALL or 300 <= exc.status < 400):
                 raise
-            return Failure(source.uri, f"no queries for {source.uri}: {exc}")
-        except (InputError, InvalidEmbedding, ValueError) as exc:
             return Failure(source.uri, f"no queries for {source.uri}: {exc}")
 
 
@@ -156,9 +155,10 @@ class Answers:
         text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
         self._whole = not text or text.endswith("\n")
         for line in text.split("\n"):  # not splitlines: a query may hold U+2028
-            match _row(line):
-                case {"key": str(key), "queries": [*queries]} if all(isinstance(query, str) for query in queries):
-                    self._answers[key] = [str(query) for query in queries]
+            with suppress(ValueError, RecursionError):
+                match json.loads(line):
+                    case {"key": str(key), "queries": [*queries]} if all(isinstance(query, str) for query in queries):
+                        self._answers[key] = queries
 
     def get(self, key: str) -> list[str] | None:
         return self._answers.get(key)
@@ -170,10 +170,3 @@ class Answers:
             stream.write(("" if self._whole else "\n") + line + "\n")
         self._whole = True
         self._answers[key] = queries
-
-
-def _row(line: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
