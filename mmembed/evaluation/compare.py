@@ -16,7 +16,7 @@ from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.corpus_index import OnStep
 from mmembed.evaluation.measures import Qrels, Scores, depth_of, evaluate_run, parse_measures, ranked
 from mmembed.evaluation.report import Report, System
-from mmembed.types import Encoder, Failure
+from mmembed.types import Encoder
 
 DocumentScores: TypeAlias = dict[str, float]
 """What one search finds: document -> score."""
@@ -24,6 +24,7 @@ DocumentScores: TypeAlias = dict[str, float]
 Ranker: TypeAlias = Callable[[str, int, bool], DocumentScores]
 """Query id, how many documents, whether exactly -> what is found; nothing where the query cannot be asked."""
 
+UNASKED = "queries cannot be asked and count 0"
 _STEPS = (10, 100, 1000)
 _BEYOND = 10  # asked for beyond the cut, so that documents of one score are cut off by their ids and not by chance
 
@@ -67,11 +68,6 @@ def measure_search(
     names = parse_measures(measures)
     whole = Scores({m: together[m] for m in names}, judged[deepest].left_out, judged[deepest].missing)
     return System(name, evaluate_run(exact, qrels, names), whole, runs=(exact, as_is[deepest]))
-
-
-def unasked(failures: Sequence[Failure]) -> tuple[str, ...]:
-    """The warning of queries that could not be asked, if there are any."""
-    return (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",) if failures else ()
 
 
 def compare(reports: Sequence[Report]) -> Report:

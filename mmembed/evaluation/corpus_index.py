@@ -51,18 +51,12 @@ class IndexedCorpus:
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each way in which this is not the test set alone and in full."""
-        sentences = []
-        if self.failures:
-            first = self.failures[0].error
-            sentences.append(
-                f"{len(self.failures):,} documents cannot be encoded and are not found by any search: {first}"
-            )
-        if self.others:
-            sentences.append(
-                f"collection {self.collection.name!r} holds {self.others:,} points beside the documents of this test "
-                f"set, and each that is found counts as a wrong answer"
-            )
-        return tuple(sentences)
+        lost = warning_of(self.failures, "documents cannot be encoded and are not found by any search")
+        beside = (
+            f"collection {self.collection.name!r} holds {self.others:,} points beside the documents of this test set, "
+            f"and each that is found counts as a wrong answer"
+        )
+        return (*lost, beside) if self.others else lost
 
     def vectors(self) -> dict[str, Vector]:
         """Document id -> its stored vector."""
@@ -168,6 +162,11 @@ def _index_rows(
     documents = {points[id]: (id,) for id in hashes if id not in lost}
     _check_any(collection, documents, len(corpus), failures)
     return IndexedCorpus(collection, vector, documents, tuple(failures), len(known.keys() - documents.keys()))
+
+
+def warning_of(failures: Sequence[Failure], what: str) -> tuple[str, ...]:
+    """The sentence that counts them, if there are any."""
+    return (f"{len(failures):,} {what}: {failures[0].error}",) if failures else ()
 
 
 def ingest_progress(on_progress: OnStep | None, what: str, total: int) -> Callable[[IngestReport], None] | None:

@@ -18,7 +18,7 @@ from mmembed.classification.few_shot.probe import fit_probe, probe_logits
 from mmembed.classification.few_shot.split import Split
 from mmembed.classification.few_shot.tip_adapter import find_neighbours, tip_logits
 from mmembed.classification.probabilities import score
-from mmembed.collection import Collection
+from mmembed.collection import Collection, stacked
 from mmembed.collection.conditions import has_value
 from mmembed.errors import InvalidSample
 from mmembed.types import DenseArray, Store
@@ -116,9 +116,9 @@ def in_part(key: str, part: Split) -> models.Filter:
 
 def read_part(collection: Collection, names: Sequence[str], *, key: str, part: Split) -> LabelledPart:
     """The points of `part`, with their stored vectors. Raises InvalidSample for a label that is not among `names`."""
-    blocks = list(collection.image_vectors(filter=in_part(key, part), payload=[key]))
+    blocks = collection.image_vectors(filter=in_part(key, part), payload=[key])
     points = [point for some, _ in blocks for point in some]
     if not points:
         raise InvalidSample(f"collection {collection.name!r} has no picture left of the part {part!r}: learn again")
     truth = column_numbers(names, [point.payload[key] for point in points])
-    return LabelledPart([point.id for point in points], np.concatenate([rows for _, rows in blocks]), truth)
+    return LabelledPart([point.id for point in points], stacked(points), truth)

@@ -50,7 +50,14 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     Raises:
         InvalidTestSet: no such file, not one of the three layouts, or none of its pictures is there.
     """
-    file = _file_of(Path(file).expanduser())
+    file = Path(file).expanduser()
+    if file.is_dir():
+        found = [file / name for name in _NAMES if (file / name).is_file()]
+        if not found:
+            raise InvalidTestSet(
+                f"{file.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file"
+            )
+        file = found[0]
     named: dict[str, list[str]] = {}
     for name, caption in _rows(file):
         captions = named.setdefault(name, [])
@@ -83,15 +90,6 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
         warnings.append(f"{len(bare):,} pictures have no caption and were left out: {a_few(bare)}")
     name = file.parent.name if file.name in _NAMES else file.stem
     return Captions(name, captioned, tuple(warnings))
-
-
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in _NAMES:
-        if (path / name).is_file():
-            return path / name
-    raise InvalidTestSet(f"{path.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
 
 
 def _rows(file: Path) -> Iterator[tuple[str, str]]:

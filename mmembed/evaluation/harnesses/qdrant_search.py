@@ -17,7 +17,7 @@ from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.prepare import vector_contract
 from mmembed.errors import StoreError
 from mmembed.evaluation.harnesses.mteb_encoder import encode_batch, load_for_mteb, model_meta
-from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
+from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task
 from mmembed.stores import open_store
 from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, StoreQuery, Vector
 
@@ -151,7 +151,7 @@ class QdrantSearch:
     def _encoded(
         self,
         rows: Dataset,
-        prompt_type: Role,
+        role: Role,
         metadata: TaskMetadata,
         encode_kwargs: Mapping[str, Any],
         num_proc: int | None,
@@ -160,9 +160,8 @@ class QdrantSearch:
         from mteb._create_dataloaders import create_dataloader
         from mteb.types import PromptType
 
-        role = role_of(prompt_type)
         task = accepted_task(self.encoder, metadata, role, self.tasks)
-        size, side = encode_kwargs.get("batch_size", 32), PromptType(prompt_type)
+        size, side = encode_kwargs.get("batch_size", 32), PromptType(role)
         loader = create_dataloader(rows, task_metadata=metadata, prompt_type=side, batch_size=size, num_proc=num_proc)
         for batch in loader:
             yield list(encode_batch(self.encoder, batch, role=role, task=task))

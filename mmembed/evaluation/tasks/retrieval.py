@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mmembed.collection import Collection
-from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
-from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_inputs, index_corpus
+from mmembed.evaluation.compare import UNASKED, DocumentScores, facts_of, measure_search
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_inputs, index_corpus, warning_of
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
 from mmembed.evaluation.testset import TestSet
@@ -75,6 +75,6 @@ def measure_indexed(
         queries=len(judged),
         documents=len(test_set.corpus),
         measures=parse_measures(measures),
-        warnings=(*test_set.warnings, *indexed.warnings, *unasked(failures)),
+        warnings=(*test_set.warnings, *indexed.warnings, *warning_of(failures, UNASKED)),
         facts=facts_of(encoder, where),
     )

@@ -100,20 +100,18 @@ class Chat:
             EncoderUnavailable: the server cannot be reached, or kept failing at this request.
         """
         try:
-            content: object = question if file is None else _with_image(question, file, source.uri)
+            content: object = question
+            if file is not None:
+                image = load_image(file, uri=source.uri)
+                image.thumbnail((_SIDE, _SIDE))
+                shown = {"type": "image_url", "image_url": {"url": data_uri(image, limits=_IMAGE)[0]}}
+                content = [{"type": "text", "text": question}, shown]
             body = {"model": self.model, "messages": [{"role": "user", "content": content}]}
             return read_answer(api.post(_PATH, body), number)
         except (EncoderRefused, InputError, InvalidEmbedding, ValueError) as exc:
             if isinstance(exc, EncoderRefused) and (exc.status in _OF_ALL or 300 <= exc.status < 400):
                 raise
             return Failure(source.uri, f"no queries for {source.uri}: {exc}")
-
-
-def _with_image(question: str, file: Path, uri: str) -> list[dict[str, object]]:
-    image = load_image(file, uri=uri)
-    image.thumbnail((_SIDE, _SIDE))
-    address, _ = data_uri(image, limits=_IMAGE)
-    return [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": address}}]
 
 
 def read_answer(body: Mapping[str, Any], number: int) -> list[str]:
