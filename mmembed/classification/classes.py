@@ -127,25 +127,21 @@ def _rows(
     _check_known(encoder, [text for texts in missing.values() for text in texts])
     sentences = [fill(t, text) for texts in missing.values() for text, t in product(texts, templates)]
     encoded = _encode(encoder, sentences)
-    start = 0
-    for key, texts in missing.items():
-        stop = start + len(texts) * len(templates)
-        rows[key] = l2_normalize(encoded[start:stop].mean(axis=0, dtype=np.float64))
+    stops = np.cumsum([len(texts) * len(templates) for texts in missing.values()], dtype=np.intp)
+    for key, some in zip(missing, np.split(encoded, stops), strict=False):  # beyond the last stop there is nothing
+        rows[key] = l2_normalize(some.mean(axis=0, dtype=np.float64))
         cache.put(key, rows[key])
-        start = stop
     return np.stack([rows[key] for key in keys])
 
 
 def _encode(encoder: Encoder, sentences: Sequence[str]) -> DenseArray:
     """n texts, equal ones only once -> (n, dim)."""
     distinct = list(dict.fromkeys(sentences))
-    blocks = []
+    blocks = [np.zeros((0, encoder.spec.dim or 0), dtype=np.float32)]
     for block in batched(distinct, _BLOCK):
         vectors = encoder.encode_text(block, role="query")
         assert isinstance(vectors, np.ndarray)  # embed_classes refuses encoders that are not dense
         blocks.append(check_embeddings(vectors, n=len(block), dim=encoder.spec.dim, encoder=encoder.spec.name))
-    if not blocks:
-        return np.zeros((0, encoder.spec.dim or 0), dtype=np.float32)
     row_of = {sentence: row for row, sentence in enumerate(distinct)}
     return np.concatenate(blocks)[[row_of[sentence] for sentence in sentences]]
 

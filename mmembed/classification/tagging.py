@@ -161,7 +161,7 @@ class _Points:
 
 def _tag_all(points: _Points, rule: Rule, report: TagReport) -> Iterator[Payloads]:
     """Read every vector that this rule has not decided upon yet."""
-    collection, done = points.collection, _by(rule)
+    collection, done = points.collection, has_value(rule.keys.by, rule.by)
     report.unchanged = collection.store.count(collection.name, filter=_both(points.filter, done))
     left = _both(points.filter, models.Filter(must_not=[done]))
     for some, vectors in collection.image_vectors(filter=left, batch_size=points.batch_size):
@@ -204,13 +204,9 @@ def _nearest(points: _Points, rule: Rule, best: int) -> dict[str, set[int]]:
 def _per_label(points: _Points, rule: Rule) -> dict[str, int]:
     """Label -> how many of the points have it by this rule."""
     store, name, names = points.collection.store, points.collection.name, rule.classes.names
-    counts = dict(store.facet(name, rule.keys.labels, filter=_both(points.filter, _by(rule)), limit=len(names)))
+    decided = _both(points.filter, has_value(rule.keys.by, rule.by))
+    counts = dict(store.facet(name, rule.keys.labels, filter=decided, limit=len(names)))
     return {label: counts.get(label, 0) for label in names}
-
-
-def _by(rule: Rule) -> models.FieldCondition:
-    """Points that this rule has decided upon."""
-    return has_value(rule.keys.by, rule.by)
 
 
 def _both(filter: models.Filter | None, condition: models.Filter | models.FieldCondition) -> models.Filter:

@@ -13,7 +13,6 @@ from mmembed.evaluation.report import Report, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
 
 SUFFIXES = frozenset({".png", ".svg"})
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for every eye
@@ -35,10 +34,17 @@ def plot_reports(reports: Sequence[Report], file: Path) -> None:
 
     heights = [_height(report) for report in reports]
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
-    for part, report in zip(
-        figure.subfigures(len(reports), 1, squeeze=False, height_ratios=heights), reports, strict=True
-    ):
-        _plot(part[0], report)
+    parts = figure.subfigures(len(reports), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, report in zip(parts, reports, strict=True):
+        axes = part.add_subplot()
+        _frame(axes, report)
+        drawn: list[tuple[Any, str]] = []
+        for number, system in enumerate(report.systems):
+            drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), _marks(report))
+        markers, labels = zip(*drawn, strict=True)
+        legend = part.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
+        for text in (*legend.get_texts(), axes.title):
+            text.set_parse_math(False)  # names may have dollars in them
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
 
@@ -52,18 +58,6 @@ def _height(report: Report) -> float:
     """Inches."""
     band = max(0.36, _LINE * (_marks(report) + 1))  # of one measure
     return 1.5 + band * len(report.measures) + 0.22 * len(report.systems)
-
-
-def _plot(figure: SubFigure, report: Report) -> None:
-    axes = figure.add_subplot()
-    _frame(axes, report)
-    drawn: list[tuple[Any, str]] = []
-    for number, system in enumerate(report.systems):
-        drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), _marks(report))
-    markers, labels = [marker for marker, _ in drawn], [label for _, label in drawn]
-    legend = figure.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
-    for text in (*legend.get_texts(), axes.title):
-        text.set_parse_math(False)  # names may have dollars in them
 
 
 def _frame(axes: Axes, report: Report) -> None:

@@ -47,10 +47,7 @@ def _comparison_table(systems: tuple[str, str], comparisons: Sequence[Comparison
 
 
 def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Columns of numbers keep their width, a narrow terminal folds the names of the measures.
-
-    Of each row, a measure and its cells, as many are shown as there are columns.
-    """
+    """Columns of numbers keep their width, a narrow terminal folds the names of the measures; cells beyond are cut."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

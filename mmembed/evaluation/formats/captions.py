@@ -85,8 +85,7 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
         warnings.append(
             f"{len(missing):,} pictures are not there and were left out, with their captions: {a_few(missing)}"
         )
-    if len(captioned) < len(by_path):
-        bare = [path.name for path, captions in by_path.items() if not captions]
+    if bare := [path.name for path, captions in by_path.items() if not captions]:
         warnings.append(f"{len(bare):,} pictures have no caption and were left out: {a_few(bare)}")
     name = file.parent.name if file.name in _NAMES else file.stem
     return Captions(name, captioned, tuple(warnings))

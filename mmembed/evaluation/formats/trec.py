@@ -88,15 +88,11 @@ def read_queries(file: Path) -> dict[str, Query]:
 
 def read_trec(folder: Path) -> TestSet:
     """A folder with queries.tsv, qrels.txt (or qrels, qrels.tsv) and corpus.tsv (or collection.tsv)."""
-    files = {
-        "queries.tsv": first_of(folder, "queries.tsv"),
-        "corpus.tsv": first_of(folder, *_CORPUS),
-        "qrels.txt": first_of(folder, *QRELS),
-    }
-    missing = [name for name, file in files.items() if file is None]
-    queries, corpus, qrels = files.values()
+    queries, corpus, qrels = (first_of(folder, *names) for names in (("queries.tsv",), _CORPUS, QRELS))
     if queries is None or corpus is None or qrels is None:
-        raise InvalidTestSet(f"test set {folder} lacks {' and '.join(missing)}: a folder of TREC files has all three")
+        found = {"queries.tsv": queries, "corpus.tsv": corpus, "qrels.txt": qrels}
+        missing = " and ".join(name for name, file in found.items() if file is None)
+        raise InvalidTestSet(f"test set {folder} lacks {missing}: a folder of TREC files has all three")
     return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.resolve().name)
 
 

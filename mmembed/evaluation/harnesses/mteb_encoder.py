@@ -18,6 +18,10 @@ from mmembed.vectors import check_embeddings, l2_normalize
 Batch: TypeAlias = Mapping[str, Any]
 """One batch of mteb's: lists of equal length under "text", "image" or both."""
 
+_UNKNOWN = (  # mteb asks for these as well
+    *("loader", "release_date", "languages", "n_parameters", "memory_usage_mb", "open_weights"),
+    *("public_training_code", "public_training_data", "use_instructions", "training_datasets"),
+)
 _MODEL_TYPES: Mapping[str, Any] = {"dense": "dense", "sparse": "sparse", "multi": "late-interaction"}
 
 
@@ -138,23 +142,14 @@ def model_meta(encoder: Encoder, experiment: Mapping[str, Any] | None = None) ->
     spec = encoder.spec
     licence = (spec.licence or "").lower()
     return ModelMeta(
-        loader=None,
+        **dict.fromkeys(_UNKNOWN),
         name=f"mmembed/{spec.name.replace('/', '__')}",
         revision=spec.revision or spec.fingerprint,
-        release_date=None,
-        languages=None,
-        n_parameters=None,
-        memory_usage_mb=None,
         max_tokens=spec.context_length,
         embed_dim=spec.dim,
         license=licence if licence in get_args(Licenses) else None,
-        open_weights=None,
-        public_training_code=None,
-        public_training_data=None,
         framework=[],
         similarity_fn_name=ScoringFunction("MaxSim" if spec.kind == "multi" else spec.distance),
-        use_instructions=None,
-        training_datasets=None,
         modalities=sorted(spec.modalities, reverse=True),
         model_type=[_MODEL_TYPES[spec.kind]],
         experiment_kwargs=dict(experiment) if experiment else None,

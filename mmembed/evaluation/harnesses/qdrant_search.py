@@ -93,6 +93,8 @@ class QdrantSearch:
             CollectionMismatch: the kept collection holds vectors of another encoder.
             StoreError: it holds another corpus.
         """
+        from mteb.types import PromptType
+
         self._forget()
         self._documents = list(corpus["id"])
         kept = f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
@@ -100,7 +102,9 @@ class QdrantSearch:
         digest = hashlib.sha256("\n".join(self._documents).encode()).hexdigest()
         if self._prefix and self._is_there(digest):
             return
-        modality = _modality(task_metadata, self.encoder)
+        # pictures, where the documents are pictures alone or the encoder reads no texts
+        texts = "text" in self.encoder.spec.modalities and "text" in task_metadata.get_modalities(PromptType.document)
+        modality: Modality = "text" if texts else "image"
         contract = {_VECTOR: vector_contract(self.encoder, modality)}
         self.store.create(name, Contract("images" if modality == "image" else "documents", contract), indexes={})
         numbers = count()
@@ -187,14 +191,6 @@ class QdrantSearch:
         if self._collection and not self._prefix and self._collection in self.store.collections():
             self.store.drop(self._collection)
         self._collection = ""
-
-
-def _modality(metadata: TaskMetadata, encoder: Encoder) -> Modality:
-    """Of the documents: "image" where they are pictures alone, or the encoder reads no texts."""
-    from mteb.types import PromptType
-
-    has_text = "text" in metadata.get_modalities(PromptType.document)
-    return "text" if has_text and "text" in encoder.spec.modalities else "image"
 
 
 def _point_id(number: int) -> str:
