@@ -171,7 +171,12 @@ def _tag_all(points: _Points, rule: Rule, report: TagReport) -> Iterator[Payload
 def _tag_best(points: _Points, rule: Rule, report: TagReport, best: int) -> Iterator[Payloads]:
     """Search label by label, and write what differs; then take their tags from all others."""
     store, name = points.collection.store, points.collection.name
-    columns = _nearest(points, rule, best)
+    columns: dict[str, set[int]] = {}  # of the labels that a point is among the `best` of
+    limit = min(best, store.count(name, filter=points.filter)) or 1  # some stores make room for all
+    for column in range(len(rule.classes.names)):
+        leg = Leg("image", rule.classes.embeddings[column])
+        for hit in store.query(name, StoreQuery([leg], limit=limit, filter=points.filter)):
+            columns.setdefault(hit.id, set()).add(column)
     due: set[str] = set()  # points that end with tags
     for ids in batched(sorted(columns), points.batch_size):
         found = store.retrieve(name, ids, vectors=["image"])
@@ -187,18 +192,6 @@ def _tag_best(points: _Points, rule: Rule, report: TagReport, best: int) -> Iter
     rest = store.scroll(name, filter=had_tags, payload=False, batch_size=points.batch_size)
     for ids in batched((point.id for point in rest if point.id not in due), points.batch_size):
         yield {id: dict.fromkeys(rule.keys) for id in ids}
-
-
-def _nearest(points: _Points, rule: Rule, best: int) -> dict[str, set[int]]:
-    """Point -> the columns of the labels that it is among the `best` of."""
-    store, name = points.collection.store, points.collection.name
-    columns: dict[str, set[int]] = {}
-    limit = min(best, store.count(name, filter=points.filter)) or 1  # some stores make room for all
-    for column in range(len(rule.classes.names)):
-        leg = Leg("image", rule.classes.embeddings[column])
-        for hit in store.query(name, StoreQuery([leg], limit=limit, filter=points.filter)):
-            columns.setdefault(hit.id, set()).add(column)
-    return columns
 
 
 def _per_label(points: _Points, rule: Rule) -> dict[str, int]:

@@ -109,7 +109,13 @@ def evaluate_run(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> 
         raise InvalidTestSet(
             f"none of {len(qrels)} judged queries has a relevant document (a grade of 1 or more): nothing to measure"
         )
-    rankings = {query: _numbers(query, run[query]) for query in judged if run.get(query)}
+    rankings = {query: {id: float(score) for id, score in run[query].items()} for query in judged if run.get(query)}
+    for query, ranking in rankings.items():
+        for document, score in ranking.items():
+            if math.isnan(score):  # trec_eval ranks it anywhere
+                raise InvalidTestSet(
+                    f"the score of document {document!r} for query {query!r} is not a number: correct the run"
+                )
     answers = pytrec_eval.RelevanceEvaluator(judged, {measure.trec for measure in parsed}).evaluate(rankings)
     per_query = {
         measure.name: {query: measure.value(answers[query]) if query in answers else 0.0 for query in judged}
@@ -117,15 +123,6 @@ def evaluate_run(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> 
     }
     left_out = len({*qrels, *run} - judged.keys())
     return Scores(per_query, left_out=left_out, missing=len(judged) - len(rankings))
-
-
-def _numbers(query: str, documents: Mapping[str, float]) -> dict[str, float]:
-    """The scores as trec_eval takes them, which ranks what is not a number anywhere."""
-    scores = {document: float(score) for document, score in documents.items()}
-    wrong = next((document for document, score in scores.items() if math.isnan(score)), None)
-    if wrong is not None:
-        raise InvalidTestSet(f"the score of document {wrong!r} for query {query!r} is not a number: correct the run")
-    return scores
 
 
 def _parsed(name: str) -> _Measure:

@@ -32,32 +32,25 @@ def plot_reports(reports: Sequence[Report], file: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    heights = [_height(report) for report in reports]
+    marks = [sum(1 if system.as_is is None else 2 for system in report.systems) for report in reports]  # of a measure
+    heights = [  # in inches: of each measure at least 0.36
+        1.5 + max(0.36, _LINE * (n + 1)) * len(report.measures) + 0.22 * len(report.systems)
+        for report, n in zip(reports, marks, strict=True)
+    ]
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(reports), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, report in zip(parts, reports, strict=True):
+    for part, report, n in zip(parts, reports, marks, strict=True):
         axes = part.add_subplot()
         _frame(axes, report)
         drawn: list[tuple[Any, str]] = []
         for number, system in enumerate(report.systems):
-            drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), _marks(report))
+            drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), n)
         markers, labels = zip(*drawn, strict=True)
         legend = part.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
         for text in (*legend.get_texts(), axes.title):
             text.set_parse_math(False)  # names may have dollars in them
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
-
-
-def _marks(report: Report) -> int:
-    """Markers of one measure."""
-    return sum(1 if system.as_is is None else 2 for system in report.systems)
-
-
-def _height(report: Report) -> float:
-    """Inches."""
-    band = max(0.36, _LINE * (_marks(report) + 1))  # of one measure
-    return 1.5 + band * len(report.measures) + 0.22 * len(report.systems)
 
 
 def _frame(axes: Axes, report: Report) -> None:

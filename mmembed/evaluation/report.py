@@ -83,25 +83,23 @@ class Report:
     @cached_property
     def rows(self) -> tuple[MeasureRow, ...]:
         """Systems in order, of each the measures in order."""
-        return tuple(row for system in self.systems for row in self._rows_of(system))
+        found: list[MeasureRow] = []
+        for system in self.systems:
+            exact, as_is, n = system.exact, system.as_is, len(self.measures)
+            runs = [exact] if as_is is None else [exact, as_is]
+            columns = [np.array([*scores.per_query[m].values()]) for scores in runs for m in self.measures]
+            if as_is is not None:
+                columns += [differences(as_is.per_query[m], exact.per_query[m]) for m in self.measures]
+            estimates = self._estimates(columns)
+            for i, m in enumerate(self.measures):
+                found.append(MeasureRow(system.name, m, estimates[i], *(estimates[n + i :: n] or (None, None))))
+        return tuple(found)
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Of every two systems; p is that of one test, not corrected for there being many."""
         pairs = combinations(self.systems, 2)
         return tuple(comparison for first, second in pairs for comparison in self._compare(first, second))
-
-    def _rows_of(self, system: System) -> list[MeasureRow]:
-        exact, as_is, n = system.exact, system.as_is, len(self.measures)
-        found = [exact] if as_is is None else [exact, as_is]
-        columns = [np.array([*scores.per_query[m].values()]) for scores in found for m in self.measures]
-        if as_is is not None:
-            columns += [differences(as_is.per_query[m], exact.per_query[m]) for m in self.measures]
-        estimates = self._estimates(columns)
-        return [
-            MeasureRow(system.name, m, estimates[i], *(estimates[n + i :: n] or (None, None)))
-            for i, m in enumerate(self.measures)
-        ]
 
     def _compare(self, first: System, second: System) -> list[Comparison]:
         exact = self._differences(first.exact, second.exact)

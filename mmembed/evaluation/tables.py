@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mmembed.evaluation.report import Comparison, Estimate, MeasureRow, Report
+from mmembed.evaluation.report import Estimate, Report
 from mmembed.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -22,28 +22,22 @@ def report_tables(report: Report) -> Group:
     asked, there = report.counted
     left_out = f" ({report.left_out:,} more have nothing relevant and are left out)" if report.left_out else ""
     head = f"{report.task}, {asked}: {report.queries:,}{left_out}, {there}: {report.documents:,}"
-    tables = [_system_table(name, list(rows)) for name, rows in groupby(report.rows, key=lambda row: row.system)]
-    pairs = groupby(report.comparisons, key=lambda comparison: comparison.systems)
-    tables += [_comparison_table(systems, list(of_two)) for systems, of_two in pairs]
+    tables = []
+    for name, of_one in groupby(report.rows, key=lambda row: row.system):
+        rows = [(r.measure, _shown(r.exact), _shown(r.as_is), _shown(r.difference, sign="+")) for r in of_one]
+        as_is = any(row[2] for row in rows)
+        tables.append(_table(name, ("exact search", "as it is", "difference") if as_is else ("value",), rows))
+    for (first, second), of_two in groupby(report.comparisons, key=lambda comparison: comparison.systems):
+        tests = [(c.measure, *_tested(c.exact, c.exact_p), *_tested(c.as_is, c.as_is_p)) for c in of_two]
+        as_is = any(test[3] for test in tests)
+        columns = ("exact search", "p", "as it is", "p") if as_is else ("difference", "p")
+        tables.append(_table(f"{second} - {first}", columns, tests))
     foot = f"In brackets: {CONFIDENCE:.0%} bootstrap intervals."
     if report.comparisons:
         foot += " p: paired two-sided randomisation test, not corrected for many tests."
     cautions = [Text(f"warning: {caution}", style="yellow") for caution in report.cautions]
     spaced = [part for table in tables for part in (table, Text())]
     return Group(Text(head, style="bold"), Text(), *spaced, Text(foot, style="dim"), *cautions)
-
-
-def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
-    once = all(row.as_is is None for row in rows)
-    cells = [(r.measure, _shown(r.exact), _shown(r.as_is), _shown(r.difference, sign="+")) for r in rows]
-    return _table(name, ("value",) if once else ("exact search", "as it is", "difference"), cells)
-
-
-def _comparison_table(systems: tuple[str, str], comparisons: Sequence[Comparison]) -> Table:
-    twice = any(comparison.as_is is not None for comparison in comparisons)
-    columns = ("exact search", "p", "as it is", "p") if twice else ("difference", "p")
-    cells = [(c.measure, *_tested(c.exact, c.exact_p), *_tested(c.as_is, c.as_is_p)) for c in comparisons]
-    return _table(f"{systems[1]} - {systems[0]}", columns, cells)
 
 
 def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

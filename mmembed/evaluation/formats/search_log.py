@@ -95,17 +95,13 @@ def _json_line(row: Any, folder: Path) -> _Line:
         for uri, value in some.items():
             grade = _grade(value)
             grades[uri] = max(grade, grades.get(uri, grade))
-    condition = _condition(row["filter"]) if row.get("filter") else None
-    query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)
-    return query, grades, condition
-
-
-def _condition(value: object) -> str:
+    condition = row.get("filter") or None
     try:
-        Filter.model_validate(value)
+        Filter.model_validate(condition or {})
     except ValidationError as exc:
         raise ValueError(f"its filter is not a Qdrant filter: {exc.errors()[0]['msg']}") from exc
-    return json.dumps(value, sort_keys=True)
+    query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)
+    return query, grades, json.dumps(condition, sort_keys=True) if condition else None
 
 
 def _csv_line(row: Mapping[str, str | None]) -> _Line:
