@@ -193,11 +193,9 @@ def _check_any(collection: Collection, indexed: Mapping[str, object], of: int, f
 def _hashes(corpus: Mapping[str, CorpusDocument], failures: list[Failure]) -> Iterator[tuple[str, str]]:
     """Document id -> what changes when it must be encoded again. A picture that is not there is a failure."""
     for id, document in corpus.items():
-        if document.image is None:
-            yield id, hashlib.blake2b(document.whole_text.encode(), digest_size=16).hexdigest()
-            continue
+        of_text = hashlib.blake2b(document.whole_text.encode(), digest_size=16).hexdigest()
         try:
-            yield id, content_hash(document.image)
+            yield id, content_hash(document.image) if document.image else of_text
         except InputError as exc:
             failures.append(Failure(id, str(exc)))
 

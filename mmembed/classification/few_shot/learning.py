@@ -89,7 +89,8 @@ def learn_few_shot(
     # 1. what cannot be is refused before anything is written
     truth = [image.label for image in known if image.label is not None]
     stratified_split(truth, shots=shots)
-    _check_key(where, key)
+    tags = [tagged(TagKeys.of(key.removesuffix(suffix))) for suffix in ("", "_scores", "_by")]  # none of their three
+    check_label_key(where, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
     classes = embed_classes(encoder, labels if labels is not None else sorted(set(truth)), cache=cache)
     column_numbers(classes.names, truth)
     # 2. index, label, split
@@ -127,12 +128,6 @@ def _mark(
     marks |= {id: {key: labels[id], split_key(key): part} for id, part in zip(distinct, parts, strict=True)}
     store.set_payloads(name, marks)
     return unclear
-
-
-def _check_key(collection: Collection, key: str) -> None:
-    """Raise InvalidQuery for a payload key that is one of three of tags, or holds something else."""
-    tags = [tagged(TagKeys.of(key.removesuffix(suffix))) for suffix in ("", "_scores", "_by")]
-    check_label_key(collection, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
 
 
 def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[str], list[Failure]]:

@@ -24,10 +24,8 @@ from mmembed.types import Encoder, PixelEncoder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Transform: TypeAlias = Callable[["Image"], Tensor]
-Tokenizer: TypeAlias = Callable[[Sequence[str]], Tensor]
-Parts: TypeAlias = tuple[nn.Module, Transform, Tokenizer]
-"""Three at once: what CLIP_benchmark's own load functions return."""
+Parts: TypeAlias = tuple[nn.Module, Callable[["Image"], Tensor], Callable[[Sequence[str]], Tensor]]
+"""Model, transform and tokenizer: what CLIP_benchmark's own load functions return."""
 
 MODEL_TYPE = "mmembed"
 _PADDING = 0xFF  # a byte that no UTF-8 text holds
@@ -67,10 +65,9 @@ def _transform(encoder: Encoder, image: Image) -> Tensor:
 def tokenize(texts: Sequence[str]) -> Tensor:
     """n strings -> `(n, longest)` bytes, as UTF-8, the shorter ones padded."""
     rows = [text.encode("utf-8", "surrogatepass") for text in texts]
-    tokens = torch.full((len(rows), max(map(len, rows), default=0)), _PADDING, dtype=torch.uint8)
-    for row, content in zip(tokens, rows, strict=True):
-        row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else _PADDING
-    return tokens
+    longest = max(map(len, rows), default=0)
+    padded = b"".join(row.ljust(longest, bytes([_PADDING])) for row in rows)
+    return torch.tensor([*padded], dtype=torch.uint8).reshape(len(rows), longest)
 
 
 def load_clip_model(

@@ -123,6 +123,9 @@ def measure_collection(
 
     queries = list(log.queries)
     system = measure_search(name, search, queries, log.qrels, measures=measures, on_progress=on_progress)
+    if encoder is None:  # that of the collection's first vector stands for all
+        vectors = collection.require_ours().vectors
+        encoder = collection.encoder(next(of for of in ("image", "text", *vectors) if of in vectors), once)
     return Report(
         task=log.name,
         systems=(system,),
@@ -130,15 +133,8 @@ def measure_collection(
         documents=documents,
         measures=parse_measures(measures),
         warnings=(*log.warnings, *warning_of(failures, UNASKED)),
-        facts=facts_of(encoder or _remembered(collection, once), collection),
+        facts=facts_of(encoder, collection),
     )
-
-
-def _remembered(collection: Collection, encoders: Mapping[str, Encoder]) -> Encoder:
-    """The encoder of the collection's first vector, for the facts of the report."""
-    vectors = collection.require_ours().vectors
-    vector = next(name for name in ("image", "text", *vectors) if name in vectors)
-    return collection.encoder(vector, encoders)
 
 
 def _resolved(collection: Collection, log: SearchLog, *, whole: bool) -> tuple[dict[str, dict[str, int]], list[str]]:
