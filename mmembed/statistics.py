@@ -42,8 +42,7 @@ def bootstrap_intervals(
     means = np.concatenate([_resampled(values, min(step, resamples - at), rng) for at in range(0, resamples, step)])
     tail = (1 - confidence) / 2
     bounds = np.quantile(means, [tail, 1 - tail], axis=0)  # (2, columns)
-    lowest, highest = values.min(axis=0), values.max(axis=0)  # a mean of equal values is that value, unrounded
-    low, high = np.clip(bounds, lowest, highest)
+    low, high = np.clip(bounds, values.min(axis=0), values.max(axis=0))  # a mean of equal values is that value
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
@@ -52,8 +51,7 @@ def _resampled(values: Floats, times: int, rng: np.random.Generator) -> Floats:
     queries = len(values)
     drawn = rng.integers(0, queries, (times, queries)) + np.arange(times)[:, None] * queries
     counts = np.bincount(drawn.ravel(), minlength=times * queries).reshape(times, queries)
-    means: Floats = counts.astype(np.float64) @ values / queries
-    return means
+    return np.asarray(counts.astype(np.float64) @ values / queries)
 
 
 def randomisation_test(paired: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
@@ -82,8 +80,7 @@ def randomisation_test(paired: Floats, *, resamples: int = RESAMPLES, seed: int 
 
 def _random_signs(times: int, length: int, rng: np.random.Generator) -> Floats:
     bits = np.unpackbits(rng.integers(0, 256, (times, -(-length // 8)), dtype=np.uint8), axis=1, count=length)
-    signs: Floats = 1.0 - 2.0 * bits.astype(np.float64)
-    return signs
+    return np.asarray(1.0 - 2.0 * bits.astype(np.float64))
 
 
 def differences(of: Mapping[str, float], less: Mapping[str, float]) -> Floats:

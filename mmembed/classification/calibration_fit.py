@@ -61,7 +61,7 @@ def fit_calibration(
         InvalidSample: fewer than 10 pictures or two labels, or a label that is not among those of `classes`.
         SettingsError: both rules, or one that is not between 0 and 1.
     """
-    sample = _sample_of(classes, vectors, truth, method=method)
+    sample = _sample_of(classes, vectors, truth, method)
     levels = {"precision": precision, "false_positive_rate": false_positive_rate}
     rules = {name: level for name, level in levels.items() if level is not None}
     if len(rules) > 1:
@@ -121,11 +121,7 @@ class _Sample:
 
 
 def _sample_of(
-    classes: Classes,
-    vectors: npt.NDArray[np.floating],
-    truth: Sequence[str | None],
-    *,
-    method: Method | Literal["auto"] = "auto",
+    classes: Classes, vectors: npt.NDArray[np.floating], truth: Sequence[str | None], method: Method | Literal["auto"]
 ) -> _Sample:
     """Check what was given and compare pictures with classes. Raises InvalidSample and SettingsError."""
     if method not in ("auto", "temperature", "platt"):
@@ -206,15 +202,16 @@ def _judged(sample: _Sample, probabilities: Floats) -> tuple[Floats, npt.NDArray
 
 def save_calibration(store: Store, collection: str, calibration: Calibration) -> None:
     """Keep it beside the collection, in place of an earlier one of this encoder and these labels."""
-    key = _note_key(calibration.fingerprint, calibration.labels_key)
+    key = note_key("calibration", calibration.fingerprint, calibration.labels_key)
     store.set_note(collection, key, calibration.to_json())
 
 
 def load_calibration(store: Store, collection: str, classes: Classes) -> Calibration | None:
     """The calibration of these labels, in any order, and this encoder; None where there is none."""
-    stored = Collection(store, collection).note(_note_key(classes.fingerprint, classes.labels.key))
+    stored = Collection(store, collection).note(note_key("calibration", classes.fingerprint, classes.labels.key))
     return None if stored is None else Calibration.from_json(stored)
 
 
-def _note_key(fingerprint: str, labels_key: str) -> str:
-    return f"calibration:{fingerprint[:16]}:{labels_key[:16]}"
+def note_key(what: str, fingerprint: str, labels_key: str) -> str:
+    """What is kept beside a collection, for one encoder and one set of labels, has this key."""
+    return f"{what}:{fingerprint[:16]}:{labels_key[:16]}"

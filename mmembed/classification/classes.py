@@ -24,8 +24,6 @@ from mmembed.vectors import check_embeddings, l2_normalize
 
 logger = logging.getLogger(__name__)
 
-Pairs = npt.NDArray[np.intp]
-
 _BLOCK = 4096  # texts that are handed to an encoder at once
 _ALIKE = 1e-5  # distance of two embeddings of one and the same text in another batch, at most
 _UNKNOWN = "\U00010600"  # a letter of Linear A, which is in no vocabulary
@@ -108,7 +106,14 @@ def embed_classes(encoder: Encoder, labels: Labels | Sequence[str], *, cache: Cl
         cache or ClassCache(),
     )
     classes = Classes(labels, rows, encoder.logit_scale, encoder.logit_bias, spec.fingerprint, spec.name)
-    _warn_of_alike(classes)
+    pairs = _alike(rows)
+    if len(pairs):
+        logger.warning(
+            "%r and %r are the same to encoder %s%s: pictures of the second get the first, so say one in other words",
+            *(classes.columns[column] for column in pairs[0]),
+            spec.name,
+            f" (and {len(pairs) - 1} more such)" if len(pairs) > 1 else "",
+        )
     return classes
 
 
@@ -122,25 +127,21 @@ def _rows(
     _check_known(encoder, [text for texts in missing.values() for text in texts])
     sentences = [fill(t, text) for texts in missing.values() for text, t in product(texts, templates)]
     encoded = _encode(encoder, sentences)
-    start = 0
-    for key, texts in missing.items():
-        stop = start + len(texts) * len(templates)
-        rows[key] = l2_normalize(encoded[start:stop].mean(axis=0, dtype=np.float64))
+    stops = np.cumsum([len(texts) * len(templates) for texts in missing.values()], dtype=np.intp)
+    for key, some in zip(missing, np.split(encoded, stops), strict=False):  # beyond the last stop there is nothing
+        rows[key] = l2_normalize(some.mean(axis=0, dtype=np.float64))
         cache.put(key, rows[key])
-        start = stop
     return np.stack([rows[key] for key in keys])
 
 
 def _encode(encoder: Encoder, sentences: Sequence[str]) -> DenseArray:
     """n texts, equal ones only once -> (n, dim)."""
     distinct = list(dict.fromkeys(sentences))
-    blocks = []
+    blocks = [np.zeros((0, encoder.spec.dim or 0), dtype=np.float32)]
     for block in batched(distinct, _BLOCK):
         vectors = encoder.encode_text(block, role="query")
         assert isinstance(vectors, np.ndarray)  # embed_classes refuses encoders that are not dense
         blocks.append(check_embeddings(vectors, n=len(block), dim=encoder.spec.dim, encoder=encoder.spec.name))
-    if not blocks:
-        return np.zeros((0, encoder.spec.dim or 0), dtype=np.float32)
     row_of = {sentence: row for row, sentence in enumerate(distinct)}
     return np.concatenate(blocks)[[row_of[sentence] for sentence in sentences]]
 
@@ -158,7 +159,7 @@ def _check_known(encoder: Encoder, texts: Sequence[str]) -> None:
             )
 
 
-def _alike(rows: DenseArray) -> Pairs:
+def _alike(rows: DenseArray) -> npt.NDArray[np.intp]:
     """(k, 2) pairs of classes that have one and the same embedding: each class with the first that is like it."""
     pairs = [np.zeros((0, 2), dtype=np.intp)]
     for start in range(0, len(rows), _ROWS):
@@ -172,20 +173,6 @@ def _alike(rows: DenseArray) -> Pairs:
         found, at = np.unique(places, return_index=True)
         pairs.append(np.stack([firsts[columns[at]], start + seconds[found]], axis=1))
     return np.concatenate(pairs)
-
-
-def _warn_of_alike(classes: Classes) -> None:
-    pairs = _alike(classes.embeddings)
-    if len(pairs):
-        first, second = (classes.columns[column] for column in pairs[0])
-        more = f" (and {len(pairs) - 1} more such)" if len(pairs) > 1 else ""
-        logger.warning(
-            "%r and %r are the same to encoder %s%s: pictures of the second get the first, so say one in other words",
-            first,
-            second,
-            classes.encoder,
-            more,
-        )
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

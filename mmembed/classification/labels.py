@@ -139,22 +139,16 @@ def read_labels(file: Path) -> Labels:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".json":
-            return _of_file(file, _nested(json.loads(text), ()))
+            return Labels(tuple(_nested(json.loads(text), ())))
+        if lines := [line for line in text.split("\n") if line.strip()]:  # not at what else Unicode calls a line
+            return Labels(tuple(map(_line, lines)))
+    except InvalidLabels as exc:
+        raise InvalidLabels(f"labels {str(file)!r}: {exc}") from exc
     except OSError as exc:
         raise InvalidLabels(f"labels {str(file)!r} cannot be read ({exc.strerror}): name a text or JSON file") from exc
     except (ValueError, RecursionError) as exc:
         raise InvalidLabels(f"labels {str(file)!r} are neither UTF-8 text nor JSON ({exc}): correct the file") from exc
-    lines = [line for line in text.split("\n") if line.strip()]  # not at what else Unicode calls a line
-    if not lines:
-        raise InvalidLabels(f"labels {str(file)!r} hold no line: write one label a line")
-    return _of_file(file, map(_line, lines))
-
-
-def _of_file(file: Path, labels: Iterable[Label]) -> Labels:
-    try:
-        return Labels(tuple(labels))
-    except InvalidLabels as exc:
-        raise InvalidLabels(f"labels {str(file)!r}: {exc}") from exc
+    raise InvalidLabels(f"labels {str(file)!r} hold no line: write one label a line")
 
 
 def _line(line: str) -> Label:
@@ -170,19 +164,15 @@ def _nested(node: Any, parents: tuple[str, ...]) -> Iterator[Label]:
     elif isinstance(node, list):
         for entry in node:
             yield from _nested(entry, parents)
-    elif isinstance(node, dict) and isinstance(node.get("name"), str):
-        yield Label(node["name"], texts=_texts(node), parents=parents)
+    elif isinstance(node, dict) and isinstance(name := node.get("name"), str):
+        if unknown := node.keys() - {"name", "texts"}:
+            raise InvalidLabels(f"label {name!r} has {sorted(unknown)[0]!r}: a label has a name and texts alone")
+        texts = node.get("texts", [])
+        if not isinstance(texts, list):
+            raise InvalidLabels(f"texts of label {name!r} are {json.dumps(texts)}, not a list: write [...]")
+        yield Label(name, texts=tuple(texts), parents=parents)
     elif isinstance(node, dict):
         for group, below in node.items():
             yield from _nested(below, (*parents, group))
     else:
         raise InvalidLabels(f"{json.dumps(node)} is not a label: a label is a text, or an object with name and texts")
-
-
-def _texts(label: dict[str, Any]) -> tuple[str, ...]:
-    if unknown := label.keys() - {"name", "texts"}:
-        raise InvalidLabels(f"label {label['name']!r} has {sorted(unknown)[0]!r}: a label has a name and texts alone")
-    texts = label.get("texts", [])
-    if not isinstance(texts, list):
-        raise InvalidLabels(f"texts of label {label['name']!r} are {json.dumps(texts)}, not a list: write [...]")
-    return tuple(texts)

@@ -25,7 +25,10 @@ def accuracy_at(scores: ScoreMatrix, truth: npt.NDArray[np.integer], k: int) -> 
     >>> accuracy_at(np.array([[0.1, 0.9, 0.5], [0.7, 0.2, 0.7]]), np.array([2, 0]), 1)
     array([0., 1.])
     """
-    _check(scores, truth)
+    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        raise ValueError(f"{scores.shape} scores need {scores.shape[:1]} class numbers, not {truth.shape}")
+    if truth.size and not 0 <= truth.min() <= truth.max() < scores.shape[1]:
+        raise ValueError(f"class numbers must be between 0 and {scores.shape[1] - 1}")
     if k < 1:
         raise ValueError(f"k is a number of classes, not {k}")
     return np.asarray((top_k(scores, k) == truth[:, None]).any(axis=1), dtype=np.float64)
@@ -60,13 +63,6 @@ def average_precision_per_class(scores: ScoreMatrix, targets: npt.NDArray[np.boo
     ranked = np.take_along_axis(targets.astype(bool), order, axis=0)
     precision = ranked.cumsum(axis=0) / np.arange(1, len(ranked) + 1)[:, None]
     return np.asarray((precision * ranked).sum(axis=0) / np.maximum(ranked.sum(axis=0), 1), dtype=np.float64)
-
-
-def _check(scores: ScoreMatrix, truth: npt.NDArray[np.integer]) -> None:
-    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
-        raise ValueError(f"{scores.shape} scores need {scores.shape[:1]} class numbers, not {truth.shape}")
-    if truth.size and not 0 <= truth.min() <= truth.max() < scores.shape[1]:
-        raise ValueError(f"class numbers must be between 0 and {scores.shape[1] - 1}")
 
 
 # --- Do 80 % sure and 80 % right go together? Reliability bins, the expected calibration error, and their plot ---

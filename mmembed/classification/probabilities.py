@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mmembed.classification.classes import Classes
-from mmembed.classification.labels import Label, clean
+from mmembed.classification.labels import clean
 from mmembed.errors import InvalidLabels, SettingsError
 from mmembed.types import DenseArray
 from mmembed.vectors import sigmoid, softmax
@@ -154,42 +154,40 @@ def decide(
     """
     probs = probabilities(classes, scores) if learnt is None else learnt
     ranked = rank(classes, scores, probs, threshold=threshold, top_k=top_k)
-    groups = list(_groups(classes, scores, probs)) if classes.labels.is_hierarchy else [()] * len(scores)
-    names = classes.names
-    verdicts = []
-    for row, count in enumerate(ranked.counts):
-        labels = tuple(
-            LabelScore(names[c], float(scores[row, c]), None if probs is None else float(probs[row, c]))
-            for c in ranked.order[row, :count]
+    groups = _groups(classes, scores, probs) if classes.labels.is_hierarchy else [()] * len(scores)
+    return [
+        Verdict(
+            _label_scores(classes.names, scores, probs, row, ranked.order[row, :count]),
+            bool(ranked.none_of_these[row]),
+            groups[row],
         )
-        verdicts.append(Verdict(labels, bool(ranked.none_of_these[row]), groups[row]))
-    return verdicts
+        for row, count in enumerate(ranked.counts)
+    ]
 
 
-def _groups(classes: Classes, scores: Cosines, probs: Probabilities | None) -> Iterator[tuple[LabelScore, ...]]:
+def _groups(classes: Classes, scores: Cosines, probs: Probabilities | None) -> list[tuple[LabelScore, ...]]:
     """For each picture its groups, best first. The score of a group is that of its nearest leaf.
 
     Its probability is the sum of those of its leaves where exactly one label is meant, else the largest.
     """
-    columns = _columns_by_group(classes.labels.labels)
+    columns: dict[str, list[int]] = {}  # path of each group, at every depth -> those of the labels below it
+    for column, label in enumerate(classes.labels.labels):
+        for depth in range(1, len(label.parents) + 1):
+            columns.setdefault(" > ".join(label.parents[:depth]), []).append(column)
     paths, leaves = list(columns), list(columns.values())
     cosines = np.stack([scores[:, c].max(axis=1) for c in leaves], axis=1)  # (n, groups)
     sums = None
     if probs is not None:
         together = np.sum if classes.exclusive else np.max
         sums = np.stack([together(probs[:, c], axis=1) for c in leaves], axis=1)
-    values = cosines.astype(np.float64) if sums is None else sums
-    order = np.lexsort((-cosines, -values), axis=1)
-    for row, best in enumerate(order):
-        yield tuple(
-            LabelScore(paths[g], float(cosines[row, g]), None if sums is None else float(sums[row, g])) for g in best
-        )
+    order = np.lexsort((-cosines, -(cosines.astype(np.float64) if sums is None else sums)), axis=1)
+    return [_label_scores(paths, cosines, sums, row, best) for row, best in enumerate(order)]
 
 
-def _columns_by_group(labels: Sequence[Label]) -> dict[str, list[int]]:
-    """Path of each group, at every depth -> the columns of the labels below it."""
-    columns: dict[str, list[int]] = {}
-    for column, label in enumerate(labels):
-        for depth in range(1, len(label.parents) + 1):
-            columns.setdefault(" > ".join(label.parents[:depth]), []).append(column)
-    return columns
+def _label_scores(
+    names: Sequence[str], scores: Cosines, probs: Probabilities | None, row: int, columns: npt.NDArray[np.intp]
+) -> tuple[LabelScore, ...]:
+    """Those of the picture in `row`, in the order of `columns`."""
+    return tuple(
+        LabelScore(names[c], float(scores[row, c]), None if probs is None else float(probs[row, c])) for c in columns
+    )

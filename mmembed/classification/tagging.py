@@ -161,7 +161,7 @@ class _Points:
 
 def _tag_all(points: _Points, rule: Rule, report: TagReport) -> Iterator[Payloads]:
     """Read every vector that this rule has not decided upon yet."""
-    collection, done = points.collection, _by(rule)
+    collection, done = points.collection, has_value(rule.keys.by, rule.by)
     report.unchanged = collection.store.count(collection.name, filter=_both(points.filter, done))
     left = _both(points.filter, models.Filter(must_not=[done]))
     for some, vectors in collection.image_vectors(filter=left, batch_size=points.batch_size):
@@ -171,7 +171,12 @@ def _tag_all(points: _Points, rule: Rule, report: TagReport) -> Iterator[Payload
 def _tag_best(points: _Points, rule: Rule, report: TagReport, best: int) -> Iterator[Payloads]:
     """Search label by label, and write what differs; then take their tags from all others."""
     store, name = points.collection.store, points.collection.name
-    columns = _nearest(points, rule, best)
+    columns: dict[str, set[int]] = {}  # of the labels that a point is among the `best` of
+    limit = min(best, store.count(name, filter=points.filter)) or 1  # some stores make room for all
+    for column in range(len(rule.classes.names)):
+        leg = Leg("image", rule.classes.embeddings[column])
+        for hit in store.query(name, StoreQuery([leg], limit=limit, filter=points.filter)):
+            columns.setdefault(hit.id, set()).add(column)
     due: set[str] = set()  # points that end with tags
     for ids in batched(sorted(columns), points.batch_size):
         found = store.retrieve(name, ids, vectors=["image"])
@@ -189,28 +194,12 @@ def _tag_best(points: _Points, rule: Rule, report: TagReport, best: int) -> Iter
         yield {id: dict.fromkeys(rule.keys) for id in ids}
 
 
-def _nearest(points: _Points, rule: Rule, best: int) -> dict[str, set[int]]:
-    """Point -> the columns of the labels that it is among the `best` of."""
-    store, name = points.collection.store, points.collection.name
-    columns: dict[str, set[int]] = {}
-    limit = min(best, store.count(name, filter=points.filter)) or 1  # some stores make room for all
-    for column in range(len(rule.classes.names)):
-        leg = Leg("image", rule.classes.embeddings[column])
-        for hit in store.query(name, StoreQuery([leg], limit=limit, filter=points.filter)):
-            columns.setdefault(hit.id, set()).add(column)
-    return columns
-
-
 def _per_label(points: _Points, rule: Rule) -> dict[str, int]:
     """Label -> how many of the points have it by this rule."""
     store, name, names = points.collection.store, points.collection.name, rule.classes.names
-    counts = dict(store.facet(name, rule.keys.labels, filter=_both(points.filter, _by(rule)), limit=len(names)))
+    decided = _both(points.filter, has_value(rule.keys.by, rule.by))
+    counts = dict(store.facet(name, rule.keys.labels, filter=decided, limit=len(names)))
     return {label: counts.get(label, 0) for label in names}
-
-
-def _by(rule: Rule) -> models.FieldCondition:
-    """Points that this rule has decided upon."""
-    return has_value(rule.keys.by, rule.by)
 
 
 def _both(filter: models.Filter | None, condition: models.Filter | models.FieldCondition) -> models.Filter:

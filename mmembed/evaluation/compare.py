@@ -16,7 +16,7 @@ from mmembed.errors import InvalidTestSet
 from mmembed.evaluation.corpus_index import OnStep
 from mmembed.evaluation.measures import Qrels, Scores, depth_of, evaluate_run, parse_measures, ranked
 from mmembed.evaluation.report import Report, System
-from mmembed.types import Encoder, Failure
+from mmembed.types import Encoder
 
 DocumentScores: TypeAlias = dict[str, float]
 """What one search finds: document -> score."""
@@ -24,6 +24,7 @@ DocumentScores: TypeAlias = dict[str, float]
 Ranker: TypeAlias = Callable[[str, int, bool], DocumentScores]
 """Query id, how many documents, whether exactly -> what is found; nothing where the query cannot be asked."""
 
+UNASKED = "queries cannot be asked and count 0"
 _STEPS = (10, 100, 1000)
 _BEYOND = 10  # asked for beyond the cut, so that documents of one score are cut off by their ids and not by chance
 
@@ -34,11 +35,9 @@ def depths_of(measures: Iterable[str]) -> dict[int, tuple[str, ...]]:
     >>> depths_of(["nDCG@10", "hit_rate@1", "recall@100", "MAP"])
     {10: ('nDCG@10', 'hit_rate@1'), 100: ('recall@100',), 1000: ('MAP',)}
     """
-    groups: dict[int, list[str]] = {}
-    for measure in parse_measures(measures):
-        needed = depth_of([measure])
-        groups.setdefault(next((step for step in _STEPS if step >= needed), needed), []).append(measure)
-    return {depth: tuple(groups[depth]) for depth in sorted(groups)}
+    needed = {measure: depth_of([measure]) for measure in parse_measures(measures)}
+    depths = {measure: next((step for step in _STEPS if step >= depth), depth) for measure, depth in needed.items()}
+    return {depth: tuple(m for m in depths if depths[m] == depth) for depth in sorted(set(depths.values()))}
 
 
 def measure_search(
@@ -59,9 +58,9 @@ def measure_search(
     exact: dict[str, DocumentScores] = {}
     as_is: dict[int, dict[str, DocumentScores]] = {depth: {} for depth in groups}
     for done, query in enumerate(queries, 1):
-        exact[query] = _cut(search(query, deepest + _BEYOND, True), deepest)
+        exact[query] = dict(ranked(search(query, deepest + _BEYOND, True))[:deepest])
         for depth, run in as_is.items():
-            run[query] = _cut(search(query, depth + _BEYOND, False), depth)
+            run[query] = dict(ranked(search(query, depth + _BEYOND, False))[:depth])
         if on_progress is not None:
             on_progress("searches", done, len(queries))
     judged = {depth: evaluate_run(run, qrels, groups[depth]) for depth, run in as_is.items()}
@@ -69,15 +68,6 @@ def measure_search(
     names = parse_measures(measures)
     whole = Scores({m: together[m] for m in names}, judged[deepest].left_out, judged[deepest].missing)
     return System(name, evaluate_run(exact, qrels, names), whole, runs=(exact, as_is[deepest]))
-
-
-def _cut(ranking: DocumentScores, depth: int) -> DocumentScores:
-    return dict(ranked(ranking)[:depth])
-
-
-def unasked(failures: Sequence[Failure]) -> tuple[str, ...]:
-    """The warning of queries that could not be asked, if there are any."""
-    return (f"{len(failures):,} queries cannot be asked and count 0: {failures[0].error}",) if failures else ()
 
 
 def compare(reports: Sequence[Report]) -> Report:
@@ -88,9 +78,9 @@ def compare(reports: Sequence[Report]) -> Report:
     first = reports[0]
     if len(reports) == 1:
         return first
-    if any(report.task != first.task for report in reports):
-        tasks = " and ".join(sorted({report.task for report in reports}))
-        raise InvalidTestSet(f"reports of {tasks} cannot be compared: evaluate both systems on one test set")
+    if len(tasks := {report.task for report in reports}) > 1:
+        names = " and ".join(sorted(tasks))
+        raise InvalidTestSet(f"reports of {names} cannot be compared: evaluate both systems on one test set")
     return replace(
         first,
         systems=tuple(system for report in reports for system in report.systems),

@@ -20,12 +20,13 @@ from mmembed.collection import Collection
 from mmembed.collection.payload import item_id
 from mmembed.collection.prepare import prepare_collection
 from mmembed.encoders.encoding import encode_images
-from mmembed.errors import InputError, InvalidTestSet
-from mmembed.evaluation.testset import CorpusDocument
+from mmembed.errors import InputError, InvalidTestSet, SettingsError
+from mmembed.evaluation.testset import CorpusDocument, Query
 from mmembed.ingest import IngestReport, ingest_images
 from mmembed.sources import content_hash
 from mmembed.streams import batched
-from mmembed.types import Encoder, Failure, Item, Payload, Point, SparseVector, Vector
+from mmembed.types import DenseArray, Encoder, Failure, Item, Payload, Point, Role, SparseVector, Vector
+from mmembed.vectors import l2_normalize
 
 NOTE = "evaluation"
 """Key of the note of a collection that an evaluation made and may add to."""
@@ -50,18 +51,12 @@ class IndexedCorpus:
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each way in which this is not the test set alone and in full."""
-        sentences = []
-        if self.failures:
-            first = self.failures[0].error
-            sentences.append(
-                f"{len(self.failures):,} documents cannot be encoded and are not found by any search: {first}"
-            )
-        if self.others:
-            sentences.append(
-                f"collection {self.collection.name!r} holds {self.others:,} points beside the documents of this test "
-                f"set, and each that is found counts as a wrong answer"
-            )
-        return tuple(sentences)
+        lost = warning_of(self.failures, "documents cannot be encoded and are not found by any search")
+        beside = (
+            f"collection {self.collection.name!r} holds {self.others:,} points beside the documents of this test set, "
+            f"and each that is found counts as a wrong answer"
+        )
+        return (*lost, beside) if self.others else lost
 
     def vectors(self) -> dict[str, Vector]:
         """Document id -> its stored vector."""
@@ -120,22 +115,16 @@ def index_images(
         failures += ingest_images(store, name, there, encoder=encoder, on_progress=tell).failures
         stored = _points_by_uri(collection)
     else:
-        stored = _images_of(collection, ids, encoder)
+        image_encoder(collection, {}, encoder)
+        stored = _points_by_uri(collection)
+        if lacking := sum(uri not in stored for uri in ids):
+            raise InvalidTestSet(
+                f"collection {collection.name!r} lacks {lacking:,} of the {len(ids):,} pictures of the test set, and "
+                f"an evaluation adds nothing to a collection that it did not make: index them, or name a new collection"
+            )
     documents = {stored[uri]: tuple(some) for uri, some in ids.items() if uri in stored}
     _check_any(collection, documents, len(ids), failures)
     return IndexedCorpus(collection, "image", documents, tuple(failures), len(stored) - len(documents))
-
-
-def _images_of(collection: Collection, uris: Mapping[str, object], encoder: Encoder) -> dict[str, str]:
-    """uri -> point of a collection that no evaluation made, which must have all of these already."""
-    image_encoder(collection, {}, encoder)
-    stored = _points_by_uri(collection)
-    if lacking := sum(uri not in stored for uri in uris):
-        raise InvalidTestSet(
-            f"collection {collection.name!r} lacks {lacking:,} of the {len(uris):,} pictures of the test set, and an "
-            f"evaluation adds nothing to a collection that it did not make: index them, or name a new collection"
-        )
-    return stored
 
 
 def _index_rows(
@@ -159,14 +148,11 @@ def _index_rows(
     fresh = [id for id in hashes if known.get(points[id]) != hashes[id]]
     done = len(hashes) - len(fresh)
     for some in batched(fresh, _BATCH):
-        vectors = _encoded({id: corpus[id] for id in some}, encoder, failures)
-        store.upsert(
-            name,
-            [
-                Point(points[id], {vector: row} if _has_rows(row) else {}, _payload(id, corpus[id], hashes[id]))
-                for id, row in vectors.items()
-            ],
-        )
+        asked = {id: Query(None if corpus[id].image else corpus[id].whole_text, corpus[id].image) for id in some}
+        rows = encode_inputs(encoder, asked, failures, role="document")
+        # a text without a token has a multivector of no rows: a store has no place for it, and nothing finds it
+        found = {id: {vector: row} if isinstance(row, SparseVector) or len(row) else {} for id, row in rows.items()}
+        store.upsert(name, [Point(points[id], row, _payload(id, corpus[id], hashes[id])) for id, row in found.items()])
         done += len(some)
         if on_progress is not None:
             on_progress("documents", done, len(hashes))
@@ -176,6 +162,11 @@ def _index_rows(
     documents = {points[id]: (id,) for id in hashes if id not in lost}
     _check_any(collection, documents, len(corpus), failures)
     return IndexedCorpus(collection, vector, documents, tuple(failures), len(known.keys() - documents.keys()))
+
+
+def warning_of(failures: Sequence[Failure], what: str) -> tuple[str, ...]:
+    """The sentence that counts them, if there are any."""
+    return (f"{len(failures):,} {what}: {failures[0].error}",) if failures else ()
 
 
 def ingest_progress(on_progress: OnStep | None, what: str, total: int) -> Callable[[IngestReport], None] | None:
@@ -202,45 +193,43 @@ def _check_any(collection: Collection, indexed: Mapping[str, object], of: int, f
 def _hashes(corpus: Mapping[str, CorpusDocument], failures: list[Failure]) -> Iterator[tuple[str, str]]:
     """Document id -> what changes when it must be encoded again. A picture that is not there is a failure."""
     for id, document in corpus.items():
-        if document.image is None:
-            yield id, hashlib.blake2b(document.whole_text.encode(), digest_size=16).hexdigest()
-            continue
+        of_text = hashlib.blake2b(document.whole_text.encode(), digest_size=16).hexdigest()
         try:
-            yield id, content_hash(document.image)
+            yield id, content_hash(document.image) if document.image else of_text
         except InputError as exc:
             failures.append(Failure(id, str(exc)))
 
 
 def _payload(id: str, document: CorpusDocument, hashed: str) -> Payload:
-    uri = document.uri or (str(document.image) if document.image is not None else id)
-    own: Payload = {"uri": uri, "document_id": id, "content_hash": hashed, "passage": 0, "passages": 1}
-    if document.title:
-        own["title"] = document.title
-    return {**own, "text": document.text}
+    uri = document.uri or str(document.image or id)
+    title = {"title": document.title} if document.title else {}
+    own = {"uri": uri, "document_id": id, "content_hash": hashed, "passage": 0, "passages": 1}
+    return {**own, **title, "text": document.text}
 
 
-def _encoded(documents: Mapping[str, CorpusDocument], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
-    """Document id -> its vector; a picture that cannot be read has none and is a failure."""
-    texts = {id: document.whole_text for id, document in documents.items() if document.image is None}
-    files = {id: document.image for id, document in documents.items() if document.image is not None}
+def encode_inputs(
+    encoder: Encoder, inputs: Mapping[str, Query], failures: list[Failure], *, role: Role, task: str | None = None
+) -> dict[str, Vector]:
+    """Id -> its vector: of its text, of its picture, or of both the sum.
+
+    One whose picture cannot be read has none, and is a failure.
+    """
+    texts = {id: given.text for id, given in inputs.items() if given.text is not None}
+    files = {id: given.image for id, given in inputs.items() if given.image is not None}
     vectors: dict[str, Vector] = {}
     if texts:
-        vectors |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="document"), strict=True))
-    return vectors | encode_files(files, encoder, failures)
-
-
-def encode_files(files: Mapping[str, Path], encoder: Encoder, failures: list[Failure]) -> dict[str, Vector]:
-    """Images by id -> their vectors; one that cannot be read has none and goes to `failures`."""
+        vectors |= dict(zip(texts, encoder.encode_text(list(texts.values()), role=role, task=task), strict=True))
     items = (Item(file.name, "image", file) for file in files.values())
-    vectors: dict[str, Vector] = {}
-    for id, encoded in zip(files, encode_images(items, encoder), strict=True):
-        if isinstance(encoded, Failure):
-            failures.append(Failure(id, encoded.error))
+    for id, image in zip(files, encode_images(items, encoder), strict=True):
+        if isinstance(image, Failure):
+            failures.append(Failure(id, image.error))
+            vectors.pop(id, None)
         else:
-            vectors[id] = encoded.vector
+            vectors[id] = _sum(vectors[id], image.vector) if id in vectors else image.vector
     return vectors
 
 
-def _has_rows(vector: Vector) -> bool:
-    """False for the multivector of a text without a token: a store has no place for it, and nothing finds it."""
-    return isinstance(vector, SparseVector) or np.asarray(vector).size > 0
+def _sum(text: Vector, image: Vector) -> DenseArray:
+    if not isinstance(text, np.ndarray) or not isinstance(image, np.ndarray) or text.ndim != 1:
+        raise SettingsError("a query of words and a picture is the sum of two dense vectors: choose a dense encoder")
+    return l2_normalize(text + image)

@@ -29,14 +29,15 @@ MEASURES = (
 )
 _WHOLE = 1000  # documents that a measure without a cutoff reads, as TREC's runs hold
 
-# name in lower case -> how it is written, trec_eval's name of it with a cutoff, and without one
+# name in lower case -> how it is written, trec_eval's name of it with a cutoff, and without one; trec_eval knows no
+# cutoff of the reciprocal rank
 _KINDS: dict[str, tuple[str, str | None, str | None]] = {
-    "ndcg": ("nDCG", "ndcg_cut", "ndcg"),
-    "hit_rate": ("hit_rate", "success", None),
-    "recall": ("recall", "recall", None),
-    "precision": ("precision", "P", None),
+    "ndcg": ("nDCG", "ndcg_cut.{}", "ndcg"),
+    "hit_rate": ("hit_rate", "success.{}", None),
+    "recall": ("recall", "recall.{}", None),
+    "precision": ("precision", "P.{}", None),
     "mrr": ("MRR", "recip_rank", "recip_rank"),
-    "map": ("MAP", "map_cut", "map"),
+    "map": ("MAP", "map_cut.{}", "map"),
     "rprec": ("Rprec", None, "Rprec"),
 }
 _KNOWN = "nDCG@k, hit_rate@k (what papers on CLIP print as R@k), recall@k, precision@k, MRR@k, MAP@k, and without @k "
@@ -46,17 +47,12 @@ _KNOWN += "nDCG, MRR, MAP and Rprec"
 @dataclass(frozen=True)
 class _Measure:
     name: str  # "nDCG@10"
-    trec: str  # "ndcg_cut", or "recip_rank"
+    trec: str  # what trec_eval is asked for: "ndcg_cut.10", or "recip_rank"
     cutoff: int | None
-
-    @property
-    def trec_name(self) -> str:
-        """What trec_eval is asked for; it knows no cutoff of the reciprocal rank."""
-        return self.trec if self.cutoff is None or self.trec == "recip_rank" else f"{self.trec}.{self.cutoff}"
 
     def value(self, answer: Mapping[str, float]) -> float:
         """Of one query, from trec_eval's answer on it."""
-        value = float(answer[self.trec_name.replace(".", "_")])
+        value = float(answer[self.trec.replace(".", "_")])
         beyond = self.trec == "recip_rank" and self.cutoff is not None and value > 0 and round(1 / value) > self.cutoff
         return 0.0 if beyond else value
 
@@ -113,24 +109,20 @@ def evaluate_run(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> 
         raise InvalidTestSet(
             f"none of {len(qrels)} judged queries has a relevant document (a grade of 1 or more): nothing to measure"
         )
-    rankings = {query: _numbers(query, run[query]) for query in judged if run.get(query)}
-    evaluator = pytrec_eval.RelevanceEvaluator(judged, {measure.trec_name for measure in parsed})
-    answers = evaluator.evaluate(rankings)
+    rankings = {query: {id: float(score) for id, score in run[query].items()} for query in judged if run.get(query)}
+    for query, ranking in rankings.items():
+        for document, score in ranking.items():
+            if math.isnan(score):  # trec_eval ranks it anywhere
+                raise InvalidTestSet(
+                    f"the score of document {document!r} for query {query!r} is not a number: correct the run"
+                )
+    answers = pytrec_eval.RelevanceEvaluator(judged, {measure.trec for measure in parsed}).evaluate(rankings)
     per_query = {
         measure.name: {query: measure.value(answers[query]) if query in answers else 0.0 for query in judged}
         for measure in parsed
     }
     left_out = len({*qrels, *run} - judged.keys())
     return Scores(per_query, left_out=left_out, missing=len(judged) - len(rankings))
-
-
-def _numbers(query: str, documents: Mapping[str, float]) -> dict[str, float]:
-    """The scores as trec_eval takes them, which ranks what is not a number anywhere."""
-    scores = {document: float(score) for document, score in documents.items()}
-    wrong = next((document for document, score in scores.items() if math.isnan(score)), None)
-    if wrong is not None:
-        raise InvalidTestSet(f"the score of document {wrong!r} for query {query!r} is not a number: correct the run")
-    return scores
 
 
 def _parsed(name: str) -> _Measure:
@@ -140,4 +132,4 @@ def _parsed(name: str) -> _Measure:
     trec = None if kind is None else kind[2 if cutoff is None else 1]
     if kind is None or trec is None:
         raise SettingsError(f"no measure {name!r}: there are {_KNOWN}")
-    return _Measure(kind[0] if cutoff is None else f"{kind[0]}@{cutoff}", trec, cutoff)
+    return _Measure(kind[0] if cutoff is None else f"{kind[0]}@{cutoff}", trec.format(cutoff), cutoff)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmembed.errors import SettingsError
-from mmembed.evaluation.report import Estimate, Report, System
+from mmembed.evaluation.report import Report, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
 
 SUFFIXES = frozenset({".png", ".svg"})
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: for every eye
@@ -31,37 +32,25 @@ def plot_reports(reports: Sequence[Report], file: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    heights = [_height(report) for report in reports]
+    marks = [sum(1 if system.as_is is None else 2 for system in report.systems) for report in reports]  # of a measure
+    heights = [  # in inches: of each measure at least 0.36
+        1.5 + max(0.36, _LINE * (n + 1)) * len(report.measures) + 0.22 * len(report.systems)
+        for report, n in zip(reports, marks, strict=True)
+    ]
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
-    for part, report in zip(
-        figure.subfigures(len(reports), 1, squeeze=False, height_ratios=heights), reports, strict=True
-    ):
-        _plot(part[0], report)
+    parts = figure.subfigures(len(reports), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, report, n in zip(parts, reports, marks, strict=True):
+        axes = part.add_subplot()
+        _frame(axes, report)
+        drawn: list[tuple[Any, str]] = []
+        for number, system in enumerate(report.systems):
+            drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), n)
+        markers, labels = zip(*drawn, strict=True)
+        legend = part.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
+        for text in (*legend.get_texts(), axes.title):
+            text.set_parse_math(False)  # names may have dollars in them
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmembed"}):  # text as text, the same file each time
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
-
-
-def _marks(report: Report) -> int:
-    """Markers of one measure."""
-    return sum(1 if system.as_is is None else 2 for system in report.systems)
-
-
-def _height(report: Report) -> float:
-    """Inches."""
-    band = max(0.36, _LINE * (_marks(report) + 1))  # of one measure
-    return 1.5 + band * len(report.measures) + 0.22 * len(report.systems)
-
-
-def _plot(figure: SubFigure, report: Report) -> None:
-    axes = figure.add_subplot()
-    _frame(axes, report)
-    drawn: list[tuple[Any, str]] = []
-    for number, system in enumerate(report.systems):
-        drawn += _draw(axes, report, system, _COLOURS[number % len(_COLOURS)], len(drawn), _marks(report))
-    markers, labels = [marker for marker, _ in drawn], [label for _, label in drawn]
-    legend = figure.legend(markers, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=_INK)
-    for text in (*legend.get_texts(), axes.title):
-        text.set_parse_math(False)  # names may have dollars in them
 
 
 def _frame(axes: Axes, report: Report) -> None:
@@ -71,7 +60,9 @@ def _frame(axes: Axes, report: Report) -> None:
     axes.set_title(f"{report.task}\n{sizes}", loc="left", fontsize=10, color=_INK)
     axes.set_yticks(range(len(report.measures)), report.measures, fontsize=9, color=_INK)
     axes.set_ylim(len(report.measures) - 0.5, -0.5)
-    axes.set_xlim(*_range(report))
+    estimates = [e for row in report.rows for e in (row.exact, row.as_is) if e is not None]
+    highest = max(e.value if e.interval is None else e.interval.high for e in estimates)
+    axes.set_xlim(-0.01, min(1.0, 1.05 * highest + 0.02) + 0.01)  # scores are never shown from elsewhere than 0
     axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -79,13 +70,6 @@ def _frame(axes: Axes, report: Report) -> None:
         axes.axhline(row - 0.5, color=_FAINT, linewidth=0.8)
     for side in axes.spines.values():
         side.set_visible(False)
-
-
-def _range(report: Report) -> tuple[float, float]:
-    """From 0 to a little above the best, at most 1: scores are never shown from anywhere else."""
-    estimates = [e for row in report.rows for e in (row.exact, row.as_is) if e is not None]
-    highest = max(e.value if e.interval is None else e.interval.high for e in estimates)
-    return (-0.01, min(1.0, 1.05 * highest + 0.02) + 0.01)
 
 
 def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, marks: int) -> list[tuple[Any, str]]:
@@ -97,10 +81,12 @@ def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, 
         found.append(("as it is", as_is))
     drawn = []
     for at, (what, estimates) in enumerate(found, before):
+        values = np.array([e.value for e in estimates])
+        low, high = np.transpose([(e.value, e.value) if e.interval is None else e.interval for e in estimates])
         marker = axes.errorbar(
-            [estimate.value for estimate in estimates],
-            [row + 0.8 * ((at + 0.5) / marks - 0.5) for row in range(len(estimates))],
-            xerr=_bars(estimates),
+            values,
+            np.arange(len(values)) + 0.8 * ((at + 0.5) / marks - 0.5),
+            xerr=np.maximum(0.0, [values - low, high - values]),  # how far each interval reaches to either side
             fmt="o",
             markersize=5,
             color=colour,
@@ -109,11 +95,3 @@ def _draw(axes: Axes, report: Report, system: System, colour: str, before: int, 
         )
         drawn.append((marker, f"{system.name}, {what}" if as_is else system.name))
     return drawn
-
-
-def _bars(estimates: list[Estimate]) -> Any:
-    """How far each interval reaches to the left and to the right."""
-    intervals = [(e.value, e.value) if e.interval is None else e.interval for e in estimates]
-    values = [estimate.value for estimate in estimates]
-    left = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
-    return [left, [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]]

@@ -83,25 +83,23 @@ class Report:
     @cached_property
     def rows(self) -> tuple[MeasureRow, ...]:
         """Systems in order, of each the measures in order."""
-        return tuple(row for system in self.systems for row in self._rows_of(system))
+        found: list[MeasureRow] = []
+        for system in self.systems:
+            exact, as_is, n = system.exact, system.as_is, len(self.measures)
+            runs = [exact] if as_is is None else [exact, as_is]
+            columns = [np.array([*scores.per_query[m].values()]) for scores in runs for m in self.measures]
+            if as_is is not None:
+                columns += [differences(as_is.per_query[m], exact.per_query[m]) for m in self.measures]
+            estimates = self._estimates(columns)
+            for i, m in enumerate(self.measures):
+                found.append(MeasureRow(system.name, m, estimates[i], *(estimates[n + i :: n] or (None, None))))
+        return tuple(found)
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Of every two systems; p is that of one test, not corrected for there being many."""
         pairs = combinations(self.systems, 2)
         return tuple(comparison for first, second in pairs for comparison in self._compare(first, second))
-
-    def _rows_of(self, system: System) -> list[MeasureRow]:
-        exact, as_is, n = system.exact, system.as_is, len(self.measures)
-        columns = [_values(exact, m) for m in self.measures]
-        if as_is is not None:
-            columns += [_values(as_is, m) for m in self.measures]
-            columns += [differences(as_is.per_query[m], exact.per_query[m]) for m in self.measures]
-        estimates = self._estimates(columns)
-        return [
-            MeasureRow(system.name, m, estimates[i], *(estimates[n + i :: n] or (None, None)))
-            for i, m in enumerate(self.measures)
-        ]
 
     def _compare(self, first: System, second: System) -> list[Comparison]:
         exact = self._differences(first.exact, second.exact)
@@ -121,9 +119,8 @@ class Report:
 
     def _estimates(self, columns: Sequence[Any]) -> list[Estimate]:
         """The mean of each column and its interval; columns of one length share their draws."""
-        lengths = {len(column) for column in columns}
         intervals: dict[int, Interval | None] = {}
-        for length in lengths:
+        for length in {len(column) for column in columns}:
             alike = [i for i, column in enumerate(columns) if len(column) == length]
             found = bootstrap_intervals(np.stack([columns[i] for i in alike], axis=1), seed=self.seed)
             intervals |= dict(zip(alike, found, strict=True))
@@ -131,19 +128,15 @@ class Report:
 
     def as_json(self, *, per_query: bool = False) -> dict[str, Any]:
         """Every number, unrounded, with `per_query` also each query's; intervals as [low, high], null for none."""
-
-        def row_json(row: MeasureRow) -> dict[str, Any]:
-            return {what: _estimate_json(getattr(row, what)) for what in ("exact", "as_is", "difference")}
-
+        shown = ("exact", "as_is", "difference")
         systems = []
         for system in self.systems:
             rows = [row for row in self.rows if row.system == system.name]
-            entry: dict[str, Any] = {"name": system.name, "measures": {row.measure: row_json(row) for row in rows}}
+            measures = {row.measure: {what: _estimate_json(getattr(row, what)) for what in shown} for row in rows}
+            entry: dict[str, Any] = {"name": system.name, "measures": measures}
             if per_query:
-                entry["per_query"] = {
-                    "exact": system.exact.per_query,
-                    "as_is": None if system.as_is is None else system.as_is.per_query,
-                }
+                as_is = None if system.as_is is None else system.as_is.per_query
+                entry["per_query"] = {"exact": system.exact.per_query, "as_is": as_is}
             systems.append(entry)
         return {
             "task": self.task,
@@ -170,10 +163,6 @@ def _lacking(system: System) -> list[str]:
     return cautions
 
 
-def _values(scores: Scores, measure: str) -> Any:
-    return np.fromiter(scores.per_query[measure].values(), dtype=np.float64)
-
-
 def evaluate_system(
     name: str, exact: Run, as_is: Run | None, qrels: Qrels, *, measures: Sequence[str] = MEASURES
 ) -> System:
@@ -198,8 +187,6 @@ def _comparisons_json(comparisons: Iterable[Comparison]) -> Iterable[dict[str, A
 def _estimate_json(estimate: Estimate | None, p: float | None = None) -> dict[str, Any] | None:
     if estimate is None:
         return None
-    numbers: dict[str, Any] = {
-        "value": estimate.value,
-        "interval": None if estimate.interval is None else list(estimate.interval),
-    }
+    interval = None if estimate.interval is None else list(estimate.interval)
+    numbers = {"value": estimate.value, "interval": interval}
     return numbers if p is None else numbers | {"p": p}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from mmembed.evaluation.report import Comparison, Estimate, MeasureRow, Report
+from mmembed.evaluation.report import Estimate, Report
 from mmembed.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -22,9 +22,16 @@ def report_tables(report: Report) -> Group:
     asked, there = report.counted
     left_out = f" ({report.left_out:,} more have nothing relevant and are left out)" if report.left_out else ""
     head = f"{report.task}, {asked}: {report.queries:,}{left_out}, {there}: {report.documents:,}"
-    tables = [_system_table(name, list(rows)) for name, rows in groupby(report.rows, key=lambda row: row.system)]
-    pairs = groupby(report.comparisons, key=lambda comparison: comparison.systems)
-    tables += [_comparison_table(systems, list(of_two)) for systems, of_two in pairs]
+    tables = []
+    for name, of_one in groupby(report.rows, key=lambda row: row.system):
+        rows = [(r.measure, _shown(r.exact), _shown(r.as_is), _shown(r.difference, sign="+")) for r in of_one]
+        as_is = any(row[2] for row in rows)
+        tables.append(_table(name, ("exact search", "as it is", "difference") if as_is else ("value",), rows))
+    for (first, second), of_two in groupby(report.comparisons, key=lambda comparison: comparison.systems):
+        tests = [(c.measure, *_tested(c.exact, c.exact_p), *_tested(c.as_is, c.as_is_p)) for c in of_two]
+        as_is = any(test[3] for test in tests)
+        columns = ("exact search", "p", "as it is", "p") if as_is else ("difference", "p")
+        tables.append(_table(f"{second} - {first}", columns, tests))
     foot = f"In brackets: {CONFIDENCE:.0%} bootstrap intervals."
     if report.comparisons:
         foot += " p: paired two-sided randomisation test, not corrected for many tests."
@@ -33,28 +40,8 @@ def report_tables(report: Report) -> Group:
     return Group(Text(head, style="bold"), Text(), *spaced, Text(foot, style="dim"), *cautions)
 
 
-def _system_table(name: str, rows: Sequence[MeasureRow]) -> Table:
-    once = all(row.as_is is None for row in rows)
-    table = _table(name, *(("value",) if once else ("exact search", "as it is", "difference")))
-    for row in rows:
-        cells = (_shown(row.exact), _shown(row.as_is), _shown(row.difference, sign="+"))
-        table.add_row(row.measure, *cells[: len(table.columns) - 1])
-    return table
-
-
-def _comparison_table(systems: tuple[str, str], comparisons: Sequence[Comparison]) -> Table:
-    twice = any(comparison.as_is is not None for comparison in comparisons)
-    columns = ("exact search", "p", "as it is", "p") if twice else ("difference", "p")
-    table = _table(f"{systems[1]} - {systems[0]}", *columns)
-    for comparison in comparisons:
-        cells = [_shown(comparison.exact, sign="+"), _probability(comparison.exact_p)]
-        cells += [_shown(comparison.as_is, sign="+"), _probability(comparison.as_is_p)]
-        table.add_row(comparison.measure, *cells[: len(table.columns) - 1])
-    return table
-
-
-def _table(title: str, *numbers: str) -> Table:
-    """Columns of numbers keep their width, a narrow terminal folds the names of the measures."""
+def _table(title: str, numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Columns of numbers keep their width, a narrow terminal folds the names of the measures; cells beyond are cut."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -64,6 +51,8 @@ def _table(title: str, *numbers: str) -> Table:
     table.add_column("measure", overflow="fold")
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row[: len(table.columns)])
     return table
 
 
@@ -84,7 +73,7 @@ def _short(bound: float, sign: str) -> str:
     return f"{rounded:{sign}.2f}" if abs(rounded) >= 1 else f"{rounded:{sign}.3f}".replace("0.", ".", 1)
 
 
-def _probability(p: float | None) -> str:
+def _tested(difference: Estimate | None, p: float | None) -> tuple[str, str]:
     if p is None:
-        return ""
-    return "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
+        return "", ""
+    return _shown(difference, sign="+"), "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)

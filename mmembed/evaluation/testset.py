@@ -71,28 +71,23 @@ def check_test_set(
     stay relevant, so they lower recall. Raises InvalidTestSet where no query is left that has a relevant document.
     """
     known = {query: dict(grades) for query, grades in qrels.items() if query in queries}
-    result = TestSet(queries, corpus, known, name, (*warnings, *_faults(queries, corpus, qrels)))
-    if not result.judged:
+    relevant = {document for grades in known.values() for document, grade in grades.items() if grade > 0}
+    faults = {
+        "queries judged, but not among the queries, so not asked": [q for q in qrels if q not in queries],
+        "documents relevant, but not in the corpus, so never found": sorted(relevant - corpus.keys()) if corpus else [],
+        "queries judged, but without a relevant document, so left out": [
+            query for query, grades in known.items() if not any(grade > 0 for grade in grades.values())
+        ],
+    }
+    found = (
+        f"{fault}: {len(ids)} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        for fault, ids in faults.items()
+        if ids
+    )
+    result = TestSet(queries, corpus, known, name, (*warnings, *found))
+    if not relevant:
         raise InvalidTestSet(
             f"test set {name!r}: none of its {len(queries)} queries has a relevant document (a grade of 1 or more), "
             f"so there is nothing to measure: look whether the judgements name these queries"
         )
     return result
-
-
-def _faults(queries: Mapping[str, Query], corpus: Mapping[str, CorpusDocument], qrels: Qrels) -> list[str]:
-    known = {query: grades for query, grades in qrels.items() if query in queries}
-    relevant = {document for grades in known.values() for document, grade in grades.items() if grade > 0}
-    absent = sorted(relevant - corpus.keys()) if corpus else []
-    faults = {
-        "queries judged, but not among the queries, so not asked": [q for q in qrels if q not in queries],
-        "documents relevant, but not in the corpus, so never found": absent,
-        "queries judged, but without a relevant document, so left out": [
-            query for query, grades in known.items() if not any(grade > 0 for grade in grades.values())
-        ],
-    }
-    return [
-        f"{fault}: {len(ids)} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
-        for fault, ids in faults.items()
-        if ids
-    ]

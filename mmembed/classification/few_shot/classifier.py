@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 from qdrant_client import models
 
-from mmembed.classification.calibration_fit import column_numbers
+from mmembed.classification.calibration_fit import column_numbers, note_key
 from mmembed.classification.classes import Classes
 from mmembed.classification.few_shot.probe import fit_probe, probe_logits
 from mmembed.classification.few_shot.split import Split
 from mmembed.classification.few_shot.tip_adapter import find_neighbours, tip_logits
 from mmembed.classification.probabilities import score
-from mmembed.collection import Collection
+from mmembed.collection import Collection, stacked
 from mmembed.collection.conditions import has_value
 from mmembed.errors import InvalidSample
 from mmembed.types import DenseArray, Store
@@ -98,19 +98,11 @@ def load_few_shot(
     The probe is fitted again, to the stored vectors of its training pictures, when it is first asked.
     """
     where = Collection(store, collection)
-    stored = where.note(note_key(classes))
+    stored = where.note(note_key("few_shot", classes.fingerprint, classes.labels.key))
     if stored is None:
         return None
     note = FewShotNote.from_json(stored)
     return FewShotClassifier(where, classes, note, note.best if way == "best" else way)
-
-
-def save_note(collection: Collection, classes: Classes, note: FewShotNote) -> None:
-    collection.store.set_note(collection.name, note_key(classes), asdict(note))
-
-
-def note_key(classes: Classes) -> str:
-    return f"few_shot:{classes.fingerprint[:16]}:{classes.labels.key[:16]}"
 
 
 def split_key(key: str) -> str:
@@ -124,9 +116,9 @@ def in_part(key: str, part: Split) -> models.Filter:
 
 def read_part(collection: Collection, names: Sequence[str], *, key: str, part: Split) -> LabelledPart:
     """The points of `part`, with their stored vectors. Raises InvalidSample for a label that is not among `names`."""
-    blocks = list(collection.image_vectors(filter=in_part(key, part), payload=[key]))
+    blocks = collection.image_vectors(filter=in_part(key, part), payload=[key])
     points = [point for some, _ in blocks for point in some]
     if not points:
         raise InvalidSample(f"collection {collection.name!r} has no picture left of the part {part!r}: learn again")
     truth = column_numbers(names, [point.payload[key] for point in points])
-    return LabelledPart([point.id for point in points], np.concatenate([rows for _, rows in blocks]), truth)
+    return LabelledPart([point.id for point in points], stacked(points), truth)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 from qdrant_client import models
 
 from mmembed.classification.cache import ClassCache
-from mmembed.classification.calibration_fit import column_numbers
+from mmembed.classification.calibration_fit import column_numbers, note_key
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.few_shot.classifier import (
     WAYS,
@@ -19,7 +19,6 @@ from mmembed.classification.few_shot.classifier import (
     LabelledPart,
     in_part,
     read_part,
-    save_note,
     split_key,
 )
 from mmembed.classification.few_shot.probe import choose_probe, fit_probe, probe_logits, probe_temperature
@@ -90,7 +89,8 @@ def learn_few_shot(
     # 1. what cannot be is refused before anything is written
     truth = [image.label for image in known if image.label is not None]
     stratified_split(truth, shots=shots)
-    _check_key(where, key)
+    tags = [tagged(TagKeys.of(key.removesuffix(suffix))) for suffix in ("", "_scores", "_by")]  # none of their three
+    check_label_key(where, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
     classes = embed_classes(encoder, labels if labels is not None else sorted(set(truth)), cache=cache)
     column_numbers(classes.names, truth)
     # 2. index, label, split
@@ -104,10 +104,9 @@ def learn_few_shot(
     limit = neighbours or min(len(train.ids), _MAX_NEIGHBOURS)
     note = _choose(where, classes, train, validation, key=key, limit=limit)
     by_way = {ZERO_SHOT: logits(classes, score(classes, test.vectors)[:, : len(classes.names)])}
-    for way in WAYS:
-        by_way[way] = FewShotClassifier(where, classes, note, way).logits(test.vectors)
+    by_way |= {way: FewShotClassifier(where, classes, note, way).logits(test.vectors) for way in WAYS}
     measured, outcomes = compare_ways(by_way, test.truth, names=classes.names, ids=test.ids, seed=seed)
-    save_note(where, classes, note)
+    store.set_note(collection, note_key("few_shot", classes.fingerprint, classes.labels.key), asdict(note))
     sizes: dict[Split, int] = {"train": len(train.ids), "validation": len(validation.ids), "test": len(test.ids)}
     return FewShotReport(sizes, measured, note, outcomes, (*report.failures, *unclear))
 
@@ -129,12 +128,6 @@ def _mark(
     marks |= {id: {key: labels[id], split_key(key): part} for id, part in zip(distinct, parts, strict=True)}
     store.set_payloads(name, marks)
     return unclear
-
-
-def _check_key(collection: Collection, key: str) -> None:
-    """Raise InvalidQuery for a payload key that is one of three of tags, or holds something else."""
-    tags = [tagged(TagKeys.of(key.removesuffix(suffix))) for suffix in ("", "_scores", "_by")]
-    check_label_key(collection, [key, split_key(key)], models.Filter(should=[*tags]), of="labels")
 
 
 def _distinct(points: Sequence[Point], labels: Mapping[str, str]) -> tuple[list[str], list[Failure]]:
@@ -169,18 +162,19 @@ def _choose(
     cosines = score(classes, validation.vectors)[:, :n_labels]
     tip = choose_tip(cosines, neighbours, validation.truth)
     voted = tip_logits(cosines, neighbours, alpha=tip.alpha, beta=tip.beta)
-    probe = choose_probe((train.vectors, train.truth), (validation.vectors, validation.truth), n_labels)
-    fitted = fit_probe(train.vectors, train.truth, strength=probe.strength)
+    seen, unseen = (train.vectors, train.truth), (validation.vectors, validation.truth)
+    strength, probe_accuracy = choose_probe(seen, unseen, n_labels)
+    fitted = fit_probe(train.vectors, train.truth, strength=strength)
     return FewShotNote(
         names=classes.names,
         key=key,
         alpha=tip.alpha,
         beta=tip.beta,
         temperature=fit_temperature(voted, validation.truth),
-        strength=probe.strength,
+        strength=strength,
         probe_temperature=probe_temperature(probe_logits(fitted, validation.vectors, n_labels), validation.truth),
         limit=limit,
-        best="tip-adapter" if tip.accuracy >= probe.accuracy else "probe",
+        best="tip-adapter" if tip.accuracy >= probe_accuracy else "probe",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,6 @@ from mmembed.classification.measures import accuracy_at
 from mmembed.types import DenseArray
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 7))  # C, the inverse of the L2 penalty; rows have norm 1
-
-
-@dataclass(frozen=True)
-class ProbeChoice:
-    strength: float  # C
-    accuracy: float  # of the validation part
 
 
 def fit_probe(vectors: DenseArray, truth: npt.NDArray[np.integer], *, strength: float) -> Any:
@@ -46,11 +40,11 @@ def choose_probe(
     train: tuple[DenseArray, npt.NDArray[np.integer]],
     validation: tuple[DenseArray, npt.NDArray[np.integer]],
     n_labels: int,
-) -> ProbeChoice:
-    """The C of the most accurate probe; of equal ones the smallest."""
+) -> tuple[float, float]:
+    """The C of the most accurate probe, of equal ones the smallest, and its accuracy on the validation part."""
 
-    def choice(strength: float) -> ProbeChoice:
+    def accuracy(strength: float) -> float:
         logits = probe_logits(fit_probe(*train, strength=strength), validation[0], n_labels)
-        return ProbeChoice(strength, float(accuracy_at(logits, validation[1], 1).mean()))
+        return float(accuracy_at(logits, validation[1], 1).mean())
 
-    return max(map(choice, STRENGTHS), key=lambda choice: choice.accuracy)  # the first of equal ones
+    return max(((strength, accuracy(strength)) for strength in STRENGTHS), key=itemgetter(1))  # the first of equal ones

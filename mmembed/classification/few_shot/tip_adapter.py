@@ -86,7 +86,6 @@ def find_neighbours(
     columns = np.zeros((len(vectors), limit), dtype=np.intp)
     for row, vector in enumerate(vectors):
         hits = store.query(collection.name, StoreQuery([Leg("image", vector)], limit=limit, filter=filter, exact=exact))
-        known = [(hit.score, places[hit.payload[key]]) for hit in hits if hit.payload.get(key) in places]
-        for place, (score, column) in enumerate(known):
-            similarity[row, place], columns[row, place] = score, column
+        for place, hit in enumerate(hit for hit in hits if hit.payload.get(key) in places):
+            similarity[row, place], columns[row, place] = hit.score, places[hit.payload[key]]
     return Neighbours(similarity, columns)

@@ -36,15 +36,11 @@ def read_beir(folder: Path, *, split: str | None = None) -> TestSet:
     queries = {id: _query(line, row, folder) for line, id, row in _identified(queries_file, "query")}
     if not corpus:
         raise InvalidTestSet(f"{corpus_file} holds no document: there is nothing to find")
-    return check_test_set(queries, corpus, read_qrels(_judgements(folder, split)), name=folder.resolve().name)
-
-
-def _judgements(folder: Path, split: str | None) -> Path:
-    names = [f"qrels/{name}.tsv" for name in ([split] if split else SPLITS)] + ([] if split else ["qrels.tsv"])
-    file = first_of(folder, *names)
-    if file is None:
+    names = [f"qrels/{split}.tsv"] if split else [*(f"qrels/{name}.tsv" for name in SPLITS), "qrels.tsv"]
+    judgements = first_of(folder, *names)
+    if judgements is None:
         raise InvalidTestSet(f"test set {folder} has no judgements: looked for {', '.join(names)}")
-    return file
+    return check_test_set(queries, corpus, read_qrels(judgements), name=folder.resolve().name)
 
 
 def _identified(file: Path, what: str) -> Iterator[tuple[TextLine, str, dict[str, Any]]]:

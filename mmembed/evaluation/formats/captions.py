@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,14 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     Raises:
         InvalidTestSet: no such file, not one of the three layouts, or none of its pictures is there.
     """
-    file = _file_of(Path(file).expanduser())
+    file = Path(file).expanduser()
+    if file.is_dir():
+        found = [file / name for name in _NAMES if (file / name).is_file()]
+        if not found:
+            raise InvalidTestSet(
+                f"{file.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file"
+            )
+        file = found[0]
     named: dict[str, list[str]] = {}
     for name, caption in _rows(file):
         captions = named.setdefault(name, [])
@@ -60,7 +67,8 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
     by_path: dict[Path, list[str]] = {}
     missing = []
     for name, captions in named.items():
-        path = _image(roots, name)
+        paths = (Path(os.path.abspath(root / name)) for root in roots)
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             missing.append(name)
         else:
@@ -77,28 +85,10 @@ def read_captions(file: str | Path, *, images: str | Path | None = None) -> Capt
         warnings.append(
             f"{len(missing):,} pictures are not there and were left out, with their captions: {a_few(missing)}"
         )
-    if len(captioned) < len(by_path):
-        bare = [path.name for path, captions in by_path.items() if not captions]
+    if bare := [path.name for path, captions in by_path.items() if not captions]:
         warnings.append(f"{len(bare):,} pictures have no caption and were left out: {a_few(bare)}")
     name = file.parent.name if file.name in _NAMES else file.stem
     return Captions(name, captioned, tuple(warnings))
-
-
-def _file_of(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in _NAMES:
-        if (path / name).is_file():
-            return path / name
-    raise InvalidTestSet(f"{path.name}: the folder has no {', '.join(_NAMES[:-1])} or {_NAMES[-1]}: name the file")
-
-
-def _image(roots: Iterable[Path], name: str) -> Path | None:
-    for root in roots:
-        path = Path(os.path.abspath(root / name))
-        if path.is_file():
-            return path
-    return None
 
 
 def _rows(file: Path) -> Iterator[tuple[str, str]]:
@@ -108,9 +98,8 @@ def _rows(file: Path) -> Iterator[tuple[str, str]]:
         raise InvalidTestSet(f"{file.name}: a captions file ends in .json, .jsonl or .csv: convert it to one of them")
     text = whole_file(file, "a captions file")
     if suffix == ".json":
-        yield from _json_rows(file.name, text)
-    else:
-        yield from parsed_rows(file, text, ("uri", "caption"), _pair, _pair, '{"uri": ..., "caption": ...}')
+        return _json_rows(file.name, text)
+    return parsed_rows(file, text, ("uri", "caption"), _pair, _pair, '{"uri": ..., "caption": ...}')
 
 
 def _json_rows(name: str, text: str) -> Iterator[tuple[str, str]]:

@@ -29,16 +29,11 @@ def read_cranfield(folder: Path) -> TestSet:
     queries = {str(position): Query(fields.get("W", "")) for position, (_, _, fields) in questions}
     qrels: dict[str, dict[str, int]] = {}
     for line in text_lines(folder / "cranqrel"):
-        query, abstract, grade = _judgement(line)
-        qrels.setdefault(query, {})[abstract] = int(grade in _RELEVANT)
+        words = line.text.split()
+        if len(words) != 3 or re.fullmatch(r"-?\d+", words[2]) is None:
+            raise wrong(line, "not a judgement: a question, an abstract and a grade, separated by spaces")
+        qrels.setdefault(words[0], {})[words[1]] = int(int(words[2]) in _RELEVANT)
     return check_test_set(queries, corpus, qrels, name=folder.resolve().name)
-
-
-def _judgement(line: TextLine) -> tuple[str, str, int]:
-    fields = line.text.split()
-    if len(fields) != 3 or re.fullmatch(r"-?\d+", fields[2]) is None:
-        raise wrong(line, "not a judgement: a question, an abstract and a grade, separated by spaces")
-    return fields[0], fields[1], int(fields[2])
 
 
 def _records(file: Path) -> Iterator[tuple[TextLine, str, dict[str, str]]]:

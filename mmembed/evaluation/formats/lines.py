@@ -32,7 +32,8 @@ def wrong(line: TextLine, what: str) -> InvalidTestSet:
 def text_lines(file: Path) -> Iterator[TextLine]:
     """The lines that are not blank, without their ends. Raises UnreadableSource where the file cannot be read."""
     try:
-        with _opened(file) as lines:
+        opened: Callable[..., IO[str]] = gzip.open if file.suffix == ".gz" else open
+        with opened(file, "rt", encoding="utf-8-sig", newline="\n") as lines:
             for number, text in enumerate(lines, 1):
                 if text.strip():
                     yield TextLine(file, number, text.rstrip("\r\n"))
@@ -41,12 +42,6 @@ def text_lines(file: Path) -> Iterator[TextLine]:
     except (OSError, EOFError, zlib.error) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise UnreadableSource(f"{file} cannot be read ({reason}): name a text file, plain or .gz") from exc
-
-
-def _opened(file: Path) -> IO[str]:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="\n")
-    return file.open(encoding="utf-8-sig", newline="\n")
 
 
 def rows_of(file: Path) -> Iterator[tuple[TextLine, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 from qdrant_client.models import Filter
@@ -40,11 +40,8 @@ class SearchLog:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Line:
-    query: Query
-    grades: Mapping[str, int]
-    filter: str | None = None  # as JSON, its keys sorted
+_Line: TypeAlias = tuple[Query, Mapping[str, int], str | None]
+"""What is asked, what is relevant, and the filter as JSON, its keys sorted."""
 
 
 def read_searches(file: str | Path) -> SearchLog:
@@ -59,10 +56,10 @@ def read_searches(file: str | Path) -> SearchLog:
     ids: dict[tuple[Query, str | None], str] = {}
     qrels: dict[str, dict[str, int]] = {}
     of_json = partial(_json_line, folder=file.parent)
-    for line in parsed_rows(file, text, ("query", "uri"), of_json, _csv_line, "a search"):
-        id = ids.setdefault((line.query, line.filter), str(len(ids) + 1))
+    for query, relevant, filter in parsed_rows(file, text, ("query", "uri"), of_json, _csv_line, "a search"):
+        id = ids.setdefault((query, filter), str(len(ids) + 1))
         grades = qrels.setdefault(id, {})
-        for uri, grade in line.grades.items():
+        for uri, grade in relevant.items():
             grades[uri] = max(grade, grades.get(uri, grade))
     if not ids:
         raise InvalidTestSet(f"{file.name}: the log is empty: write one search a line, with what is relevant to it")
@@ -98,24 +95,20 @@ def _json_line(row: Any, folder: Path) -> _Line:
         for uri, value in some.items():
             grade = _grade(value)
             grades[uri] = max(grade, grades.get(uri, grade))
-    condition = _condition(row["filter"]) if row.get("filter") else None
-    query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)
-    return _Line(query, grades, condition)
-
-
-def _condition(value: object) -> str:
+    condition = row.get("filter") or None
     try:
-        Filter.model_validate(value)
+        Filter.model_validate(condition or {})
     except ValidationError as exc:
         raise ValueError(f"its filter is not a Qdrant filter: {exc.errors()[0]['msg']}") from exc
-    return json.dumps(value, sort_keys=True)
+    query = Query(text.strip() if isinstance(text, str) and text.strip() else None, folder / image if image else None)
+    return query, grades, json.dumps(condition, sort_keys=True) if condition else None
 
 
 def _csv_line(row: Mapping[str, str | None]) -> _Line:
     query, uri, grade = row["query"], row["uri"], row.get("grade")
     if not query or not query.strip():
         raise ValueError("its query is empty")
-    return _Line(Query(query.strip()), {uri: _grade(float(grade)) if grade else 1} if uri else {})
+    return Query(query.strip()), {uri: _grade(float(grade)) if grade else 1} if uri else {}, None
 
 
 def _grade(value: object) -> int:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from mmembed.errors import InvalidTestSet, SettingsError
-from mmembed.evaluation.formats.lines import TextLine, first_of, text_lines, wrong
+from mmembed.evaluation.formats.lines import first_of, text_lines, wrong
 from mmembed.evaluation.measures import Qrels, Run, ranked
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet, check_test_set
 
@@ -27,13 +27,17 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     Raises InvalidTestSet for a malformed line, or a document judged twice and differently for one query.
     """
     qrels: dict[str, dict[str, int]] = {}
-    header = True
-    for line in text_lines(file):
-        query, document, grade = _judgement(line)
-        if header and grade.casefold() in _HEADERS:
-            header = False
+    for place, line in enumerate(text_lines(file)):
+        fields = [field.strip() for field in line.text.split("\t")]
+        if len(fields) not in (3, 4):
+            fields = line.text.split()
+        if len(fields) == 4:
+            del fields[1]
+        if len(fields) != 3 or not all(fields):
+            raise wrong(line, "not a judgement: `query 0 document grade`, or with tabs `query-id corpus-id score`")
+        query, document, grade = fields
+        if place == 0 and grade.casefold() in _HEADERS:
             continue
-        header = False
         if not _number(grade).is_integer():
             raise wrong(line, f"the grade {grade!r} is not a whole number: 1 and above is relevant, 0 is not")
         value = int(float(grade))
@@ -42,18 +46,6 @@ def read_qrels(file: Path) -> dict[str, dict[str, int]]:
     if not qrels:
         raise InvalidTestSet(f"{file} holds no judgement: its lines are `query 0 document grade`")
     return qrels
-
-
-def _judgement(line: TextLine) -> tuple[str, str, str]:
-    fields = [field.strip() for field in line.text.split("\t")]
-    if len(fields) not in (3, 4):
-        fields = line.text.split()
-    if len(fields) == 4:
-        del fields[1]
-    if len(fields) != 3 or not all(fields):
-        raise wrong(line, "not a judgement: `query 0 document grade`, or with tabs `query-id corpus-id score`")
-    query, document, grade = fields
-    return query, document, grade
 
 
 def _number(text: str) -> float:
@@ -96,15 +88,11 @@ def read_queries(file: Path) -> dict[str, Query]:
 
 def read_trec(folder: Path) -> TestSet:
     """A folder with queries.tsv, qrels.txt (or qrels, qrels.tsv) and corpus.tsv (or collection.tsv)."""
-    files = {
-        "queries.tsv": first_of(folder, "queries.tsv"),
-        "corpus.tsv": first_of(folder, *_CORPUS),
-        "qrels.txt": first_of(folder, *QRELS),
-    }
-    missing = [name for name, file in files.items() if file is None]
-    queries, corpus, qrels = files.values()
+    queries, corpus, qrels = (first_of(folder, *names) for names in (("queries.tsv",), _CORPUS, QRELS))
     if queries is None or corpus is None or qrels is None:
-        raise InvalidTestSet(f"test set {folder} lacks {' and '.join(missing)}: a folder of TREC files has all three")
+        found = {"queries.tsv": queries, "corpus.tsv": corpus, "qrels.txt": qrels}
+        missing = " and ".join(name for name, file in found.items() if file is None)
+        raise InvalidTestSet(f"test set {folder} lacks {missing}: a folder of TREC files has all three")
     return check_test_set(read_queries(queries), _read_corpus(corpus), read_qrels(qrels), name=folder.resolve().name)
 
 

@@ -8,7 +8,8 @@ of it and works in its own precision, but what CLIP_benchmark then does with the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -16,18 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from mmembed.encoders.registry import load_encoder
-from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses.installed import check_installed
+from mmembed.errors import MissingDependency, SettingsError, UnsupportedModality
 from mmembed.images import to_rgb
 from mmembed.types import Encoder, PixelEncoder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Transform: TypeAlias = Callable[["Image"], Tensor]
-Tokenizer: TypeAlias = Callable[[Sequence[str]], Tensor]
-Parts: TypeAlias = tuple[nn.Module, Transform, Tokenizer]
-"""Three at once: what CLIP_benchmark's own load functions return."""
+Parts: TypeAlias = tuple[nn.Module, Callable[["Image"], Tensor], Callable[[Sequence[str]], Tensor]]
+"""Model, transform and tokenizer: what CLIP_benchmark's own load functions return."""
 
 MODEL_TYPE = "mmembed"
 _PADDING = 0xFF  # a byte that no UTF-8 text holds
@@ -52,29 +50,24 @@ class ClipModel(nn.Module):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """`(n, bytes)` from `tokenize` -> `(n, dim)` unit rows. A label or caption is a query that finds pictures."""
         with torch.autocast(tokens.device.type, enabled=False):
-            rows = self.encoder.encode_text(_texts(tokens), role="query")
+            texts = [row[row != _PADDING].tobytes().decode("utf-8", "surrogatepass") for row in tokens.cpu().numpy()]
+            rows = self.encoder.encode_text(texts, role="query")
         return torch.from_numpy(np.asarray(rows)).to(tokens.device)
 
 
-@dataclass(frozen=True)
-class _Transform:
-    """A picture -> what the model takes; a class, as worker processes of a data loader have to pickle it."""
-
-    encoder: Encoder
-
-    def __call__(self, image: Image) -> Tensor:
-        rgb, tower = to_rgb(image), _pixel_encoder(self.encoder)
-        pixels = np.asarray(self.encoder.encode_image([rgb]))[0] if tower is None else tower.preprocess_image(rgb)
-        return torch.from_numpy(pixels)
+def _transform(encoder: Encoder, image: Image) -> Tensor:
+    """A picture -> what the model takes."""
+    rgb, tower = to_rgb(image), _pixel_encoder(encoder)
+    pixels = np.asarray(encoder.encode_image([rgb]))[0] if tower is None else tower.preprocess_image(rgb)
+    return torch.from_numpy(pixels)
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:
     """n strings -> `(n, longest)` bytes, as UTF-8, the shorter ones padded."""
     rows = [text.encode("utf-8", "surrogatepass") for text in texts]
-    tokens = torch.full((len(rows), max(map(len, rows), default=0)), _PADDING, dtype=torch.uint8)
-    for row, content in zip(tokens, rows, strict=True):
-        row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else _PADDING
-    return tokens
+    longest = max(map(len, rows), default=0)
+    padded = b"".join(row.ljust(longest, bytes([_PADDING])) for row in rows)
+    return torch.tensor([*padded], dtype=torch.uint8).reshape(len(rows), longest)
 
 
 def load_clip_model(
@@ -103,7 +96,8 @@ def load_clip_model(
     for modality, what in (("image", "pictures"), ("text", "texts")):
         if modality not in spec.modalities:
             raise UnsupportedModality(spec.name, what, spec.modalities)
-    return ClipModel(encoder).eval(), _Transform(encoder), tokenize
+    # no closure, as worker processes of a data loader have to pickle it
+    return ClipModel(encoder).eval(), partial(_transform, encoder), tokenize
 
 
 def register_clip_benchmark() -> None:
@@ -111,7 +105,8 @@ def register_clip_benchmark() -> None:
 
     Raises MissingDependency where it is not installed.
     """
-    check_installed("running CLIP_benchmark", "clip_benchmark")
+    if find_spec("clip_benchmark") is None:
+        raise MissingDependency("running CLIP_benchmark", "clip_benchmark", "mmembed[harnesses]")
     from clip_benchmark import models
 
     models.TYPE2FUNC[MODEL_TYPE] = load_clip_model
@@ -122,8 +117,3 @@ def register_clip_benchmark() -> None:
 def _pixel_encoder(encoder: Encoder) -> PixelEncoder | None:
     """`encoder`, where its pictures become pixels of one size: only such can be stacked into a batch."""
     return encoder if isinstance(encoder, PixelEncoder) and encoder.spec.image_size is not None else None
-
-
-def _texts(tokens: Tensor) -> list[str]:
-    rows = tokens.cpu().numpy()
-    return [row[row != _PADDING].tobytes().decode("utf-8", "surrogatepass") for row in rows]

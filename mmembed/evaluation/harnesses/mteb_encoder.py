@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
 from mmembed.encoders.registry import load_encoder
-from mmembed.errors import SettingsError, UnsupportedModality
-from mmembed.evaluation.harnesses.installed import check_installed
+from mmembed.errors import MissingDependency, SettingsError, UnsupportedModality
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
 from mmembed.images import to_rgb
 from mmembed.types import DenseArray, Embeddings, Encoder, Role
@@ -18,6 +18,10 @@ from mmembed.vectors import check_embeddings, l2_normalize
 Batch: TypeAlias = Mapping[str, Any]
 """One batch of mteb's: lists of equal length under "text", "image" or both."""
 
+_UNKNOWN = (  # mteb asks for these as well
+    *("loader", "release_date", "languages", "n_parameters", "memory_usage_mb", "open_weights"),
+    *("public_training_code", "public_training_data", "use_instructions", "training_datasets"),
+)
 _MODEL_TYPES: Mapping[str, Any] = {"dense": "dense", "sparse": "sparse", "multi": "late-interaction"}
 
 
@@ -92,7 +96,8 @@ class MtebEncoder:
 
 def load_for_mteb(encoder: Encoder | str) -> Encoder:
     """`encoder`, loaded where it is a name. Raises MissingDependency without mteb, before anything is loaded."""
-    check_installed("running mteb's tasks", "mteb")
+    if find_spec("mteb") is None:
+        raise MissingDependency("running mteb's tasks", "mteb", "mmembed[harnesses]")
     return load_encoder(encoder) if isinstance(encoder, str) else encoder
 
 
@@ -135,26 +140,16 @@ def model_meta(encoder: Encoder, experiment: Mapping[str, Any] | None = None) ->
     from mteb.types import Licenses
 
     spec = encoder.spec
-    similarity = ScoringFunction("MaxSim" if spec.kind == "multi" else spec.distance)
     licence = (spec.licence or "").lower()
     return ModelMeta(
-        loader=None,
+        **dict.fromkeys(_UNKNOWN),
         name=f"mmembed/{spec.name.replace('/', '__')}",
         revision=spec.revision or spec.fingerprint,
-        release_date=None,
-        languages=None,
-        n_parameters=None,
-        memory_usage_mb=None,
         max_tokens=spec.context_length,
         embed_dim=spec.dim,
         license=licence if licence in get_args(Licenses) else None,
-        open_weights=None,
-        public_training_code=None,
-        public_training_data=None,
         framework=[],
-        similarity_fn_name=similarity,
-        use_instructions=None,
-        training_datasets=None,
+        similarity_fn_name=ScoringFunction("MaxSim" if spec.kind == "multi" else spec.distance),
         modalities=sorted(spec.modalities, reverse=True),
         model_type=[_MODEL_TYPES[spec.kind]],
         experiment_kwargs=dict(experiment) if experiment else None,

@@ -47,15 +47,16 @@ def accepted_task(encoder: Encoder, metadata: TaskMetadata, role: Role, own: Map
     if metadata.name in own:
         encoder.encode_text([], role=role, task=own[metadata.name])
         return own[metadata.name]
-    for task in _candidates(metadata, role):
-        if _accepts(encoder, role, task):
-            return task
-    return None
+    return next((task for task in _candidates(metadata, role) if _accepts(encoder, role, task)), None)
 
 
 def _candidates(metadata: TaskMetadata, role: Role) -> Iterator[str]:
     instructions, kinds = known_tasks(), _OF_TYPE.get(metadata.type, ())
-    yield from (name for name in _names(metadata.name) if name in instructions)
+    # what the table may have a data set under: "CQADupstackGamingRetrieval", "SciFact.v2", "NanoNQRetrieval"
+    families = [family for family in _FAMILIES if metadata.name.startswith(family)]
+    plain = _VARIANT.sub("", metadata.name)
+    names = (metadata.name, *families, plain, plain.removesuffix("Retrieval"))
+    yield from (name for name in names if name in instructions)
     yield from (kind for kind in kinds if kind[0].isupper())  # those that E5-Mistral instructs by their kind alone
     prompt = metadata.prompt
     own = prompt.get(role) if isinstance(prompt, Mapping) else prompt
@@ -63,15 +64,6 @@ def _candidates(metadata: TaskMetadata, role: Role) -> Iterator[str]:
         yield str(own)
     if kinds:
         yield from (kinds[-1], "")
-
-
-def _names(name: str) -> Iterator[str]:
-    """What the table may have a data set under: "CQADupstackGamingRetrieval", "SciFact.v2", "NanoNQRetrieval"."""
-    yield name
-    yield from (family for family in _FAMILIES if name.startswith(family))
-    plain = _VARIANT.sub("", name)
-    yield plain
-    yield plain.removesuffix("Retrieval")
 
 
 def _accepts(encoder: Encoder, role: Role, task: str) -> bool:

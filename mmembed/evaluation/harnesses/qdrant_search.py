@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import count
+from contextlib import ExitStack, closing
+from itertools import chain, count
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from mmembed.collection.contract import check_fingerprint
 from mmembed.collection.prepare import vector_contract
 from mmembed.errors import StoreError
 from mmembed.evaluation.harnesses.mteb_encoder import encode_batch, load_for_mteb, model_meta
-from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
+from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task
 from mmembed.stores import open_store
 from mmembed.types import Contract, Encoder, Leg, Modality, Point, Role, Store, StoreQuery, Vector
 
@@ -59,14 +59,11 @@ class QdrantSearch:
         self._prefix = collection
         self._collection = ""
         self._documents: list[str] = []
-        self.store = store if store is not None else self._temporary()
+        if store is None:
+            folder = self._closing.enter_context(TemporaryDirectory(prefix="mmembed-mteb-"))
+            store = self._closing.enter_context(closing(open_store(f"edge:{folder}/store.mm")))
+        self.store = store
         self.mteb_model_meta = model_meta(self.encoder, {"search": "qdrant", "exact": exact})
-
-    def _temporary(self) -> Store:
-        folder = self._closing.enter_context(TemporaryDirectory(prefix="mmembed-mteb-"))
-        store = open_store(f"edge:{folder}/store.mm")
-        self._closing.callback(store.close)
-        return store
 
     def __enter__(self) -> QdrantSearch:
         return self
@@ -96,21 +93,20 @@ class QdrantSearch:
             CollectionMismatch: the kept collection holds vectors of another encoder.
             StoreError: it holds another corpus.
         """
+        from mteb.types import PromptType
+
         self._forget()
         self._documents = list(corpus["id"])
-        name = (
-            f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
-            if self._prefix
-            else f"mteb-{uuid.uuid4().hex}"
-        )
-        self._collection = name
+        kept = f"{self._prefix}-{task_metadata.name}-{hf_subset}-{hf_split}"
+        name = self._collection = kept if self._prefix else f"mteb-{uuid.uuid4().hex}"
         digest = hashlib.sha256("\n".join(self._documents).encode()).hexdigest()
         if self._prefix and self._is_there(digest):
             return
-        modality = _modality(task_metadata, self.encoder)
-        contracts = {_VECTOR: vector_contract(self.encoder, modality)}
-        contract = Contract(kind="images" if modality == "image" else "documents", vectors=contracts)
-        self.store.create(name, contract, indexes={})
+        # pictures, where the documents are pictures alone or the encoder reads no texts
+        texts = "text" in self.encoder.spec.modalities and "text" in task_metadata.get_modalities(PromptType.document)
+        modality: Modality = "text" if texts else "image"
+        contract = {_VECTOR: vector_contract(self.encoder, modality)}
+        self.store.create(name, Contract("images" if modality == "image" else "documents", contract), indexes={})
         numbers = count()
         for vectors in self._encoded(corpus, "document", task_metadata, encode_kwargs, num_proc):
             self.store.upsert(name, [Point(_point_id(next(numbers)), {_VECTOR: vector}) for vector in vectors])
@@ -135,13 +131,11 @@ class QdrantSearch:
         With `top_ranked` (reranking) the documents named there alone, by exact search.
         """
         places = {document: number for number, document in enumerate(self._documents)} if top_ranked else {}
-        names = iter(list(queries["id"]))
+        batches = self._encoded(queries, "query", task_metadata, encode_kwargs, num_proc)
         found: dict[str, dict[str, float]] = {}
-        for vectors in self._encoded(queries, "query", task_metadata, encode_kwargs, num_proc):
-            for vector in vectors:
-                name = next(names)
-                among = None if top_ranked is None else [_point_id(places[d]) for d in top_ranked.get(name, ())]
-                found[name] = self._best(vector, top_k, among)
+        for name, vector in zip(list(queries["id"]), chain.from_iterable(batches), strict=True):
+            among = None if top_ranked is None else [_point_id(places[d]) for d in top_ranked.get(name, ())]
+            found[name] = self._best(vector, top_k, among)
         return found
 
     def _best(self, vector: Vector, limit: int, among: Sequence[str] | None) -> dict[str, float]:
@@ -161,7 +155,7 @@ class QdrantSearch:
     def _encoded(
         self,
         rows: Dataset,
-        prompt_type: Role,
+        role: Role,
         metadata: TaskMetadata,
         encode_kwargs: Mapping[str, Any],
         num_proc: int | None,
@@ -170,13 +164,10 @@ class QdrantSearch:
         from mteb._create_dataloaders import create_dataloader
         from mteb.types import PromptType
 
-        role = role_of(prompt_type)
         task = accepted_task(self.encoder, metadata, role, self.tasks)
-        size = encode_kwargs.get("batch_size", 32)
-        side = PromptType(prompt_type)
-        for batch in create_dataloader(
-            rows, task_metadata=metadata, prompt_type=side, batch_size=size, num_proc=num_proc
-        ):
+        size, side = encode_kwargs.get("batch_size", 32), PromptType(role)
+        loader = create_dataloader(rows, task_metadata=metadata, prompt_type=side, batch_size=size, num_proc=num_proc)
+        for batch in loader:
             yield list(encode_batch(self.encoder, batch, role=role, task=task))
 
     def _is_there(self, digest: str) -> bool:
@@ -200,14 +191,6 @@ class QdrantSearch:
         if self._collection and not self._prefix and self._collection in self.store.collections():
             self.store.drop(self._collection)
         self._collection = ""
-
-
-def _modality(metadata: TaskMetadata, encoder: Encoder) -> Modality:
-    """Of the documents: "image" where they are pictures alone, or the encoder reads no texts."""
-    from mteb.types import PromptType
-
-    has_text = "text" in metadata.get_modalities(PromptType.document)
-    return "text" if has_text and "text" in encoder.spec.modalities else "image"
 
 
 def _point_id(number: int) -> str:

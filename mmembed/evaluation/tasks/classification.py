@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +64,14 @@ def evaluate_classes(
             f"one it is needs no encoder: make a folder for each of two classes or more"
         )
     labels = labels or Labels(tuple(Label(name) for name in named))
-    _check_named(named, labels)
+    unnamed = [folder for folder in named if folder not in labels.names]
+    if unnamed:
+        raise InvalidLabels(
+            f"the folder {unnamed[0]!r} is none of the {len(labels.names):,} labels: name labels as the folders are"
+        )
     classes = embed_classes(encoder, labels)
+    of_five = ("acc5",) if len(classes.names) >= 5 else ()  # among fewer every picture would be among the best five
+    measures = ("acc1", *of_five, "mean_per_class_recall")
     files = {str(image.path): image for image in images if image.label is not None}
     where = Collection(store, collection)
     paths = {uri: image.path for uri, image in files.items()}
@@ -75,20 +81,15 @@ def evaluate_classes(
     truth = np.array([classes.names.index(str(files[uri].label)) for uri in uris])
     exact = score(classes, vectors)[:, : len(classes.names)]
     as_is = _searched(indexed, classes, uris, on_progress)
+    judged, searched = (_judged(scores, truth, uris, classes.names, measures) for scores in (exact, as_is))
     return Report(
         task=f"zero-shot classification into {len(classes.names):,} classes",
-        systems=(
-            System(encoder.spec.name, _judged(exact, truth, uris, classes), _judged(as_is, truth, uris, classes)),
-        ),
-        measures=_measures(classes),
+        systems=(System(encoder.spec.name, judged, searched),),
+        measures=measures,
         queries=len(uris),
         documents=len(classes.names),
-        warnings=(*indexed.warnings, *_left_out(images), *_unfound(as_is)),
-        facts={
-            **facts_of(encoder, where),
-            "classes": list(classes.names),
-            "templates": list(classes.labels.templates),
-        },
+        warnings=(*indexed.warnings, *_lost(images, as_is)),
+        facts=facts_of(encoder, where) | {"classes": list(classes.names), "templates": list(classes.labels.templates)},
         counted=("pictures", "classes"),
     )
 
@@ -141,14 +142,6 @@ def _csv_texts(text: str) -> dict[str, list[str]]:
     return texts
 
 
-def _check_named(folders: Sequence[str], labels: Labels) -> None:
-    unnamed = [folder for folder in folders if folder not in labels.names]
-    if unnamed:
-        raise InvalidLabels(
-            f"the folder {unnamed[0]!r} is none of the {len(labels.names):,} labels: name labels as the folders are"
-        )
-
-
 def _searched(indexed: IndexedCorpus, classes: Classes, uris: Sequence[str], on_progress: OnStep | None) -> Matrix:
     """`(n, m)` scores as searches for the classes give them; -inf where a picture is not found."""
     row_of = {uri: row for row, uri in enumerate(uris)}
@@ -165,29 +158,23 @@ def _searched(indexed: IndexedCorpus, classes: Classes, uris: Sequence[str], on_
     return scores
 
 
-def _measures(classes: Classes) -> tuple[str, ...]:
-    """Among fewer than five classes every picture would be among the best five."""
-    return ("acc1", "acc5", "mean_per_class_recall") if len(classes.names) >= 5 else ("acc1", "mean_per_class_recall")
-
-
-def _judged(scores: Matrix, truth: npt.NDArray[np.integer], uris: Sequence[str], classes: Classes) -> Scores:
+def _judged(
+    scores: Matrix, truth: npt.NDArray[np.integer], uris: Sequence[str], names: Sequence[str], measures: Sequence[str]
+) -> Scores:
     """acc by picture, recall by class. A picture that the search for its class did not find is wrong."""
     found = np.isfinite(scores[np.arange(len(truth)), truth])
     per_query: dict[str, Mapping[str, float]] = {}
-    for measure in _measures(classes):
+    for measure in measures:
         correct = accuracy_at(scores, truth, 5 if measure == "acc5" else 1) * found
         if measure == "mean_per_class_recall":
-            per_query[measure] = {classes.names[c]: float(correct[truth == c].mean()) for c in np.unique(truth)}
+            per_query[measure] = {names[c]: float(correct[truth == c].mean()) for c in np.unique(truth)}
         else:
             per_query[measure] = dict(zip(uris, correct.tolist(), strict=True))
     return Scores(per_query)
 
 
-def _left_out(images: Sequence[LabelledImage]) -> tuple[str, ...]:
-    negatives = sum(image.label is None for image in images)
-    return (f"{negatives:,} pictures of no class were left out: accuracy is about classes",) if negatives else ()
-
-
-def _unfound(scores: Matrix) -> tuple[str, ...]:
-    lost = int((~np.isfinite(scores)).all(axis=1).sum())
-    return (f"{lost:,} pictures are found by the search for no class, and count as wrong there",) if lost else ()
+def _lost(images: Sequence[LabelledImage], scores: Matrix) -> Iterator[str]:
+    if negatives := sum(image.label is None for image in images):
+        yield f"{negatives:,} pictures of no class were left out: accuracy is about classes"
+    if unfound := int((~np.isfinite(scores)).all(axis=1).sum()):
+        yield f"{unfound:,} pictures are found by the search for no class, and count as wrong there"

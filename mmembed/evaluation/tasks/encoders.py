@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -38,11 +39,10 @@ def evaluate_encoders(
     What has no file any more, as pictures inside documents have none, is left out and counted. Raises InvalidTestSet
     where no file is there, CollectionNotOurs, and what indexing and `evaluate_searches` raise.
     """
+    reports = []
     with tempfile.TemporaryDirectory(prefix="mmembed-eval-") as folder:
         files = _files_of(Collection(store, collection), Path(folder) / "files.jsonl")
-        anew = open_store(f"edge:{Path(folder) / 'store.mm'}")
-        try:
-            reports = []
+        with closing(open_store(f"edge:{Path(folder) / 'store.mm'}")) as anew:
             for number, encoder in enumerate(encoders, 1):
                 _index(Collection(anew, f"{collection}-{number}"), files, encoder, on_progress)
                 report = evaluate_searches(
@@ -56,8 +56,6 @@ def evaluate_encoders(
                     on_progress=on_progress,
                 )
                 reports.append(replace(report, warnings=(*files.warnings, *report.warnings)))
-        finally:
-            anew.close()
     return reports
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from mmembed.collection import Collection
 from mmembed.errors import UnsupportedModality
 from mmembed.evaluation.compare import compare
-from mmembed.evaluation.corpus_index import OnStep, index_corpus
+from mmembed.evaluation.corpus_index import OnStep, encode_inputs, index_corpus
 from mmembed.evaluation.formats.captions import Captions
 from mmembed.evaluation.report import Report
-from mmembed.evaluation.tasks.retrieval import encode_queries, measure_indexed
+from mmembed.evaluation.tasks.retrieval import measure_indexed
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.types import Encoder, Store
 
@@ -86,7 +86,7 @@ def evaluate_captions(
     if task is None and _same_in_both_roles(encoder, to_image):
         queries = texts.vectors()
     else:
-        queries = encode_queries(encoder, to_image.judged, [], task=task)
+        queries = encode_inputs(encoder, to_image.judged, [], role="query", task=task)
     measure = partial(measure_indexed, encoder=encoder, measures=measures, on_progress=on_progress)
     return BothWays(
         measure(images, to_image, queries, task=f"text to image, {captions.name}"),

@@ -46,7 +46,8 @@ def evaluate_passages(
         documents = _write_files(Path(temporary).resolve(), test_set.corpus)
 
         def tell(report: IngestReport) -> None:
-            _note(where)
+            if where.contract is not None and where.note(NOTE) is None:
+                store.set_note(collection, NOTE, {"holds": "passages"})
             if on_progress is not None:
                 on_progress("documents", report.done, len(documents))
 
@@ -55,7 +56,9 @@ def evaluate_passages(
         )
     if not done.stored:
         raise InvalidTestSet(f"none of {len(documents):,} documents has a text: there are no passages to search")
-    _forget_others(where, documents)
+    # what an earlier run stored: its files are gone, and this one has taken over the vectors of equal texts
+    points = store.scroll(collection, payload=["uri"])
+    store.delete(collection, [point.id for point in points if point.payload["uri"] not in documents])
     failures = tuple(  # each a sentence without the path of its file, which is gone
         Failure(documents.get(f.uri, f.uri), f.error.rpartition(".txt: ")[2]) for f in done.failures
     )
@@ -82,15 +85,3 @@ def _write_files(folder: Path, corpus: Mapping[str, CorpusDocument]) -> dict[str
         file.write_text(f"{document.whole_text}\n", encoding="utf-8")
         documents[str(file)] = id
     return documents
-
-
-def _note(collection: Collection) -> None:
-    if collection.contract is not None and collection.note(NOTE) is None:
-        collection.store.set_note(collection.name, NOTE, {"holds": "passages"})
-
-
-def _forget_others(collection: Collection, documents: dict[str, str]) -> None:
-    """Remove what an earlier run stored: its files are gone, and this one has taken over the vectors of equal texts."""
-    store, name = collection.store, collection.name
-    points = store.scroll(name, payload=["uri"])
-    store.delete(name, [point.id for point in points if point.payload["uri"] not in documents])

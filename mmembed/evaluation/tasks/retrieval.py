@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from mmembed.collection import Collection
-from mmembed.errors import SettingsError
-from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
-from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_files, index_corpus
+from mmembed.evaluation.compare import UNASKED, DocumentScores, facts_of, measure_search
+from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_inputs, index_corpus, warning_of
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
-from mmembed.evaluation.testset import Query, TestSet
-from mmembed.types import DenseArray, Encoder, Failure, Leg, Store, StoreQuery, Vector
-from mmembed.vectors import l2_normalize
+from mmembed.evaluation.testset import TestSet
+from mmembed.types import Encoder, Failure, Leg, Store, StoreQuery, Vector
 
 
 def evaluate_retrieval(
@@ -35,7 +31,7 @@ def evaluate_retrieval(
     """
     indexed = index_corpus(Collection(store, collection), test_set.corpus, encoder=encoder, on_progress=on_progress)
     failures: list[Failure] = []
-    queries = encode_queries(encoder, test_set.judged, failures, task=task)
+    queries = encode_inputs(encoder, test_set.judged, failures, role="query", task=task)
     return measure_indexed(
         indexed,
         test_set,
@@ -79,30 +75,6 @@ def measure_indexed(
         queries=len(judged),
         documents=len(test_set.corpus),
         measures=parse_measures(measures),
-        warnings=(*test_set.warnings, *indexed.warnings, *unasked(failures)),
+        warnings=(*test_set.warnings, *indexed.warnings, *warning_of(failures, UNASKED)),
         facts=facts_of(encoder, where),
     )
-
-
-def encode_queries(
-    encoder: Encoder, queries: Mapping[str, Query], failures: list[Failure], *, task: str | None = None
-) -> dict[str, Vector]:
-    """Query id -> its vector: of its text, of its picture, or of both the sum.
-
-    One whose picture cannot be read has none, and is a failure.
-    """
-    texts = {id: query.text for id, query in queries.items() if query.text is not None}
-    files = {id: query.image for id, query in queries.items() if query.image is not None}
-    vectors: dict[str, Vector] = {}
-    if texts:
-        vectors |= dict(zip(texts, encoder.encode_text(list(texts.values()), role="query", task=task), strict=True))
-    images = encode_files(files, encoder, failures)
-    both = {id: _sum(vectors[id], row) if id in vectors else row for id, row in images.items()}
-    unread = files.keys() - images.keys()
-    return {id: row for id, row in {**vectors, **both}.items() if id not in unread}
-
-
-def _sum(text: Vector, image: Vector) -> DenseArray:
-    if not isinstance(text, np.ndarray) or not isinstance(image, np.ndarray) or text.ndim != 1:
-        raise SettingsError("a query of words and a picture is the sum of two dense vectors: choose a dense encoder")
-    return l2_normalize(text + image)

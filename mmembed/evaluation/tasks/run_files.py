@@ -30,13 +30,18 @@ def evaluate_run_files(
     systems = tuple(evaluate_system(name, run, None, judgements, measures=names) for name, run in read.items())
     known = {document for grades in judgements.values() for document in grades}
     known |= {document for run in read.values() for ranking in run.values() for document in ranking}
+    unjudged = {name: sorted(run.keys() - judgements.keys()) for name, run in read.items()}
     return Report(
         "rankings",
         systems,
         names,
         queries=sum(any(grade > 0 for grade in grades.values()) for grades in judgements.values()),
         documents=len(known),
-        warnings=tuple(warning for name, run in read.items() for warning in _unjudged(name, set(run), judgements)),
+        warnings=tuple(
+            f"queries that {name} answers, but nobody judged, so left out: {len(unknown)} ({a_few(unknown)})"
+            for name, unknown in unjudged.items()
+            if unknown
+        ),
         facts={"qrels": qrels.name, "runs": {name: file.name for name, file in zip(read, runs, strict=True)}},
         seed=seed,
         counted=("queries", "documents judged or found"),
@@ -51,10 +56,3 @@ def _names(runs: Sequence[Path]) -> list[str]:
     if twice is not None:
         raise InvalidTestSet(f"run {twice} was given twice: name each file once")
     return names
-
-
-def _unjudged(name: str, queries: set[str], judgements: dict[str, dict[str, int]]) -> list[str]:
-    unknown = sorted(queries - judgements.keys())
-    if not unknown:
-        return []
-    return [f"queries that {name} answers, but nobody judged, so left out: {len(unknown)} ({a_few(unknown)})"]

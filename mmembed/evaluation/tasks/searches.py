@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 from PIL.Image import Image
 
@@ -12,13 +14,12 @@ from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
 from mmembed.errors import InputError, InvalidTestSet
-from mmembed.evaluation.compare import DocumentScores, facts_of, measure_search, unasked
-from mmembed.evaluation.corpus_index import OnStep
+from mmembed.evaluation.compare import UNASKED, DocumentScores, facts_of, measure_search
+from mmembed.evaluation.corpus_index import OnStep, warning_of
 from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.search_log import SearchLog
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report
-from mmembed.evaluation.testset import Query
 from mmembed.images import load_image
 from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.query import Search
@@ -100,49 +101,40 @@ def measure_collection(
         name: of the system.
     """
     failures: list[Failure] = []
-    images: dict[str, Image | None] = {}  # of the last query alone: a log may have thousands
     once = RepeatedQueries(SHARED if encoders is None else encoders)
     repeated = once.of(encoder) if encoder is not None else None
 
+    @lru_cache(maxsize=1)  # of the last query alone: a log may have thousands
+    def image_of(id: str, file: Path) -> Image | None:
+        try:
+            return load_image(file, uri=file.name)
+        except InputError as exc:
+            failures.append(Failure(id, str(exc)))
+            return None
+
     def search(id: str, limit: int, exact: bool) -> DocumentScores:
-        query = log.queries[id]
-        if id not in images:
-            images.clear()
-            images[id] = _image(id, query, failures)
-        if query.image is not None and images[id] is None:
+        query, filter = log.queries[id], log.filters.get(id)
+        image = None if query.image is None else image_of(id, query.image)
+        if query.image is not None and image is None:
             return {}
-        filter = log.filters.get(id)
-        whole = Search(text=query.text, image=images[id], task=task, filter=filter, limit=limit, exact=exact)
+        whole = Search(text=query.text, image=image, task=task, filter=filter, limit=limit, exact=exact)
         hits = search_collection(collection, whole, encoder=repeated, encoders=once)
         return {document(hit): -float(place) for place, hit in enumerate(hits)}
 
     queries = list(log.queries)
     system = measure_search(name, search, queries, log.qrels, measures=measures, on_progress=on_progress)
+    if encoder is None:  # that of the collection's first vector stands for all
+        vectors = collection.require_ours().vectors
+        encoder = collection.encoder(next(of for of in ("image", "text", *vectors) if of in vectors), once)
     return Report(
         task=log.name,
         systems=(system,),
         queries=len(queries),
         documents=documents,
         measures=parse_measures(measures),
-        warnings=(*log.warnings, *unasked(failures)),
-        facts=facts_of(encoder or _remembered(collection, once), collection),
+        warnings=(*log.warnings, *warning_of(failures, UNASKED)),
+        facts=facts_of(encoder, collection),
     )
-
-
-def _image(id: str, query: Query, failures: list[Failure]) -> Image | None:
-    """Of a query that has one; None, and a failure, where it cannot be read."""
-    try:
-        return None if query.image is None else load_image(query.image, uri=query.image.name)
-    except InputError as exc:
-        failures.append(Failure(id, str(exc)))
-        return None
-
-
-def _remembered(collection: Collection, encoders: Mapping[str, Encoder]) -> Encoder:
-    """The encoder of the collection's first vector, for the facts of the report."""
-    vectors = collection.require_ours().vectors
-    vector = next(name for name in ("image", "text", *vectors) if name in vectors)
-    return collection.encoder(vector, encoders)
 
 
 def _resolved(collection: Collection, log: SearchLog, *, whole: bool) -> tuple[dict[str, dict[str, int]], list[str]]:
@@ -170,6 +162,5 @@ def _resolved(collection: Collection, log: SearchLog, *, whole: bool) -> tuple[d
             found = found or next(iter(by_name.get(named, ())), None)
             if found is None and grade > 0:
                 absent.setdefault(named)
-            known = resolved.get(found or named)
-            resolved[found or named] = grade if known is None else max(grade, known)
+            resolved[found or named] = max(grade, resolved.get(found or named, grade))
     return qrels, list(absent)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,22 +100,18 @@ class Chat:
             EncoderUnavailable: the server cannot be reached, or kept failing at this request.
         """
         try:
-            content: object = question if file is None else _with_image(question, file, source.uri)
+            content: object = question
+            if file is not None:
+                image = load_image(file, uri=source.uri)
+                image.thumbnail((_SIDE, _SIDE))
+                shown = {"type": "image_url", "image_url": {"url": data_uri(image, limits=_IMAGE)[0]}}
+                content = [{"type": "text", "text": question}, shown]
             body = {"model": self.model, "messages": [{"role": "user", "content": content}]}
             return read_answer(api.post(_PATH, body), number)
-        except EncoderRefused as exc:
-            if exc.status in _OF_ALL or 300 <= exc.status < 400:
+        except (EncoderRefused, InputError, InvalidEmbedding, ValueError) as exc:
+            if isinstance(exc, EncoderRefused) and (exc.status in _OF_ALL or 300 <= exc.status < 400):
                 raise
             return Failure(source.uri, f"no queries for {source.uri}: {exc}")
-        except (InputError, InvalidEmbedding, ValueError) as exc:
-            return Failure(source.uri, f"no queries for {source.uri}: {exc}")
-
-
-def _with_image(question: str, file: Path, uri: str) -> list[dict[str, object]]:
-    image = load_image(file, uri=uri)
-    image.thumbnail((_SIDE, _SIDE))
-    address, _ = data_uri(image, limits=_IMAGE)
-    return [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": address}}]
 
 
 def read_answer(body: Mapping[str, Any], number: int) -> list[str]:
@@ -156,9 +153,10 @@ class Answers:
         text = self._file.read_text(encoding="utf-8", errors="replace") if self._file.exists() else ""
         self._whole = not text or text.endswith("\n")
         for line in text.split("\n"):  # not splitlines: a query may hold U+2028
-            match _row(line):
-                case {"key": str(key), "queries": [*queries]} if all(isinstance(query, str) for query in queries):
-                    self._answers[key] = [str(query) for query in queries]
+            with suppress(ValueError, RecursionError):
+                match json.loads(line):
+                    case {"key": str(key), "queries": [*queries]} if all(isinstance(query, str) for query in queries):
+                        self._answers[key] = queries
 
     def get(self, key: str) -> list[str] | None:
         return self._answers.get(key)
@@ -170,10 +168,3 @@ class Answers:
             stream.write(("" if self._whole else "\n") + line + "\n")
         self._whole = True
         self._answers[key] = queries
-
-
-def _row(line: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from mmembed.collection import Collection
-from mmembed.evaluation.testsets.files import corpus_files, unwritable
+from mmembed.errors import InputError
+from mmembed.evaluation.formats.beir import breaks_rows
+from mmembed.evaluation.testsets.files import image_file, images_inside
 from mmembed.evaluation.testsets.queries import query_key
 from mmembed.evaluation.testsets.sampling import QuerySource, read_sources
 from mmembed.types import Failure
+
+_UNWRITABLE = (
+    "is left out: a tab or another control character in a name breaks the rows of judgements, so rename the file and "
+    "index it again"
+)
 
 
 @dataclass(frozen=True)
@@ -40,20 +47,16 @@ class Corpus:
 
 def read_corpus(collection: Collection, folder: Path, *, caption_key: str) -> Corpus:
     """Read the collection; pictures inside documents are taken out of them, into `folder`."""
-    failures: list[Failure] = []
-    sources: list[QuerySource] = []
-    for source in read_sources(collection, caption_key=caption_key):
-        problem = unwritable(source)
-        if problem is None:
-            sources.append(source)
-        else:
-            failures.append(problem)
+    read = read_sources(collection, caption_key=caption_key)
+    sources = [source for source in read if not breaks_rows(source.uri)]
+    failures = [Failure(source.uri, f"{source.uri!r} {_UNWRITABLE}") for source in read if breaks_rows(source.uri)]
     if collection.require_ours().kind == "documents":
         return Corpus(tuple(sources), {}, tuple(failures))
     images: dict[str, Path] = {}
-    for source, file in corpus_files(sources, folder):
-        if isinstance(file, Failure):
-            failures.append(file)
-        else:
-            images[source.uri] = file
+    inside = lru_cache(maxsize=1)(images_inside)  # the pictures of one document follow one another
+    for source in sources:
+        try:
+            images[source.uri] = image_file(source, folder, inside)
+        except InputError as exc:
+            failures.append(Failure(source.uri, str(exc)))
     return Corpus(tuple(source for source in sources if source.uri in images), images, tuple(failures))

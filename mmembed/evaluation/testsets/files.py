@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmembed.documents import read_document
-from mmembed.errors import InputError, SettingsError, UnreadableImage
-from mmembed.evaluation.formats.beir import breaks_rows, write_beir, write_lines
+from mmembed.errors import SettingsError, UnreadableImage
+from mmembed.evaluation.formats.beir import write_beir, write_lines
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet
 from mmembed.evaluation.testsets.queries import Candidate
 from mmembed.evaluation.testsets.sampling import QuerySource, whole_text
 from mmembed.images import read_image
-from mmembed.types import Failure
 
 _FACTS = "testset.json"
 _IMAGES = "pictures"
@@ -34,29 +32,11 @@ def check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def unwritable(source: QuerySource) -> Failure | None:
-    """Why a source can have no row: rows of judgements are parted by tabs and line breaks."""
-    if not breaks_rows(source.uri):
-        return None
-    return Failure(
-        source.uri,
-        f"{source.uri!r} is left out: a tab or another control character in a name breaks the rows of judgements, "
-        f"so rename the file and index it again",
-    )
+def image_file(source: QuerySource, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
+    """The file of a picture; one inside a document is taken out of it, into the test set, by `images_inside`.
 
-
-def corpus_files(sources: Sequence[QuerySource], folder: Path) -> Iterator[tuple[QuerySource, Path | Failure]]:
-    """The file of each picture; those inside documents are taken out of them, into the test set."""
-    inside = lru_cache(maxsize=1)(_inside)  # the pictures of one document follow one another
-    for source in sources:
-        try:
-            yield source, _image_of(source, folder, inside)
-        except InputError as exc:
-            yield source, Failure(source.uri, str(exc))
-
-
-def _image_of(source: QuerySource, folder: Path, inside: Callable[[str], Mapping[str, bytes]]) -> Path:
-    """Raises UnreadableImage where the picture is gone, UnreadableDocument where its document is."""
+    Raises UnreadableImage where the picture is gone, UnreadableDocument where its document is.
+    """
     if Path(source.uri).is_file():
         return Path(source.uri)
     if source.inside is None:
@@ -71,7 +51,8 @@ def _image_of(source: QuerySource, folder: Path, inside: Callable[[str], Mapping
     return file
 
 
-def _inside(document: str) -> Mapping[str, bytes]:
+def images_inside(document: str) -> Mapping[str, bytes]:
+    """uri -> content of each picture in a document."""
     images = read_document(Path(document), uri=document, linked=False).images
     return {image.uri: image.content for image in images if image.content is not None}
 
@@ -84,11 +65,11 @@ def write_files(
     facts: Mapping[str, object],
 ) -> None:
     """Write all files, each whole or not at all; `images` are the files of a corpus of pictures, by uri."""
-    names = [f"q{number}" for number in range(1, len(queries) + 1)]
+    named = {f"q{number}": query for number, query in enumerate(queries, 1)}
     testset = TestSet(
-        {name: Query(query.text) for name, query in zip(names, queries, strict=True)},
+        {name: Query(query.text) for name, query in named.items()},
         {source.uri: _document(source, images.get(source.uri), folder) for source in corpus},
-        {name: dict.fromkeys(sorted(query.uris), 1) for name, query in zip(names, queries, strict=True)},
+        {name: dict.fromkeys(sorted(query.uris), 1) for name, query in named.items()},
     )
     write_beir(folder, testset)
     write_lines(folder / _FACTS, [json.dumps(facts, ensure_ascii=False, indent=2)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -104,9 +104,9 @@ def chosen(among: Iterable[tuple[str, _T]], number: int, *, seed: int) -> list[_
     The same seed chooses the same again. A larger number adds to those of a smaller one, and what joins or leaves
     the collection changes hardly anything else: each is drawn by its own name.
     """
-    drawn: Sequence[tuple[str, _T]] = sorted(among, key=lambda pair: (_draw(seed, pair[0]), pair[0]))
-    return [thing for _, thing in drawn[:number]]
 
+    def draw(pair: tuple[str, _T]) -> tuple[bytes, str]:
+        seeded = f"{seed}\0{pair[0]}".encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(seeded, digest_size=16).digest(), pair[0]
 
-def _draw(seed: int, name: str) -> bytes:
-    return hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return [thing for _, thing in sorted(among, key=draw)[:number]]
