@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -120,6 +121,14 @@ def test_public_names_exist() -> None:
     for name in mmembed.__all__:
         assert getattr(mmembed, name).__module__.startswith("mmembed."), name
     assert not hasattr(mmembed, "lod_encoder")
+
+
+def test_no_module_hides_a_name_of_its_folder() -> None:
+    """What a folder offers bears no name of a module in it: importing that module would put it in the name's place."""
+    for face in ROOT.rglob("__init__.py"):
+        folder = import_module(".".join(["mmembed", *face.parent.relative_to(ROOT).parts]))
+        modules = {file.stem for file in face.parent.iterdir()}
+        assert modules & set(getattr(folder, "__all__", [])) == set(), face
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 from mmembed.classification.cache import ClassCache
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.labels import Label, Labels, labels_of, parse_labels, read_labels
-from mmembed.classification.probabilities import LabelScore, Verdict, decide, probabilities, score
+from mmembed.classification.scoring import LabelScore, Verdict, decide, probabilities, score
 from mmembed.classification.templates import OPENAI_80, PLAIN, SIMPLE_7, TEMPLATES, read_templates
 from mmembed.classification.zero_shot import Classified, classify
 

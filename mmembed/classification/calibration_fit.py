@@ -20,7 +20,7 @@ from mmembed.classification.fitting import (
     threshold_at_precision,
 )
 from mmembed.classification.measures import reliability_bins
-from mmembed.classification.probabilities import logits, own_probabilities, score
+from mmembed.classification.scoring import logits, own_probabilities, score
 from mmembed.collection import Collection
 from mmembed.errors import InvalidSample, SettingsError
 from mmembed.types import Store

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmembed.classification.classes import Classes
-from mmembed.classification.probabilities import Threshold, probabilities, rank, score
+from mmembed.classification.scoring import Threshold, probabilities, rank, score
 from mmembed.collection.payload import TagKeys
 from mmembed.errors import SettingsError
 from mmembed.types import DenseArray, Payload, Point

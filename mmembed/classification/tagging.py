@@ -25,7 +25,7 @@ from mmembed.classification.classes import Classes
 from mmembed.classification.collection_classes import classes_of
 from mmembed.classification.label_keys import check_label_key, tag_fragments, tagged
 from mmembed.classification.labels import Labels
-from mmembed.classification.probabilities import Threshold
+from mmembed.classification.scoring import Threshold
 from mmembed.classification.tag_rules import Payloads, Rule, rule_of
 from mmembed.collection import Collection, stacked
 from mmembed.collection.conditions import has_value

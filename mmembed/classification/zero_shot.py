@@ -15,7 +15,7 @@ from mmembed.classification.cache import ClassCache
 from mmembed.classification.calibration import Calibration
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.labels import Labels
-from mmembed.classification.probabilities import Threshold, Verdict, decide, score
+from mmembed.classification.scoring import Threshold, Verdict, decide, score
 from mmembed.encoders.encoding import EncodedImage, encode_images
 from mmembed.errors import InvalidLabels, UnsupportedModality
 from mmembed.images import MAX_PIXELS

@@ -114,7 +114,7 @@ class EvalSession(o.Session):
 
     def finish(self, reports: list[Report]) -> None:
         """Compare the reports, if there are two, and show the result."""
-        from mmembed.evaluation.compare import compare
+        from mmembed.evaluation.comparison import compare
 
         self.show([("report", compare(reports))])
 

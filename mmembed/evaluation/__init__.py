@@ -20,7 +20,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from mmembed.evaluation.compare import compare
+from mmembed.evaluation.comparison import compare
 from mmembed.evaluation.formats import read_test_set
 from mmembed.evaluation.formats.beir import read_beir, write_beir
 from mmembed.evaluation.formats.captions import Captions, read_captions

@@ -29,7 +29,7 @@ from mmembed.classification.calibration import Calibration
 from mmembed.classification.calibration_fit import save_calibration
 from mmembed.classification.classes import Classes
 from mmembed.classification.labels import labels_of
-from mmembed.classification.probabilities import decide, score
+from mmembed.classification.scoring import decide, score
 from mmembed.classification.tagging import TagReport, remove_tags
 from mmembed.collection import Collection
 from mmembed.errors import (

@@ -17,7 +17,7 @@ from mmembed.classification.classes import Classes
 from mmembed.classification.few_shot.probe import fit_probe, probe_logits
 from mmembed.classification.few_shot.split import Split
 from mmembed.classification.few_shot.tip_adapter import find_neighbours, tip_logits
-from mmembed.classification.probabilities import score
+from mmembed.classification.scoring import score
 from mmembed.collection import Collection, stacked
 from mmembed.collection.conditions import has_value
 from mmembed.errors import InvalidSample

@@ -28,7 +28,7 @@ from mmembed.classification.fitting import fit_temperature
 from mmembed.classification.label_keys import check_label_key, tagged
 from mmembed.classification.labels import Labels
 from mmembed.classification.measures import accuracy_at, mean_per_class_recall
-from mmembed.classification.probabilities import logits, score
+from mmembed.classification.scoring import logits, score
 from mmembed.collection import Collection
 from mmembed.collection.payload import TagKeys, item_id
 from mmembed.errors import InvalidSample

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.labels import Label, Labels
 from mmembed.classification.measures import accuracy_at
-from mmembed.classification.probabilities import score
+from mmembed.classification.scoring import score
 from mmembed.collection import Collection
 from mmembed.errors import InvalidLabels, InvalidSample
-from mmembed.evaluation.compare import facts_of
+from mmembed.evaluation.comparison import facts_of
 from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, index_images
 from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.measures import Scores

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmembed.collection import Collection
 from mmembed.errors import UnsupportedModality
-from mmembed.evaluation.compare import compare
+from mmembed.evaluation.comparison import compare
 from mmembed.evaluation.corpus_index import OnStep, encode_inputs, index_corpus
 from mmembed.evaluation.formats.captions import Captions
 from mmembed.evaluation.report import Report

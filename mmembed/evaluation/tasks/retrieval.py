@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mmembed.collection import Collection
-from mmembed.evaluation.compare import UNASKED, DocumentScores, facts_of, measure_search
+from mmembed.evaluation.comparison import UNASKED, DocumentScores, facts_of, measure_search
 from mmembed.evaluation.corpus_index import IndexedCorpus, OnStep, encode_inputs, index_corpus, warning_of
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report

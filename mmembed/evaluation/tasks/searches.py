@@ -14,7 +14,7 @@ from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
 from mmembed.encoders.wrapper import RepeatedQueries
 from mmembed.errors import InputError, InvalidTestSet
-from mmembed.evaluation.compare import UNASKED, DocumentScores, facts_of, measure_search
+from mmembed.evaluation.comparison import UNASKED, DocumentScores, facts_of, measure_search
 from mmembed.evaluation.corpus_index import OnStep, warning_of
 from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.search_log import SearchLog

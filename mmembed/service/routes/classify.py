@@ -18,7 +18,7 @@ from mmembed.batching.engine import EncodeRequest
 from mmembed.classification.classes import Classes, embed_classes
 from mmembed.classification.collection_classes import classes_of
 from mmembed.classification.labels import Label, Labels, labels_of
-from mmembed.classification.probabilities import Verdict, decide, score
+from mmembed.classification.scoring import Verdict, decide, score
 from mmembed.classification.templates import TEMPLATES
 from mmembed.collection import Collection
 from mmembed.errors import (

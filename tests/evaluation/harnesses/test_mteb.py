@@ -33,7 +33,7 @@ from scipy.stats import spearmanr
 from mmembed.classification.classes import embed_classes
 from mmembed.classification.labels import labels_of
 from mmembed.classification.measures import accuracy_at, mean_per_class_recall
-from mmembed.classification.probabilities import score
+from mmembed.classification.scoring import score
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import CollectionMismatch, MissingDependency, SettingsError, StoreError, UnsupportedModality
 from mmembed.evaluation.harnesses import MtebEncoder, QdrantSearch

@@ -20,7 +20,7 @@ from harness_images import class_names, pictograms
 from mmembed.classification.labels import Label, Labels
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import InvalidLabels, InvalidSample, UnsupportedModality
-from mmembed.evaluation.compare import compare
+from mmembed.evaluation.comparison import compare
 from mmembed.evaluation.tasks.classification import evaluate_classes, read_class_texts
 from mmembed.images import load_image
 from mmembed.sources.labelled import read_class_folders

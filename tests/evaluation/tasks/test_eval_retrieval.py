@@ -12,7 +12,7 @@ from harness_images import pictograms
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import CollectionMismatch, InvalidTestSet, SettingsError, UnsupportedModality
-from mmembed.evaluation.compare import compare, depths_of
+from mmembed.evaluation.comparison import compare, depths_of
 from mmembed.evaluation.tasks.passages import evaluate_passages
 from mmembed.evaluation.tasks.retrieval import evaluate_retrieval
 from mmembed.evaluation.testset import CorpusDocument, Query, TestSet

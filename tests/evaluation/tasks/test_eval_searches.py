@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import CollectionMismatch, CollectionNotFound, InvalidQuery, InvalidTestSet
-from mmembed.evaluation.compare import compare
+from mmembed.evaluation.comparison import compare
 from mmembed.evaluation.formats.beir import read_beir, write_beir
 from mmembed.evaluation.formats.search_log import SearchLog, log_of, read_searches
 from mmembed.evaluation.tasks.encoders import evaluate_encoders
