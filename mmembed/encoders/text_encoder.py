@@ -19,6 +19,6 @@ class TextEncoder:
     logit_scale: float | None = None
     logit_bias: float | None = None
 
-    def encode_image(self, images: Sequence[Image]) -> Any:  # noqa: ARG002
+    def encode_image(self, images: Sequence[Image]) -> Any:
         """Raises UnsupportedModality: only texts are read here."""
         raise UnsupportedModality(self.spec.name, "pictures", self.spec.modalities)

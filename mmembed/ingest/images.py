@@ -135,7 +135,7 @@ class ImageWork:
         )
         return ReadImage(planned.without_content(), loaded)
 
-    def size(self, ready: ReadImage) -> int:  # noqa: ARG002  # images are alike
+    def size(self, ready: ReadImage) -> int:  # images are alike
         return 1
 
     def write(self, batch: Sequence[ReadImage]) -> IngestReport:

@@ -75,7 +75,7 @@ class PunctualProtocol(HttpToolsProtocol):
         self._in_request = False
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+    def send_400_response(self, msg: str) -> None:
         """For what is no HTTP: a head that cannot be read, or a body whose chunks cannot."""
         self._refuse(InvalidRequest("this is not an HTTP/1.1 request: its head or its chunks cannot be read"))
 

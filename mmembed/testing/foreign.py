@@ -41,7 +41,7 @@ class ForeignEncoder:
         self._sides = sides
         self._images = images
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)` float32, as they were embedded: nothing is normalised here."""
         if not texts:
             return np.zeros((0, self.spec.dim or 0), dtype=np.float32)

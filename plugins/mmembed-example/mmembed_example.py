@@ -32,7 +32,7 @@ class ColoursEncoder:
         small = [image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX) for image in images]
         return _histograms([np.asarray(image).reshape(-1, 3) for image in small])
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> npt.NDArray[np.float32]:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> npt.NDArray[np.float32]:
         """A text is a picture of the colours it names, as a query and as a document alike."""
         return _histograms([np.array([ImageColor.getrgb(name)[:3] for name in _colours(text)]) for text in texts])
 

@@ -47,7 +47,7 @@ class OpenAIDialect(Dialect):
         """What leads a text of the role; raises SettingsError for a task that the model does not know."""
         return self.prompts.lead(role, task)
 
-    def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:  # noqa: ARG002
+    def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         body: dict[str, object] = {"model": self.model, "input": list(texts)}
         if self.dimensions is not None:
             body["dimensions"] = self.dimensions

@@ -77,7 +77,7 @@ class PlainDialect:
     def prompt(self, role: Role, task: str | None) -> str:
         return f"{role} {task}: " if task else ""
 
-    def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:  # noqa: ARG002
+    def text_request(self, texts: Sequence[str], role: Role, task: str | None) -> Request:
         return Request("/embeddings", {"input": list(texts)})
 
     def rows(self, given: Mapping[str, Any]) -> Sequence[object]:

@@ -367,7 +367,7 @@ def test_a_text_without_learned_terms(store: Store, folder: Path, fake: Encoder)
         def __init__(self, name: str) -> None:
             super().__init__(load_encoder(name))
 
-        def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
+        def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
             made: Any = super().encode_text(texts, role=role)
             if self.spec.kind == "multi":
                 return [row[:0] if "foxes" in text else row for text, row in zip(texts, made, strict=True)]
@@ -428,12 +428,12 @@ class Joint(WrappedEncoder):
         others: Sequence[Encoder],
         *,
         role: Role,
-        task: str | None = None,  # noqa: ARG002
+        task: str | None = None,
     ) -> list[Embeddings]:
         self.passes.append(len(texts))
         return [each.encoder.encode_text(texts, role=role) for each in (self, *others) if isinstance(each, Joint)]
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
         return self.encode_text_jointly(texts, [], role=role)[0]
 
 

@@ -120,7 +120,7 @@ class Sparse(Words):
             rows.append(SparseVector(ids.astype(np.uint32), counts.astype(np.float32)))
         return rows
 
-    def encode_image(self, images: Sequence[Image.Image]) -> Any:  # noqa: ARG002
+    def encode_image(self, images: Sequence[Image.Image]) -> Any:
         raise UnsupportedModality("sparse", "images", ["text"])
 
 
@@ -233,7 +233,7 @@ def with_nan(rows: Any) -> Any:
 
 
 class Broken(Words):
-    def encode_text(self, texts: Sequence[str], *, role: str, task: str | None = None) -> Any:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: str, task: str | None = None) -> Any:
         raise KeyError("weights")
 
 
@@ -333,7 +333,7 @@ class CountsInHalves(Words):
 
 
 class IgnoresRoles(Words):
-    def encode_text(self, texts: Sequence[str], *, role: str, task: str | None = None) -> Any:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: str, task: str | None = None) -> Any:
         return super().encode_text(texts, role="document", task=task)
 
 
@@ -358,7 +358,7 @@ class WrongPassage(BothPrompted):
 class AlwaysPrompted(BothPrompted):
     """Leads both roles whatever the task, so that only what it tells of itself can be checked."""
 
-    def prompt(self, role: str, task: str | None) -> str:  # noqa: ARG002
+    def prompt(self, role: str, task: str | None) -> str:
         return super().prompt(role, None)
 
 
@@ -367,7 +367,7 @@ class TellsAnother(AlwaysPrompted):
 
 
 class IgnoresTasks(Words):
-    def prompt(self, role: str, task: str | None) -> str:  # noqa: ARG002
+    def prompt(self, role: str, task: str | None) -> str:
         web = "Given a web search query, retrieve relevant passages that answer the query"
         return f"Instruct: {web}\nQuery: " if role == "query" else ""
 

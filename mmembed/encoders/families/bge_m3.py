@@ -65,7 +65,7 @@ class BgeM3(TextEncoder):
         texts: Sequence[str],
         others: Sequence[Encoder],
         *,
-        role: Role,  # noqa: ARG002
+        role: Role,
         task: str | None = None,
     ) -> list[Embeddings]:
         """n strings -> this encoder's embeddings, then those of each of `others`, from one forward pass.

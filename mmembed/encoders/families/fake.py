@@ -47,7 +47,7 @@ class FakeEncoder:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         check_task(self.spec.name, task)
         rows = np.array([self._words(text) for text in texts], dtype=np.float32)
         return l2_normalize(rows.reshape(len(texts), self._projection.shape[1]))
@@ -92,7 +92,7 @@ class FakeSparseEncoder(TextEncoder):
         return len(text.split())
 
     def encode_text(
-        self, texts: Sequence[str], *, role: Role, task: str | None = None  # noqa: ARG002
+        self, texts: Sequence[str], *, role: Role, task: str | None = None
     ) -> list[SparseVector]:  # fmt: skip
         check_task(self.spec.name, task)
         return [self._weights(text) for text in texts]

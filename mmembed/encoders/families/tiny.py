@@ -132,7 +132,7 @@ class TinyEncoder:
         # encode_batch lets other threads run meanwhile, which encode does not: a second for a million characters
         return len(self._tokenizer.encode_batch([characters(text)], add_special_tokens=False)[0])
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings, cut to 16 tokens -> (n, 256). Query and document are encoded alike. SettingsError for a task."""
         check_task(self.spec.name, task)
         ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)

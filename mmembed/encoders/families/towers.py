@@ -74,7 +74,7 @@ class ImageTextEncoder:
         with self._tokenizing:
             return len(self._towers.token_ids(characters(text)))
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:  # noqa: ARG002
+    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)`; queries and documents alike, since these models know no prompts.
 
         Every text is padded to `context_length`: SigLIP pools the last position and attends to its padding,

@@ -58,7 +58,7 @@ class Dialect(Protocol):
 
     rules: Mapping[str, object] = {}  # what else makes vectors comparable, for the fingerprint: JSON values
 
-    def prompt(self, role: Role, task: str | None) -> str:  # noqa: ARG002
+    def prompt(self, role: Role, task: str | None) -> str:
         """What is sent in front of a text; "" where the API itself knows about roles."""
         return ""
 

@@ -56,11 +56,11 @@ class MtebEncoder:
         inputs: Iterable[Batch],
         *,
         task_metadata: TaskMetadata,
-        hf_split: str,  # noqa: ARG002  a text is encoded alike in every split and subset
-        hf_subset: str,  # noqa: ARG002
+        hf_split: str,  # a text is encoded alike in every split and subset
+        hf_subset: str,
         prompt_type: str | None = None,
-        batch_size: int | None = None,  # noqa: ARG002  of `inputs`; the encoder has its own
-        show_progress_bar: bool = False,  # noqa: ARG002
+        batch_size: int | None = None,  # of `inputs`; the encoder has its own
+        show_progress_bar: bool = False,
         precision: str | None = None,
     ) -> DenseArray:
         """mteb's batches -> `(n, dim)`, in order.

@@ -85,7 +85,7 @@ class QdrantSearch:
         hf_subset: str,
         encode_kwargs: Mapping[str, Any],
         num_proc: int | None = None,
-        **later: Any,  # noqa: ARG002  what mteb's protocol reserves for its next releases
+        **later: Any,  # what mteb's protocol reserves for its next releases
     ) -> None:
         """Encode the corpus into a collection, unless it is kept there from an earlier run.
 
@@ -118,13 +118,13 @@ class QdrantSearch:
         queries: Dataset,
         *,
         task_metadata: TaskMetadata,
-        hf_split: str,  # noqa: ARG002  the collection is of one split and subset
-        hf_subset: str,  # noqa: ARG002
+        hf_split: str,  # the collection is of one split and subset
+        hf_subset: str,
         top_k: int,
         encode_kwargs: Mapping[str, Any],
         top_ranked: Mapping[str, Sequence[str]] | None = None,
         num_proc: int | None = None,
-        **later: Any,  # noqa: ARG002
+        **later: Any,
     ) -> dict[str, dict[str, float]]:
         """mteb's queries -> {query: {document: score}}, the `top_k` best of each.
 

@@ -34,7 +34,7 @@ class CohereRoute(APIRoute):
     """A route whose errors are those that Cohere's clients read."""
 
     @staticmethod
-    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:  # noqa: ARG004
+    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:
         return status, {"message": sentence}
 
 

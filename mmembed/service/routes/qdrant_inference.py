@@ -42,7 +42,7 @@ class QdrantRoute(APIRoute):
     """A route whose errors are those that Qdrant reads: it passes on the sentence of 400 and 429 alone."""
 
     @staticmethod
-    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:  # noqa: ARG004
+    def error_shape(status: int, sentence: str, kind: str) -> tuple[int, dict[str, Any]]:
         return 400 if 400 <= status < 500 and status != 429 else status, {"error": sentence}
 
 

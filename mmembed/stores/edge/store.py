@@ -79,8 +79,8 @@ class EdgeStore:
         contract: Contract,
         *,
         indexes: Mapping[str, IndexType],
-        shards: int | None = None,  # noqa: ARG002  a folder is one shard
-        replicas: int | None = None,  # noqa: ARG002
+        shards: int | None = None,  # a folder is one shard
+        replicas: int | None = None,
     ) -> None:
         """See `Store.create`. Whole or not at all, also when the process is killed."""
         check_new(collection, contract)
