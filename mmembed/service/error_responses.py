@@ -150,7 +150,8 @@ def validation_sentence(errors: Sequence[Mapping[str, Any]]) -> str:
     place = where[0] if where else "body"
     field = ".".join(part for part in where[1:] if "[" not in part)  # which is a type, one of several
     named = f"{field!r} of the {place}" if field else f"the {place}"
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    unknown = first["type"] == "extra_forbidden"
+    message = "there is no such field here" if unknown else first["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{named}: {message[:1].lower()}{message[1:]}"
 
 

@@ -426,6 +426,7 @@ def test_a_collection_of_a_newer_mmembed_is_skipped(tmp_path: Path) -> None:
         ({"text": "a", "filter": {"mist": []}}, "at mist"),
         ({"text": "a", "filter": []}, "not a Qdrant filter"),
         ({"text": "a", "filter": {"must": [{"key": "x"}] * 50_000}}, "more than 50,000 parts"),
+        ({"text": "a", "grup_by": "uri"}, "'grup_by' of the body: there is no such field here"),
         ({"image": "!"}, "base64"),
         ({"image": "aGVsbG8="}, "the picture to search with"),
         ({"image": {"path": "/etc/passwd"}}, "'url' or 'base64'"),
