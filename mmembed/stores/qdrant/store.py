@@ -128,16 +128,16 @@ class QdrantStore(ServerCollections):
         if weighted(query) and self.version < _WEIGHTS_SINCE:
             raise InvalidQuery(f"weights were asked of Qdrant at {self.url}, which is older than 1.17: leave them out")
 
-        def search(params: models.SearchParams | None) -> list[models.ScoredPoint]:
+        def read(params: models.SearchParams | None) -> partial[models.QueryResponse]:
             arguments = query_arguments(query, None if self.local else params)
-            return self.ask(collection, partial(self._client.query_points, collection, **arguments)).points
+            return partial(self._client.query_points, collection, **arguments)
 
         condition = dump_filter(query.filter)
         exact = query.exact or bool(unindexed_fields(condition, known.indexes))
         params = _EXACT if exact else _ACORN if is_compound(condition) else None
-        points = search(params)
+        points = self.ask(collection, read(params)).points
         if query.filter is not None and not exact and got_stuck(query, len(points)):
-            points = search(_EXACT)
+            points = self.ask(collection, read(_EXACT)).points
         name = query.vector_name
         return [Hit(str(p.id), p.score, p.payload or {}, vector_name=name, collection=collection) for p in points]
 
