@@ -67,7 +67,7 @@ with tempfile.TemporaryDirectory() as folder:
     mmembed.ingest_images(store, "images", [PICTOGRAMS], encoder=mmembed.load_encoder("tiny"))
     store.close()
     command = [sys.executable, "-m", "mmembed", "serve", "--store", f"edge:{folder}/store.mm", "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.STDOUT, text=True)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     url = next(m[0] for line in server.stderr if (m := re.search(r"http://[\\d.]+:\\d+", line)))
     threading.Thread(target=lambda: [None for _ in server.stderr], daemon=True).start()
     with httpx.Client(base_url=url) as client:

@@ -120,5 +120,5 @@ def _with_probabilities(source: HitSource, hits: Sequence[Hit], scale: Scale) ->
         query = replace(source.query, score_threshold=None)
         competing = fetch(replace(source, query=query, scale=None), COMPETITORS)
     every = {hit.id: hit for hit in (*competing, *hits)}
-    of = {hit.id: hit.probability for hit in probable(list(every.values()), scale)}
+    of = {hit.id: hit.probability for hit in probable(list(every.values()), scale, len(every))}
     return [replace(hit, probability=of[hit.id]) for hit in hits]

@@ -73,7 +73,7 @@ def fetch(source: HitSource, n: int) -> list[Hit]:
     hits = list(best.values())[:enough]
     if scale is None:
         return hits
-    return [hit for hit in probable(hits, scale)[:n] if lowest is None or hit.score >= lowest]
+    return [hit for hit in probable(hits, scale, n) if lowest is None or hit.score >= lowest]
 
 
 def late_ordered(source: HitSource, candidates: int) -> TopHits:
@@ -124,8 +124,8 @@ def scale_of(asked: Asked, query: StoreQuery) -> Scale | None:
     return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
 
 
-def probable(hits: Sequence[Hit], scale: Scale) -> list[Hit]:
-    """The same hits, each with its probability, that of a softmax among all of them."""
+def probable(hits: Sequence[Hit], scale: Scale, n: int) -> list[Hit]:
+    """The first `n` hits, each with its probability, that of a softmax among all of them."""
     if not hits:
         return []
     logits = scale.logit_scale * np.array([hit.score for hit in hits], dtype=np.float64)
@@ -133,4 +133,4 @@ def probable(hits: Sequence[Hit], scale: Scale) -> list[Hit]:
         probabilities = sigmoid(logits + scale.logit_bias)
     else:
         (probabilities,) = softmax(logits[None])
-    return [replace(hit, probability=float(p)) for hit, p in zip(hits, probabilities, strict=True)]
+    return [replace(hit, probability=float(p)) for hit, p in zip(hits[:n], probabilities[:n], strict=True)]
