@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml; grep '^__version__' mmembed/__init__.py; } | cksum | cut -d' ' -f1)
 OFFLINE := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
-# What `make lowest` runs: what calls the libraries, and loads no checkpoint
-FAST := tests/collection tests/documents tests/sources tests/evaluation/formats tests/evaluation/test_measures.py \
-	tests/service/test_settings.py tests/service/middleware/test_auth.py tests/test_images.py tests/test_vectors.py
+# What `make lowest` runs: nearly all that does not start the command line, the service or a browser
+FAST := tests/batching tests/classification tests/collection tests/documents tests/encoders tests/evaluation/formats \
+	tests/evaluation/test_measures.py tests/retrieval tests/service/test_settings.py tests/sources tests/stores \
+	tests/testing tests/test_images.py tests/test_statistics.py tests/test_vectors.py
 
 .PHONY: check test test-server coverage wheel lowest demo bench docs format clean
 
