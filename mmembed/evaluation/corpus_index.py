@@ -148,8 +148,8 @@ def _index_rows(
     fresh = [id for id in hashes if known.get(points[id]) != hashes[id]]
     done = len(hashes) - len(fresh)
     for some in batched(fresh, _BATCH):
-        asked = {id: Query(None if corpus[id].image else corpus[id].whole_text, corpus[id].image) for id in some}
-        rows = encode_inputs(encoder, asked, failures, role="document")
+        queries = {id: Query(None if corpus[id].image else corpus[id].whole_text, corpus[id].image) for id in some}
+        rows = encode_inputs(encoder, queries, failures, role="document")
         # a text without a token has a multivector of no rows: a store has no place for it, and nothing finds it
         found = {id: {vector: row} if isinstance(row, SparseVector) or len(row) else {} for id, row in rows.items()}
         store.upsert(name, [Point(points[id], row, _payload(id, corpus[id], hashes[id])) for id, row in found.items()])

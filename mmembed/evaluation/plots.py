@@ -55,8 +55,8 @@ def plot_reports(reports: Sequence[Report], file: Path) -> None:
 
 def _frame(axes: Axes, report: Report) -> None:
     """One row a measure, the first on top; a line from the left where it ends."""
-    asked, there = report.counted
-    sizes = f"{asked}: {report.queries:,}, {there}: {report.documents:,}"
+    searches, searched = report.counted
+    sizes = f"{searches}: {report.queries:,}, {searched}: {report.documents:,}"
     axes.set_title(f"{report.task}\n{sizes}", loc="left", fontsize=10, color=_INK)
     axes.set_yticks(range(len(report.measures)), report.measures, fontsize=9, color=_INK)
     axes.set_ylim(len(report.measures) - 0.5, -0.5)

@@ -19,9 +19,9 @@ def report_tables(report: Report) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    asked, there = report.counted
+    searches, searched = report.counted
     left_out = f" ({report.left_out:,} more have nothing relevant and are left out)" if report.left_out else ""
-    head = f"{report.task}, {asked}: {report.queries:,}{left_out}, {there}: {report.documents:,}"
+    head = f"{report.task}, {searches}: {report.queries:,}{left_out}, {searched}: {report.documents:,}"
     tables = []
     for name, of_one in groupby(report.rows, key=lambda row: row.system):
         rows = [(r.measure, _shown(r.exact), _shown(r.as_is), _shown(r.difference, sign="+")) for r in of_one]

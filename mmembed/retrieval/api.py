@@ -17,7 +17,7 @@ from mmembed.retrieval.checks import check_search
 from mmembed.retrieval.diversity import diverse
 from mmembed.retrieval.groups import group_hits, group_ranking, with_key
 from mmembed.retrieval.hits import HitSource, TopHits, fetch, followed, late_ordered, scale_of
-from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Asked, Example, ImageQuery, Search, Strategy
+from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, BoundSearch, Example, ImageQuery, Search, Strategy
 from mmembed.retrieval.rankings import store_query
 from mmembed.retrieval.rerank import check_reranker, reranked
 from mmembed.types import Contract, Encoder, Hit, Reranker, Store
@@ -105,10 +105,10 @@ def search_collection(
     contract = collection.contract
     if search.rerank is not None:
         check_reranker(search.rerank, collection.name, contract)
-    asked = Asked(collection, contract, search, encoder, encoders)
-    query = store_query(asked)
+    bound = BoundSearch(collection, contract, search, encoder, encoders)
+    query = store_query(bound)
     plain = query.rerank is None and search.rerank is None
-    source = HitSource(collection, query, asked.by_document, scale_of(asked, query) if plain else None)
+    source = HitSource(collection, query, bound.by_document, scale_of(bound, query) if plain else None)
     if search.group_by is not None:
         if plain and not query.fused:
             return group_ranking(source, search)

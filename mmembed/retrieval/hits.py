@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmembed.collection import Collection
-from mmembed.retrieval.query import MAX_CANDIDATES, Asked
+from mmembed.retrieval.query import MAX_CANDIDATES, BoundSearch
 from mmembed.types import Hit, Leg, StoreQuery
 from mmembed.vectors import sigmoid, softmax
 
@@ -111,16 +111,16 @@ def settled(hits: Sequence[Hit], *, last: bool) -> list[Hit]:
     return ordered if last else [hit for hit in ordered if hit.score > ordered[-1].score]
 
 
-def scale_of(asked: Asked, query: StoreQuery) -> Scale | None:
+def scale_of(bound: BoundSearch, query: StoreQuery) -> Scale | None:
     """The scale, where one text is compared with pictures or one picture with texts: what it was trained for."""
-    contract, search, ranking = asked.contract, asked.search, query.rankings[0]
+    contract, search, ranking = bound.contract, bound.search, query.rankings[0]
     if contract is None or len(query.rankings) > 1 or not isinstance(ranking, Leg):
         return None
     crosses = (contract.vectors[ranking.vector_name].modality == "image") == (search.text is not None)
     one_sided = (search.text is None) != (search.image is None) and not search.minus
     if not crosses or not one_sided:
         return None
-    encoder = asked.encoder(ranking.vector_name)
+    encoder = bound.encoder(ranking.vector_name)
     return None if encoder.logit_scale is None else Scale(encoder.logit_scale, encoder.logit_bias)
 
 

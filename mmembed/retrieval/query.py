@@ -144,8 +144,8 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A search, the collection that it is asked of, and the encoders that there are for it."""
+class BoundSearch:
+    """A search bound to its collection and to the encoders that there are for it."""
 
     collection: Collection
     contract: Contract | None  # None: the collection is not ours

@@ -14,19 +14,19 @@ from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.presets import PRESETS
 from mmembed.errors import InvalidQuery
 from mmembed.retrieval.encode import average, encode_examples, encode_query, given_vector
-from mmembed.retrieval.query import Asked, Search
+from mmembed.retrieval.query import BoundSearch, Search
 from mmembed.types import Contract, Encoder, Examples, Leg, Ranking, StoreQuery, Vector
 
 _MOSTLY = 0.8
 
 
-def store_query(asked: Asked) -> StoreQuery:
+def store_query(bound: BoundSearch) -> StoreQuery:
     """What the store is asked: the rankings that answer the search, and as `rerank` the leg of the late stage.
 
     A fused score means nothing, so with a score threshold there is one ranking alone. Points that the search asks
     with do not pass the filter, of documents none of their passages.
     """
-    collection, contract, search = asked.collection, asked.contract, asked.search
+    collection, contract, search = bound.collection, bound.contract, bound.search
     name = search.vector_name if search.vector_name is not None else _default_vector(contract, search)
     if contract is not None and name not in contract.vectors:
         raise InvalidQuery(
@@ -35,28 +35,28 @@ def store_query(asked: Asked) -> StoreQuery:
         )
     rankings: list[Ranking]
     late: Leg | None = None
-    made_by = asked.encoder(name) if search.texts or search.images else None
+    encoder = bound.encoder(name) if search.texts or search.images else None
     if search.vector is not None:
         known = contract.vectors[name] if contract is not None else None
         rankings = [Leg(name, given_vector(search.vector, name, known))]
     elif search.id is not None:
         rankings = [Leg(name, _stored(collection, [search.id], name)[search.id])]
     elif search.examples:
-        rankings = [Leg(name, _of_examples(asked, name, made_by))]
+        rankings = [Leg(name, _of_examples(bound, name, encoder))]
     else:
-        assert made_by is not None  # there are words or images
+        assert encoder is not None  # there are words or images
         alone = search.vector_name is not None or search.score_threshold is not None
         if contract is not None and not alone and search.is_one_text:
             names, last = _vectors_for_words(collection, contract, search, name)
-            makers = [made_by, *(collection.encoder(each, asked.encoders) for each in [*names[1:], *last])]
-            rows = encode_texts(makers, search.texts, role="query", task=search.task)
+            encoders = [encoder, *(collection.encoder(each, bound.encoders) for each in [*names[1:], *last])]
+            rows = encode_texts(encoders, search.texts, role="query", task=search.task)
             legs = [Leg(each, row[0]) for each, row in zip([*names, *last], rows, strict=True)]
             rankings, late = _rankings(contract, legs[: len(names)]), legs[-1] if last else None
         else:
-            rankings = [Leg(name, _as_stored(encode_query(made_by, search), name, contract))]
+            rankings = [Leg(name, _as_stored(encode_query(encoder, search), name, contract))]
     return StoreQuery(
         rankings,
-        filter=_without_points(asked),
+        filter=_without_points(bound),
         score_threshold=search.score_threshold,
         exact=search.exact,
         rerank=late,
@@ -87,12 +87,12 @@ def _rankings(contract: Contract, legs: Sequence[Leg]) -> list[Ranking]:
     return [first, tuple(others)]  # the captions count as one ranking, as much as the pictures
 
 
-def _of_examples(asked: Asked, name: str, encoder: Encoder | None) -> Vector | Examples:
+def _of_examples(bound: BoundSearch, name: str, encoder: Encoder | None) -> Vector | Examples:
     """One vector for their average, else all of them; an encoder where some are not stored points."""
-    search, ids = asked.search, asked.search.point_ids
-    stored = _stored(asked.collection, ids, name) if ids else {}
+    search, ids = bound.search, bound.search.point_ids
+    stored = _stored(bound.collection, ids, name) if ids else {}
     encoded = encode_examples(encoder, search.examples, stored, search.task)
-    vectors = [_as_stored(vector, name, asked.contract) for vector in encoded]
+    vectors = [_as_stored(vector, name, bound.contract) for vector in encoded]
     positive, negative = vectors[: len(search.positive)], vectors[len(search.positive) :]
     if search.strategy == "average_vector":
         return average(positive, negative)
@@ -124,13 +124,13 @@ def _stored(collection: Collection, ids: Sequence[str], name: str) -> dict[str, 
     return vectors
 
 
-def _without_points(asked: Asked) -> models.Filter | None:
+def _without_points(bound: BoundSearch) -> models.Filter | None:
     """The filter, and not the points that are asked with, nor another passage of their documents."""
-    collection, search, ids = asked.collection, asked.search, asked.search.point_ids
+    collection, search, ids = bound.collection, bound.search, bound.search.point_ids
     if not ids:
         return search.filter
     itself: models.Condition = models.HasIdCondition(has_id=[qdrant_id(id) for id in ids])
-    if asked.by_document:
+    if bound.by_document:
         uris = sorted({str(point.payload["uri"]) for point in collection.store.retrieve(collection.name, ids)})
         itself = has_value("uri", uris[0]) if len(uris) == 1 else has_any("uri", uris)
     return models.Filter(must=[search.filter] if search.filter is not None else None, must_not=[itself])

@@ -66,16 +66,16 @@ def search_several(
     if search.group_by is not None:
         raise InvalidQuery("groups are of one collection: search each by itself, or leave group_by out")
     encoders = SHARED if encoders is None else encoders
-    asked = _Federated(store, names, weights, search, encoder, encoders, missing_ok)
+    federated = _Federated(store, names, weights, search, encoder, encoders, missing_ok)
     wanted = search.limit + search.offset
     if search.rerank is None:
-        hits = asked.fused(wanted)
+        hits = federated.fused(wanted)
     else:
-        best = asked.fused(search.candidates, every_passage=True)
+        best = federated.fused(search.candidates, every_passage=True)
         assert search.text is not None  # a reranker of anything else was refused by each collection
-        first = reranked(search.rerank, search.text, best[: search.candidates], asked.contracts)
-        hits = followed(first, asked.fused, asked.key)(wanted)
-    return Several(hits[search.offset : wanted], {name: str(exc) for name, exc in asked.refused.items()})
+        first = reranked(search.rerank, search.text, best[: search.candidates], federated.contracts)
+        hits = followed(first, federated.fused, federated.key)(wanted)
+    return Several(hits[search.offset : wanted], {name: str(exc) for name, exc in federated.refused.items()})
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,9 @@ class ShardFolder:
         return [(str(hit.id), hit.score, hit.payload or {}) for hit in hits]
 
     def retrieve(self, name: str, ids: Sequence[str], vectors: list[str] | bool, payload: bool) -> list[Point]:
-        asked = [qdrant_id(each) for each in ids]
-        found = {str(r.id): plain_point(r) for r in self._shard(name).shard.retrieve([*asked], payload, vectors)}
-        return [found[str(each)] for each in asked if str(each) in found]
+        keys = [qdrant_id(each) for each in ids]
+        found = {str(r.id): plain_point(r) for r in self._shard(name).shard.retrieve([*keys], payload, vectors)}
+        return [found[str(each)] for each in keys if str(each) in found]
 
     def page(
         self, name: str, after: str | None, size: int, filter: Json | None, vectors: list[str] | bool,

@@ -72,8 +72,8 @@ def translated(
 
 def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = float(error.retry_after_s) if isinstance(error, ResourceExhaustedResponse) else 0.0
-    return min(max(asked, _BACKOFF(state)), _LONGEST_PAUSE_SECONDS)
+    seconds = float(error.retry_after_s) if isinstance(error, ResourceExhaustedResponse) else 0.0
+    return min(max(seconds, _BACKOFF(state)), _LONGEST_PAUSE_SECONDS)
 
 
 def _is_transient(exc: BaseException) -> bool:

@@ -144,11 +144,11 @@ class QdrantStore(ServerCollections):
     def retrieve(
         self, collection: str, ids: Sequence[str], *, vectors: Sequence[str] | bool = False, payload: bool = True
     ) -> list[Point]:
-        asked = [qdrant_id(each) for each in ids]
+        keys = [qdrant_id(each) for each in ids]
         wanted = vectors if isinstance(vectors, bool) else list(vectors)
-        read = partial(self._client.retrieve, collection, asked, with_payload=payload, with_vectors=wanted)
+        read = partial(self._client.retrieve, collection, keys, with_payload=payload, with_vectors=wanted)
         found = {str(record.id): plain_point(record) for record in self.ask(collection, read)}
-        return [found[str(each)] for each in asked if str(each) in found]
+        return [found[str(each)] for each in keys if str(each) in found]
 
     def scroll(
         self,
