@@ -11,7 +11,7 @@ FAST := tests/batching tests/classification tests/collection tests/documents tes
 	tests/evaluation/test_measures.py tests/retrieval tests/service/test_settings.py tests/sources tests/stores \
 	tests/testing tests/test_images.py tests/test_statistics.py tests/test_vectors.py
 
-.PHONY: check test test-server coverage wheel lowest demo bench docs format clean
+.PHONY: check test drills test-server coverage wheel lowest demo bench docs format clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmembed needs Python 3.11 or later")'
@@ -34,6 +34,9 @@ test: $(STAMP)  ## all tests; MMEMBED_TEST_DATA and MMEMBED_TEST_QDRANT_URL add 
 test-server: $(STAMP)  ## the tests that a real server has, one after another: MMEMBED_TEST_QDRANT_URL names it
 	@test -n "$(MMEMBED_TEST_QDRANT_URL)" || { echo "MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server"; exit 2; }
 	$(OFFLINE) $(BIN)/pytest -k server
+
+drills: $(STAMP)  ## kills, a full disk, hostile bodies, damaged files: held against what was acknowledged, in minutes
+	$(OFFLINE) $(BIN)/pytest -o python_files='drill_*.py' -v tests/drills
 
 coverage: $(STAMP)  ## all tests, and which lines they run; fails below the share in pyproject.toml
 	rm -f .coverage .coverage.*
