@@ -19,7 +19,7 @@ from mmembed.errors import InvalidRequest, PointNotFound
 from mmembed.service.indexing.ingestion import Contents, contents_of, index_uploads
 from mmembed.service.indexing.uploads import forget_uploads, uploads_folder
 from mmembed.service.middleware.auth import needs
-from mmembed.service.schemas.common import QdrantFilter
+from mmembed.service.schemas.filters import QdrantFilter
 from mmembed.service.schemas.forms import FORM, uploaded_files
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
