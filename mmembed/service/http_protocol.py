@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from asyncio import TimerHandle
+from collections.abc import Sequence
 
+import httptools
 from fastapi import FastAPI
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,6 +17,20 @@ from mmembed.service.error_responses import error_response, shape_of
 
 _LARGEST_HEAD = 64 << 10
 _LINGER_SECONDS = 1.0  # closed at once with bytes unread, the socket would take the answer back
+
+
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[\w.~%-]+)?\]|[\w.~%!$&'()*+,;=-]*)(?::\d*)?", re.ASCII)
+
+
+def _too_large_a_head() -> RequestTooLarge:
+    return RequestTooLarge(f"the request's head is larger than {_LARGEST_HEAD >> 10} KiB: send smaller headers")
+
+
+def _names_one_host(hosts: Sequence[bytes], parser: httptools.HttpRequestParser) -> bool:
+    """RFC 9112, 3.2: one Host, which is a name or an address, and a port or none; HTTP/1.0 may have none."""
+    if not hosts:
+        return bool(parser.get_http_version() == "1.0")
+    return len(hosts) == 1 and _HOST.fullmatch(hosts[0].strip()) is not None
 
 
 class PunctualProtocol(HttpToolsProtocol):
@@ -27,6 +44,8 @@ class PunctualProtocol(HttpToolsProtocol):
     _in_head = False  # a part of one is here
     _in_request = False  # its head or its body
     _went_on = False  # a request began, or a part of its body came
+    _head_bytes = 0
+    _fault: MmembedError | None = None  # of a head that was read
     _idle_bytes = 0  # of a head, of trailers, or between two chunks
     _refused = False
 
@@ -49,22 +68,32 @@ class PunctualProtocol(HttpToolsProtocol):
         if self._in_request and not self._went_on:
             self._idle_bytes += len(data)
             if self._idle_bytes > _LARGEST_HEAD:
-                kib = _LARGEST_HEAD >> 10
-                self._refuse(RequestTooLarge(f"the request's head is larger than {kib} KiB: send smaller headers"))
+                self._refuse(_too_large_a_head())
 
     def on_message_begin(self) -> None:
         self._in_head, self._in_request = True, True
-        self._went_on, self._idle_bytes = True, 0
+        self._went_on, self._idle_bytes, self._head_bytes = True, 0, 0
         self._start_clock()
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._head_bytes += len(url)
+        super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # trailers are left out: what comes after the body was checked by nobody
+            self._head_bytes += len(name) + len(value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_clock()
+        if self._head_bytes > _LARGEST_HEAD:
+            self._fault = _too_large_a_head()
+        elif not _names_one_host([value for name, value in self.headers if name == b"host"], self.parser):
+            self._fault = InvalidRequest("an HTTP/1.1 request has one header Host, the name of this service: send one")
+        if self._fault is not None:
+            raise ValueError(self._fault)  # the parser then stops, and `send_400_response` says why
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -77,7 +106,9 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP: a head that cannot be read, or a body whose chunks cannot."""
-        self._refuse(InvalidRequest("this is not an HTTP/1.1 request: its head or its chunks cannot be read"))
+        self._refuse(
+            self._fault or InvalidRequest("this is not an HTTP/1.1 request: its head or its chunks cannot be read")
+        )
 
     def pause_writing(self) -> None:
         super().pause_writing()

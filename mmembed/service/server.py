@@ -7,8 +7,11 @@ import contextlib
 import errno
 import logging
 import math
+import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,6 +22,7 @@ from mmembed.service.http_protocol import PunctualProtocol
 from mmembed.service.settings import Settings
 
 _BACKLOG = 2048
+_CLOSING_SECONDS = 3.0  # after the time for requests is over
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which proxies reuse a connection
 
 logger = logging.getLogger(__name__)
@@ -53,8 +57,12 @@ class Server:
     def started(self) -> bool:
         return self._server.started
 
-    def run(self) -> None:
-        """Serve until `stop`, SIGINT or SIGTERM. Raises what kept it from starting, such as StoreUnavailable."""
+    def run(self, *, ends_process: bool = False) -> None:
+        """Serve until `stop`, SIGINT or SIGTERM. Raises what kept it from starting, such as StoreUnavailable.
+
+        `ends_process`: after a signal this process ends in time, whatever is still at work in it.
+        """
+        self._server.last_seconds = self.settings.shutdown_seconds + _CLOSING_SECONDS if ends_process else None
         try:
             with contextlib.suppress(SystemExit):  # uvicorn's way to say that it did not start
                 self._server.run(sockets=[self._socket])
@@ -80,7 +88,7 @@ def serve(settings: Settings, *, say: Callable[[str], None] = logger.info) -> No
         StoreUnavailable: nothing answers at the store's address, or another process holds its folder.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it says what we say, with tracebacks
-    Server(settings, say=say).run()
+    Server(settings, say=say).run(ends_process=True)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -104,6 +112,14 @@ class _QuietServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, listening: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
         self._listening = listening
+        self.last_seconds: float | None = None  # after a signal, until this process ends; None: it is not ours to end
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.last_seconds is not None and not self.should_exit:
+            ending = threading.Timer(self.last_seconds, _end_process)
+            ending.daemon = True
+            ending.start()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -115,6 +131,13 @@ class _QuietServer(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()  # or they would be raised again: a stop that was asked for is no failure
+
+
+def _end_process() -> None:
+    """What is not acknowledged by now is not promised, and the store's process flushes what is when this one ends."""
+    logger.warning("something is still at work after the time for stopping: it is left undone")
+    logging.shutdown()
+    os._exit(0)
 
 
 def log_to_stderr() -> None:

@@ -44,9 +44,15 @@ class Keys:
 
     def __init__(self, keys: tuple[Key, ...]) -> None:
         self._keys = keys
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    async def count_unknown(self, scope: Scope) -> None:
+        """An unknown key came with a request. Raises Overloaded where its address sent too many."""
+        sentence = "too many unknown keys came from this address"
+        await _count(self._limiter, _BAD_KEYS, f"bad-key/{_address(scope)}", sentence)
 
     def find(self, secret: str | None) -> Key | None:
         """The key of this secret. Every key is compared, whichever fits, so that time tells nothing."""
@@ -108,6 +114,8 @@ def needs(
         keys: Keys = request.app.state.service.keys
         key = keys.find(secret)
         if keys and key is None:
+            if secret and secret_of(request.headers) is None:  # those of headers were counted before the body
+                await keys.count_unknown(request.scope)
             raise _unauthorized(secret)
         if key is not None and not key.may(scope):
             has = ", ".join(sorted(key.scopes))
@@ -123,6 +131,24 @@ _CHECKS: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()  # wh
 def _unauthorized(secret: str | None) -> Unauthorized:
     what = "the key is not known" if secret else "no key came with the request"
     return Unauthorized(f"{what}: send one as `Authorization: Bearer KEY` or `{_KEY_HEADER}: KEY`")
+
+
+_KNOWN = "mmembed.known"  # in the scope of a request
+
+
+def is_known(scope: Scope) -> bool:
+    """Whether a key in the request's head is known, or none is needed; not what it opens."""
+    return bool(scope.get(_KNOWN, True))
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("unknown", 0))[0])
+
+
+async def _count(limiter: FixedWindowRateLimiter, limit: RateLimitItem, who: str, sentence: str) -> None:
+    if not await limiter.hit(limit, who):
+        seconds = limit.get_expiry()
+        raise Overloaded(f"{sentence}: try again in {seconds} s", retry_after_seconds=seconds)
 
 
 class AuthMiddleware:
@@ -154,20 +180,16 @@ class AuthMiddleware:
     async def _admit(self, scope: Scope, *, in_headers: bool) -> None:
         secret = secret_of(Headers(scope=scope))
         key = self._keys.find(secret)
-        address = (scope.get("client") or ("unknown", 0))[0]
-        if self._keys and key is None:
+        scope[_KNOWN] = key is not None or not self._keys
+        if not is_known(scope):
             if secret:
-                await self._count(_BAD_KEYS, f"bad-key/{address}", "too many unknown keys came from this address")
+                await self._keys.count_unknown(scope)
             if in_headers:
                 raise _unauthorized(secret)
         if self._rate is not None:
-            who = f"key/{key.digest.hex()}" if key else f"address/{address}"
-            await self._count(self._rate, who, "requests come faster than this service takes them from one client")
-
-    async def _count(self, limit: RateLimitItem, who: str, sentence: str) -> None:
-        if not await self._limiter.hit(limit, who):
-            seconds = limit.get_expiry()
-            raise Overloaded(f"{sentence}: try again in {seconds} s", retry_after_seconds=seconds)
+            who = f"key/{key.digest.hex()}" if key else f"address/{_address(scope)}"
+            sentence = "requests come faster than this service takes them from one client"
+            await _count(self._limiter, self._rate, who, sentence)
 
 
 def _parse(where: str, line: str) -> Key:

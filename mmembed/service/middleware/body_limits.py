@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmembed.batching.submission import Call, current_call
 from mmembed.errors import Overloaded, RequestTimeout, RequestTooLarge
+from mmembed.service.error_responses import route_of
 from mmembed.service.metrics import Metrics
+from mmembed.service.middleware.auth import is_known
 from mmembed.service.settings import Settings
 
 _BODIES_AT_ONCE = 16  # of the largest size: all that is held in memory at the same time
+_LARGEST_KEYLESS = 1 << 20  # bytes of a body whose key, if any, is in it
+_SMALL = 64 << 10  # bytes that are never refused for what others send
 _MOST_REQUESTS = 4096  # in flight; more would only wait
 _FREE = {"/health", "/ready"}  # answered under any load
 _YIELD_BYTES = 1 << 20  # the loop goes on between pieces of a large body
@@ -34,7 +39,7 @@ class BodyLimitMiddleware:
         self._metrics = metrics
         self._largest = int(settings.max_body_mb * 2**20)
         self._seconds = settings.request_seconds
-        self._held = 0  # bytes of all bodies
+        self._held = {True: 0, False: 0}  # bytes of all bodies, of those who are known by a key and of the others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,21 +48,24 @@ class BodyLimitMiddleware:
         if self._metrics.in_flight >= _MOST_REQUESTS and scope["path"] not in _FREE:
             raise Overloaded(f"{_MOST_REQUESTS} requests are being answered: try again soon", retry_after_seconds=1)
         body: list[bytes] = []
+        known = is_known(scope)
         try:
-            await self._read(scope, receive, body)
+            if _takes_body(scope):
+                await self._read(scope, receive, body, known)
             self._metrics.in_flight += 1
             try:
                 await _run(self._app, scope, body, receive, send)
             finally:
                 self._metrics.in_flight -= 1
         finally:
-            self._held -= sum(map(len, body))
+            self._held[known] -= sum(map(len, body))
 
-    async def _read(self, scope: Scope, receive: Receive, body: list[bytes]) -> None:
+    async def _read(self, scope: Scope, receive: Receive, body: list[bytes], known: bool) -> None:
         """Fill `body`. Raises RequestTooLarge, RequestTimeout, Overloaded or ClientGone."""
+        largest = self._largest if known else min(self._largest, _LARGEST_KEYLESS)
         declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self._largest:
-            raise self._too_large()
+        if declared.isdecimal() and int(declared) > largest:
+            raise self._too_large(largest)
         size = 0
         try:
             async with asyncio.timeout(self._seconds):
@@ -67,14 +75,14 @@ class BodyLimitMiddleware:
                         raise ClientGone
                     piece = message.get("body", b"")
                     size += len(piece)
-                    if size > self._largest:
-                        raise self._too_large()
+                    if size > largest:
+                        raise self._too_large(largest)
                     if piece:
-                        if self._held + len(piece) > _BODIES_AT_ONCE * self._largest:
+                        if size > _SMALL and self._held[known] + len(piece) > _BODIES_AT_ONCE * largest:
                             sentence = "too many large requests are on the way: try again soon"
                             raise Overloaded(sentence, retry_after_seconds=2)
                         body.append(piece)
-                        self._held += len(piece)
+                        self._held[known] += len(piece)
                     if not message.get("more_body", False):
                         return
         except TimeoutError:
@@ -82,10 +90,24 @@ class BodyLimitMiddleware:
                 f"the request did not arrive within {self._seconds:g} s: send less at once or raise --request-seconds"
             ) from None
 
-    def _too_large(self) -> RequestTooLarge:
+    def _too_large(self, largest: int) -> RequestTooLarge:
+        if largest < self._largest:
+            mib = largest >> 20
+            return RequestTooLarge(
+                f"the request is larger than {mib} MiB and no key that is known came in its head: send the key as "
+                f"`mmembed-api-key: KEY`, or less at once"
+            )
         return RequestTooLarge(
             f"the request is larger than {self._largest / 2**20:g} MiB: send less at once or raise --max-body-mb"
         )
+
+
+def _takes_body(scope: Scope) -> bool:
+    """Whether the route of a request reads a body: what comes with another is never held."""
+    route = route_of(scope)
+    if not isinstance(route, APIRoute) or scope["method"] not in (route.methods or ()):
+        return False
+    return route.body_field is not None or "requestBody" in (route.openapi_extra or {})
 
 
 async def _run(app: ASGIApp, scope: Scope, body: list[bytes], receive: Receive, send: Send) -> None:

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Depends, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from mmembed.errors import InvalidRequest, SettingsError
 from mmembed.service.error_responses import json_response
+from mmembed.service.json_bodies import JsonRoute
 from mmembed.service.middleware.auth import needs
 from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embed_all
 from mmembed.service.schemas.common import ListOf, Strict
@@ -30,7 +30,7 @@ from mmembed.types import DenseArray, Encoder, Role
 from mmembed.vectors import l2_normalize
 
 
-class CohereRoute(APIRoute):
+class CohereRoute(JsonRoute):
     """A route whose errors are those that Cohere's clients read."""
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import uuid
 from collections.abc import Callable
@@ -18,15 +19,16 @@ from mmembed.collection.removal import RemovedPoints, remove_collection, remove_
 from mmembed.errors import InvalidRequest, PointNotFound
 from mmembed.service.indexing.ingestion import Contents, contents_of, index_uploads
 from mmembed.service.indexing.uploads import forget_uploads, uploads_folder
+from mmembed.service.json_bodies import JsonRoute
 from mmembed.service.middleware.auth import needs
-from mmembed.service.schemas.common import QdrantFilter
+from mmembed.service.schemas.filters import QdrantFilter
 from mmembed.service.schemas.forms import FORM, uploaded_files
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.state import Service, ServiceOf
 
 _T = TypeVar("_T")
 
-router = APIRouter(tags=["index"], responses=our_errors())
+router = APIRouter(tags=["index"], route_class=JsonRoute, responses=our_errors())
 
 Writer = Depends(needs("index"))
 
@@ -134,7 +136,7 @@ async def post_index(
     async with AsyncExitStack() as finish:
         form = await request.form(max_files=limit + 1, max_fields=2, max_part_size=largest)
         finish.push_async_callback(form.close)
-        files = uploaded_files(form, limit)
+        files = await asyncio.to_thread(uploaded_files, form, limit)
         index = partial(index_uploads, service, collection, files, contents=contents, encoder=encoder, images_into=into)
         return await service.writes.alone([collection, *([into] if into else [])], index, finish=finish)
 

@@ -11,11 +11,11 @@ import re
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, HTTPException, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from mmembed.errors import InvalidRequest, UnknownEncoder
 from mmembed.service.error_responses import json_response
+from mmembed.service.json_bodies import JsonRoute
 from mmembed.service.middleware.auth import needs
 from mmembed.service.routes.embeddings import base64_of, check_count, contents, dense_encoder, embed_all
 from mmembed.service.schemas.common import ListOf, Strict
@@ -27,7 +27,7 @@ from mmembed.types import Role
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-class OpenAIRoute(APIRoute):
+class OpenAIRoute(JsonRoute):
     """A route whose errors are those that OpenAI's clients read."""
 
     @staticmethod

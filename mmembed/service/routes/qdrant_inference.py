@@ -15,13 +15,13 @@ from typing import Any, ParamSpec, TypeVar
 import fastapi
 import numpy as np
 from fastapi import APIRouter, Depends, Response
-from fastapi.routing import APIRoute
 
 from mmembed.batching.cache import Result
 from mmembed.batching.engine import EncodeRequest
 from mmembed.errors import InputError, InvalidEmbedding, InvalidRequest, MmembedError, Overloaded, RequestTooLarge
 from mmembed.service.error_responses import json_response, status_of
 from mmembed.service.images import fetch_images, is_address, key_of
+from mmembed.service.json_bodies import JsonRoute
 from mmembed.service.middleware.auth import needs, secret_of
 from mmembed.service.schemas.openapi import our_errors
 from mmembed.service.schemas.qdrant_inference import (
@@ -38,7 +38,7 @@ from mmembed.types import SparseVector
 from mmembed.vectors import l2_normalize
 
 
-class QdrantRoute(APIRoute):
+class QdrantRoute(JsonRoute):
     """A route whose errors are those that Qdrant reads: it passes on the sentence of 400 and 429 alone."""
 
     @staticmethod

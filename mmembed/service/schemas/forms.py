@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
@@ -21,6 +20,7 @@ from starlette.datastructures import FormData, UploadFile
 from mmembed.errors import InvalidRequest, RequestTooLarge
 from mmembed.service.indexing.ingestion import UploadedFile
 from mmembed.service.indexing.uploads import clean_name
+from mmembed.service.json_bodies import JsonRoute, check_elements
 
 _MAX_FILES = 33  # a picture, and those to subtract
 _MAX_QUERY_BYTES = 8 * 2**20
@@ -40,7 +40,7 @@ def files_of(request: Request) -> FormFiles:
     return files
 
 
-class JsonOrForm(APIRoute):
+class JsonOrForm(JsonRoute):
     """A route that takes its body as JSON, or as a form whose field `query` is that JSON."""
 
     fields: tuple[str, ...] = ("image", "minus_image", "query")
@@ -185,6 +185,7 @@ def _items(parts: list[UploadFile | str], count: int) -> Sequence[ItemFacts | No
         return [None] * count
     if len(parts) > 1 or not isinstance(parts[0], str):
         raise InvalidRequest("the field `items` is one JSON list, without a file name")
+    check_elements(parts[0].encode("utf-8", "surrogatepass"))
     try:
         items = _ITEMS.validate_json(parts[0])
     except ValidationError as exc:

@@ -34,7 +34,9 @@ EXAMPLE: dict[str, Any] = {
 class InferenceInput(BaseModel, strict=True):  # other fields are those of a Qdrant to come
     """One thing to embed."""
 
-    data: Any = Field(description="A text, a picture (address, data URI, base64), or an object with either or both.")
+    data: Any = Field(
+        None, description="A text, a picture (address, data URI, base64), or an object with either or both."
+    )
     data_type: Literal["text", "image", "object"]
     model: str = Field(min_length=1)
     options: dict[str, Any] | None = Field(None, description="dim or mrl, task, role; null and {} are the same.")

@@ -9,7 +9,8 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from mmembed.retrieval.query import GROUP_SIZE, MAX_CANDIDATES, Strategy
-from mmembed.service.schemas.common import ImageInput, QdrantFilter, Strict
+from mmembed.service.schemas.common import ImageInput, Strict
+from mmembed.service.schemas.filters import QdrantFilter
 from mmembed.types import FacetValue
 
 _MAX_LIMIT = 1000

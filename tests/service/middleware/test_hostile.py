@@ -62,6 +62,36 @@ def test_what_is_no_http_is_answered_with_a_sentence(request_: bytes, service: S
     assert json.loads(body)["type"] == "InvalidRequest"
 
 
+@pytest.mark.parametrize(
+    "hosts", ["", "Host: localhost\r\nhost: localhost\r\n", "Host: a@localhost\r\n", "Host: a/b\r\n"]
+)
+def test_a_request_names_one_host(hosts: str, service: Server) -> None:
+    """RFC 9112 wants one header Host, which is a name or an address; without it, twice or else it is 400."""
+    found = talk(service, f"GET /health HTTP/1.1\r\n{hosts}\r\n".encode())
+    assert found.startswith(b"HTTP/1.1 400")
+    assert b"one header Host" in found
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /health HTTP/1.0\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost:   localhost:8600 \r\nConnection: close\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_hosts_that_are_fine(request_: bytes, service: Server) -> None:
+    """An address, a port or an empty name is a Host, and HTTP/1.0 needs none."""
+    assert talk(service, request_).startswith(b"HTTP/1.1 200")
+
+
+def test_a_large_head_in_one_piece(service: Server) -> None:
+    """A head of more than 64 KiB is refused however it arrives."""
+    found = talk(service, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 120_000 + b"\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 413")
+
+
 def test_broken_chunks_are_answered_at_once(service: Server) -> None:
     """A body whose chunks cannot be read is 400 in the shape of its path, without waiting for what cannot come."""
     began = time.monotonic()
