@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from inspect import get_annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +17,7 @@ from mmembed.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from mmembed.ingest import IngestReport
-    from mmembed.types import Modality
+    from mmembed.types import Modality, Store
 
 index_app = typer.Typer(no_args_is_help=True, help="Index pictures or documents.")
 
@@ -29,6 +31,16 @@ class IndexSession(o.Session):
     """The options that both kinds of indexing have."""
 
     sync: Annotated[bool, "Also remove what is gone from these folders and manifests."] = False
+    insist: Annotated[bool, "With --sync: remove what a folder held that is gone or empty, and however much it is."] = (
+        False
+    )
+    trash: Annotated[
+        Path | None,
+        typer.Option(
+            "--trash", metavar="FILE.jsonl", help="With --sync: keep what is said of removed things, as a manifest."
+        ),
+    ] = None
+    dry_run: Annotated[bool, "Say what would be embedded, moved, copied and removed, and write nothing."] = False
     exclude: o.Exclude = None
     workers: o.Workers = None
     shards: Annotated[
@@ -38,6 +50,15 @@ class IndexSession(o.Session):
         int | None,
         typer.Option("--replicas", min=1, help="Replicas of a collection that is created in a Qdrant cluster."),
     ] = None
+
+    @cached_property
+    def store(self) -> Store:
+        """An empty one where a dry run would have to make it."""
+        if self.dry_run and self.is_missing:
+            from mmembed.stores import open_store
+
+            return open_store(":memory:")
+        return super().store
 
     def index(
         self,
@@ -55,12 +76,21 @@ class IndexSession(o.Session):
         def count() -> int:
             return sum(1 for _ in scan(paths, modality=modality, suffixes=suffixes, exclude=exclude))
 
-        with show_progress(count, what) as on_progress:
+        with show_progress(count, what) as show:
+
+            def on_progress(report: IngestReport) -> None:
+                if report.to_remove and not report.removed:
+                    typer.echo(f"removing {report.to_remove:,} {what} that are gone", err=True)
+                show(report)
+
             report = ingest(
                 self.store,
                 collection,
                 paths,
                 sync=self.sync,
+                insist=self.insist,
+                trash=self.trash,
+                dry_run=self.dry_run,
                 exclude=exclude,
                 workers=self.workers,
                 shards=self.shards,
@@ -72,13 +102,18 @@ class IndexSession(o.Session):
         if self.json:
             typer.echo(o.as_json(report.as_json()))
         else:
+            for change in report.planned or ():
+                origin = f"{change.origin} -> " if change.origin else ""
+                typer.echo(f"would {change.action} {origin}{change.uri}")
             typer.echo(_summary(report, what))
             o.tell_failures(failures)
+        for warning in report.warnings:
+            typer.echo(f"held back: {o.as_flags(warning)}", err=True)
         if report.stored == 0 and not report.removed:
             why = f"all {len(report.failures)} failed" if report.failures else f"no {what} found"
             typer.echo(f"error: nothing could be indexed: {why}", err=True)
             raise typer.Exit(1)
-        if failures:
+        if failures or report.held_back:
             raise typer.Exit(3)
 
 
@@ -99,7 +134,7 @@ def index_images_command(
 ) -> None:
     """Index pictures for text-to-image and image-to-image search.
 
-    Exit code 3: finished, but some files failed.
+    Exit code 3: finished, but some files failed, or --sync held something back.
     """
     from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
     from mmembed.ingest import ingest_images
@@ -139,7 +174,7 @@ def index_documents_command(
 ) -> None:
     """Index text, Markdown, HTML, PDF and DOCX for text-to-text and image-to-text search.
 
-    Exit code 3: finished, but some files failed.
+    Exit code 3: finished, but some files failed, or --sync held something back.
     """
     from mmembed.documents import DOCUMENT_SUFFIXES
     from mmembed.ingest import ingest_documents
@@ -160,7 +195,16 @@ def _summary(report: IngestReport, what: str) -> str:
     counts = [(report.embedded, "embedded"), (report.unchanged, "unchanged"), (report.moved, "moved")]
     counts += [(report.copied, "copied"), (report.removed, "removed"), (len(report.failures), "failed")]
     done = ", ".join(f"{n:,} {word}" for n, word in counts if n) or "nothing"
-    line = f"{what}: {done} in {report.seconds:.1f} s ({rate:,.1f} a second)"
+    dry_run = "" if report.planned is None else ", dry run"
+    line = f"{what}{dry_run}: {done} in {report.seconds:.1f} s ({rate:,.1f} a second)"
     if report.images is not None and report.images.done:
         line += "\n" + _summary(report.images, "pictures in them").partition(" in 0.0 s")[0]
+    if report.passed_over:
+        line += f"\npassed over: {_passed_over(report.passed_over)}"
     return line
+
+
+def _passed_over(counts: Counter[str]) -> str:
+    """Most frequent first: "14 .heic, 3 .pptx, 2 lock files"."""
+    suffixed = {key: key.startswith(".") or key == "without suffix" for key in counts}
+    return ", ".join(f"{n:,} {key}{'s' if n > 1 and not suffixed[key] else ''}" for key, n in counts.most_common())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mmembed.errors import StoreError
 from mmembed.types import IndexType, Item, Modality, Payload
 
-_OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from"})
+_OF_ANY_FILE = frozenset({"uri", "content_hash", "size", "mtime_ns", "source", "moved_from", "inherited"})
 RESERVED: Mapping[Modality, frozenset[str]] = {
     "image": _OF_ANY_FILE | {"width", "height", "format", "taken_at"},
     "text": _OF_ANY_FILE | {"passage", "passages", "text", "headings", "page", "vectors", "images"},
@@ -41,6 +41,16 @@ def tags_in(payload: Payload) -> Payload:
         if by == keys.by and all(key in payload for key in keys) and isinstance(payload[keys.scores], dict):
             found |= {key: payload[key] for key in keys}
     return found
+
+
+def said_in(payload: Payload, modality: Modality) -> Payload:
+    """What was said of the contents, and their tags: no fact that reading a file finds, and no place that it is in.
+
+    The title of a document is left out as well: it may be that of its file.
+    """
+    place = {"document", "page"} if payload.get("document") and modality == "image" else set()
+    ours = RESERVED[modality] | place | ({"title"} if modality == "text" else set())
+    return {key: value for key, value in payload.items() if key not in ours}
 
 
 _NAMESPACE = uuid.UUID("6d6d656d-6265-5d00-8000-000000000001")

@@ -50,6 +50,23 @@ def prepare_collection(
     Raises CollectionNotOurs, CollectionMismatch, StoreError for a collection of the other kind, or SettingsError
     for an encoder that reads all documents of a call as one (late chunking): here a call holds those of many files.
     """
+    vectors = check_encoders(collection, kind, encoders)
+    store, indexes = collection.store, INDEXES["image" if kind == "images" else "text"]
+    if not collection.exists:
+        contract = Contract(kind=kind, vectors=vectors)
+        store.create(collection.name, contract, indexes=indexes, shards=shards, replicas=replicas)
+        return
+    store.add_indexes(collection.name, indexes)  # a creation that timed out may lack them
+    remembered = collection.require_ours(kind)
+    for name, vector in vectors.items():
+        if name not in remembered.vectors:
+            store.add_vector(collection.name, name, vector)
+
+
+def check_encoders(
+    collection: Collection, kind: Literal["images", "documents"], encoders: Mapping[str, Encoder]
+) -> dict[str, VectorContract]:
+    """What the collection will remember of vectors by these encoders; writes nothing, raises as prepare_collection."""
     vectors: dict[str, VectorContract] = {}
     for name, encoder in encoders.items():
         if "document" in encoder.spec.whole_call:
@@ -60,24 +77,16 @@ def prepare_collection(
         of_images = kind == "images" and name not in ("caption", "caption_bm25")
         windows: Kind | None = "multi" if name == "cross" else None  # a passage is several texts of the image encoder
         vectors[name] = vector_contract(encoder, "image" if of_images else "text", kind=windows)
-    store, indexes = collection.store, INDEXES["image" if kind == "images" else "text"]
-    if not collection.exists:
-        contract = Contract(kind=kind, vectors=vectors)
-        store.create(collection.name, contract, indexes=indexes, shards=shards, replicas=replicas)
-        return
-    remembered = collection.require_ours(kind)
-    store.add_indexes(collection.name, indexes)  # a creation that timed out may lack them
+    remembered = collection.require_ours(kind).vectors if collection.exists else {}
     for name, encoder in encoders.items():
-        stored = remembered.vectors.get(name)
+        stored = remembered.get(name)
         if stored is not None and stored.fingerprint != encoder.spec.fingerprint:
             parameter = f"{name}_encoder" if name in _NAMED else "encoder"
             advice = f"index with `{parameter}={stored.encoder!r}`, or into another collection"
             raise CollectionMismatch(
                 collection.name, name, stored=stored.encoder, given=encoder.spec.name, advice=advice
             )
-    for name, vector in vectors.items():
-        if name not in remembered.vectors:
-            store.add_vector(collection.name, name, vector)
+    return vectors
 
 
 class PayloadIndexes:

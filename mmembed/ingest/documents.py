@@ -11,6 +11,7 @@ from mmembed.collection import Collection
 from mmembed.documents import DOCUMENT_SUFFIXES, read_document, text_document
 from mmembed.ingest.embedded_images import documents_of_bare_images, image_items, index_images_of
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
+from mmembed.ingest.gone import SyncOptions
 from mmembed.ingest.passages import (
     PASSAGES_AN_UPSERT,
     ReadDocument,
@@ -44,6 +45,9 @@ def ingest_documents(
     late_encoder: Encoder | None = None,
     images_into: str | None = "images",
     sync: bool = False,
+    insist: bool = False,
+    trash: str | Path | None = None,
+    dry_run: bool = False,
     exclude: Sequence[str] = (),
     workers: int | None = None,
     shards: int | None = None,
@@ -75,6 +79,7 @@ def ingest_documents(
             None leaves them out.
         sync: also remove documents that are gone from the disk or from their manifest; only those under the folders
             and in the manifests of `sources`, so nothing that came from memory.
+        insist, trash, dry_run: as of `ingest_images`; a dry run reads no document, so it says nothing of images in it.
         encoders: where those come from that are not given, as for `search`.
         on_progress: called with the growing report after each batch.
 
@@ -93,13 +98,14 @@ def ingest_documents(
             late_encoder=late_encoder,
             images_into=images_into,
             encoders=encoders,
-            options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas),
+            options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas, dry_run=dry_run),
         )
         return DocumentWork(target)
 
     entries = Entries("text", DOCUMENT_SUFFIXES, exclude)
-    report = IngestReport(images=IngestReport() if images_into else None)
-    return run_index(into, sources, begin, entries=entries, report=report, sync=sync, on_progress=on_progress)
+    report = IngestReport(images=IngestReport() if images_into and not dry_run else None)
+    removal = SyncOptions(sync, insist, trash, dry_run)
+    return run_index(into, sources, begin, entries=entries, report=report, removal=removal, on_progress=on_progress)
 
 
 class DocumentWork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
@@ -24,6 +25,9 @@ class ScannedSources:
 
     roots: list[Path] = field(default_factory=list)  # absolute folders and files; see `_root_of`
     manifests: dict[str, set[str]] = field(default_factory=dict)  # each with the uris it names, those of failures too
+    folders: set[str] = field(default_factory=set)  # in which, or below which, a file was found
+    suffixes: frozenset[str] = frozenset()  # of the kinds that were asked for
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,25 @@ class Entries:
         if not isinstance(source, str | os.PathLike):
             raise TypeError(f"a {type(source).__name__} is no source: give a path, or an Item with it as its content")
         seen.roots.append(_root_of(source))
-        return _noted(scan([source], modality=self.modality, suffixes=self.suffixes, exclude=self.exclude), seen)
+        found = scan(
+            [source],
+            modality=self.modality,
+            suffixes=self.suffixes,
+            exclude=self.exclude,
+            passed_over=seen.passed_over,
+        )
+        return _noted(found, seen)
 
 
 def _noted(found: Iterator[Item | Failure], seen: ScannedSources) -> Iterator[Item | Failure]:
     for entry in found:
         if entry.source is not None:
             seen.manifests.setdefault(entry.source, set()).add(entry.uri)
+        if isinstance(entry, Item):
+            folder = os.path.dirname(entry.uri)
+            while folder not in seen.folders:
+                seen.folders.add(folder)
+                folder = os.path.dirname(folder)
         yield entry
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmembed.encoders.encoding import FACTS, PreparedImage, decoders, encode_loa
 from mmembed.errors import InputError
 from mmembed.images import IMAGE_SUFFIXES, MAX_PIXELS
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
+from mmembed.ingest.gone import SyncOptions
 from mmembed.ingest.plan import PlannedItem
 from mmembed.ingest.report import IngestReport, ItemOutcome, OnReport
 from mmembed.ingest.run import run_index
@@ -33,6 +35,9 @@ def ingest_images(
     caption_encoder: Encoder | None = None,
     late_encoder: Encoder | None = None,
     sync: bool = False,
+    insist: bool = False,
+    trash: str | Path | None = None,
+    dry_run: bool = False,
     exclude: Sequence[str] = (),
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -62,7 +67,12 @@ def ingest_images(
             candidates of a text anew; None: the one that the collection remembers, if any. Images that
             were indexed without it are read and encoded again.
         sync: also remove the points of files that are gone from the disk or from their manifest; only files under
-            the folders and in the manifests of `sources`, so nothing that came from memory.
+            the folders and in the manifests of `sources`, so nothing that came from memory. Held back, and told in
+            the report, are files of a folder that is gone or holds no images any more (a disk that is not mounted),
+            and more than a hundred at once that are more than a tenth of what is there.
+        insist: remove these too.
+        trash: a .jsonl to which the payload of each point is added before sync removes it: a manifest.
+        dry_run: write nothing; the report counts and names what would be embedded, moved, copied and removed.
         workers: decoding threads; None: one a core, at most 8.
         max_pixels: larger images become failures.
         shards, replicas: of the collection, where it is created in a cluster.
@@ -82,12 +92,13 @@ def ingest_images(
             caption_encoder=caption_encoder,
             late_encoder=late_encoder,
             encoders=encoders,
-            options=RunOptions(seen.roots, workers, max_pixels, shards=shards, replicas=replicas),
+            options=RunOptions(seen.roots, workers, max_pixels, shards=shards, replicas=replicas, dry_run=dry_run),
         )
         return ImageWork(target)
 
     entries = Entries("image", IMAGE_SUFFIXES, exclude)
-    return run_index(into, sources, begin, entries=entries, report=IngestReport(), sync=sync, on_progress=on_progress)
+    report, removal = IngestReport(), SyncOptions(sync, insist, trash, dry_run)
+    return run_index(into, sources, begin, entries=entries, report=report, removal=removal, on_progress=on_progress)
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,7 +81,8 @@ def refresh(target: DocumentTarget, ready: ReadDocument) -> None:
     planned = ready.planned
     own = ("passage", "page", "text", "headings", "title")
     payload = {k: v for k, v in {**planned.item.payload, **planned.payload()}.items() if k not in own}
-    payload |= {key: None for key in planned.stored or {} if key not in payload and key not in OURS["text"]}
+    forgotten = planned.stored or {}
+    payload |= {k: None for k in forgotten if k not in payload and (k not in OURS["text"] or k == "inherited")}
     store, name = target.collection.store, target.collection.name
     passages = store.scroll(name, filter=of_uris([planned.item.uri]), payload=False)
     head = id_of(planned.item, 0)
@@ -124,7 +125,7 @@ def _taken_over(target: DocumentTarget, ready: ReadDocument, donated: Point) -> 
     }
     linked = linked_images(target, document) if number == 0 else {}
     moved_from: Payload = {"moved_from": its["uri"]} if planned.moved else {}
-    payload = {**planned.payload(), **kept, **linked, "title": _title(planned, document), **moved_from}
+    payload = {**planned.payload(), **kept, **linked, "title": _title(planned, document, its), **moved_from}
     return Point(id_of(planned.item, number), donated.vectors, payload)
 
 
@@ -133,9 +134,19 @@ def forget_old_place(target: DocumentTarget, planned: PlannedItem, old_uri: str)
     target.collection.store.set_payload(target.collection.name, [id_of(planned.item, 0)], {"moved_from": None})
 
 
-def _title(planned: PlannedItem, document: Document) -> str:
-    """What the manifest calls it, else what it calls itself, else its file's name or the end of its uri."""
-    name = planned.item.path.name if planned.item.path else planned.item.uri.rstrip("/").rpartition("/")[2]
+def _title(planned: PlannedItem, document: Document, before: Payload | None = None) -> str:
+    """What the manifest calls it, else what it calls itself, else its file's name or the end of its uri.
+
+    `before` is the payload of the same contents in another place: a title that a manifest gave them there follows.
+    """
+    if said := planned.item.payload.get("title"):
+        return str(said)
+    if before is not None and before.get("title") not in (None, document.title, _name(str(before["uri"]))):
+        return str(before["title"])
+    return document.title or _name(str(planned.item.path or planned.item.uri))
+
+
+def _name(uri: str) -> str:
+    name = uri.rstrip("/").rpartition("/")[2]
     stem, suffix = os.path.splitext(name)
-    said = planned.item.payload.get("title")
-    return str(said) if said else document.title or (stem if suffix.lower() in DOCUMENT_SUFFIXES else name)
+    return stem if suffix.lower() in DOCUMENT_SUFFIXES else name

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from mmembed.types import Failure
 
 ItemOutcome: TypeAlias = Literal["embedded", "unchanged", "moved", "copied"]
+
+
+@dataclass(frozen=True)
+class PlannedChange:
+    """One thing that a run would do."""
+
+    action: Literal["embed", "move", "copy", "remove"]
+    uri: str
+    origin: str | None = None  # of a move or a copy, where its vectors lie
 
 
 @dataclass
@@ -20,8 +30,15 @@ class IngestReport:
     moved: int = 0  # at another path than before; their vectors were kept
     copied: int = 0  # same contents as another file, which is still there; its vectors were reused
     removed: int = 0  # gone from the disk and, with sync, from the collection
+    held_back: int = 0  # gone from the disk, and not removed by sync for a reason that `warnings` give
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+    passed_over: Counter[str] = field(
+        default_factory=Counter
+    )  # files of other kinds, by suffix; lock files, stores ...
+    warnings: list[str] = field(default_factory=list)  # sentences: what sync held back, and how to insist
+    to_remove: int = 0  # counted before the first removal
+    planned: list[PlannedChange] | None = None  # of a dry run, which did nothing
     images: IngestReport | None = None  # of the pictures inside documents
 
     @classmethod
@@ -59,9 +76,14 @@ class IngestReport:
         counts: dict[str, Any] = {
             **{outcome: getattr(self, outcome) for outcome in get_args(ItemOutcome)},
             "removed": self.removed,
+            "held_back": self.held_back,
             "failures": [{"uri": f.uri, "error": f.error} for f in self.failures],
             "seconds": round(self.seconds, 3),
+            "passed_over": dict(self.passed_over.most_common()),
+            "warnings": self.warnings,
         }
+        if self.planned is not None:
+            counts["planned"] = [{k: v for k, v in asdict(change).items() if v is not None} for change in self.planned]
         if self.images is not None:
             counts["images"] = self.images.as_json()
         return counts

@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 from mmembed.collection import Collection
 from mmembed.errors import InputError
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
-from mmembed.ingest.gone import remove_gone
+from mmembed.ingest.gone import SyncOptions, remove_gone
 from mmembed.ingest.plan import PlannedItem, plan
-from mmembed.ingest.report import IngestReport, OnReport
+from mmembed.ingest.report import IngestReport, OnReport, PlannedChange
 from mmembed.ingest.targets import RunOptions
 from mmembed.streams import load_in_order
 from mmembed.types import Failure, Item, Modality
@@ -54,7 +54,7 @@ def run_index(
     *,
     entries: Entries,
     report: IngestReport,
-    sync: bool,
+    removal: SyncOptions,
     on_progress: OnReport | None,
 ) -> IngestReport:
     """A whole run over `sources`; `begin` makes or checks the collection once there is something to put into it.
@@ -68,24 +68,60 @@ def run_index(
         if on_progress is not None:
             on_progress(report)
 
-    seen = ScannedSources()
+    seen = ScannedSources(suffixes=entries.suffixes, passed_over=report.passed_over)
     found = entries.of(sources, seen)
     first: list[Item | Failure] = []  # up to the first that is no Failure
     for entry in found:
         first.append(entry)
         if isinstance(entry, Item):
             break
+    if removal.dry_run:
+        report.planned = []
     if not any(isinstance(entry, Item) for entry in first) and not collection.exists:
         report.failures.extend(entry for entry in first if isinstance(entry, Failure))
         return report  # a collection without a thing in it would only bind its name to this encoder
     work = begin(seen)
-    drive(work, chain(first, found), report, on_progress=tell)
-    if sync:
-        report.removed = remove_gone(collection, seen)
-    if report.embedded or report.moved or report.copied or report.removed:
+    moved: set[str] = set()
+    if removal.dry_run:
+        moved = foresee(work, chain(first, found), report, on_progress=tell)
+    else:
+        drive(work, chain(first, found), report, on_progress=tell)
+    if removal.sync and collection.exists:
+        remove_gone(collection, seen, removal, report, tell, moved=moved)
+    changed = report.embedded or report.moved or report.copied or report.removed
+    if changed and not removal.dry_run:
         work.finish()
     report.seconds = time.perf_counter() - started
     return report
+
+
+def foresee(
+    work: Work[_R], entries: Iterable[Item | Failure], report: IngestReport, *, on_progress: OnReport
+) -> set[str]:
+    """Plan and write nothing: adds to `report` what would come of it; gives the points that would move away."""
+    moved: set[str] = set()
+    collection, planned_changes = work.collection if work.collection.exists else None, report.planned
+    assert planned_changes is not None
+    for planned in plan(collection, entries, modality=work.modality, vectors=work.required, roots=work.options.roots):
+        if isinstance(planned, Failure):
+            report.failures.append(planned)
+            continue
+        uri, origin = planned.item.uri, planned.origin
+        if planned.moved and planned.donor is not None:
+            moved.add(planned.donor)
+        if planned.action == "read":
+            report.embedded += 1
+            planned_changes.append(PlannedChange("embed", uri))
+        elif planned.action == "reuse" and planned.moved:
+            report.moved += 1
+            planned_changes.append(PlannedChange("move", uri, origin))
+        elif planned.action == "reuse":
+            report.copied += 1
+            planned_changes.append(PlannedChange("copy", uri, origin))
+        else:
+            report.unchanged += 1
+    on_progress(report)
+    return moved
 
 
 def drive(

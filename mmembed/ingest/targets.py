@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mmembed.collection import Collection
-from mmembed.collection.prepare import PayloadIndexes, prepare_collection
+from mmembed.collection.prepare import PayloadIndexes, check_encoders, prepare_collection
 from mmembed.documents import Document, Passage, cut_passages, windows
 from mmembed.encoders.encoding import encode_texts
 from mmembed.encoders.pool import SHARED
@@ -35,6 +35,7 @@ class RunOptions:
     linked_images: bool = True  # read the image files that a document names, beside those that it holds
     shards: int | None = None  # of a collection that is made in a cluster
     replicas: int | None = None
+    dry_run: bool = False  # write nothing
 
 
 class ImageTarget:
@@ -72,7 +73,10 @@ class ImageTarget:
             makers["late"] = self.late
             self.vectors.append("late")
             self.batch_size = min(self.batch_size, self.late.batch_size)  # each is held at its full size until then
-        prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
+        if options.dry_run:
+            check_encoders(collection, "images", makers)
+        else:
+            prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
 
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
         """n captions -> their `caption` and `caption_bm25` vectors."""
@@ -128,7 +132,10 @@ class DocumentTarget:
                 self.image_target()
         self.indexes = PayloadIndexes(collection)
         makers = {"cross": self.cross, **self.by_passage}
-        prepare_collection(collection, "documents", makers, shards=options.shards, replicas=options.replicas)
+        if options.dry_run:
+            check_encoders(collection, "documents", makers)
+        else:
+            prepare_collection(collection, "documents", makers, shards=options.shards, replicas=options.replicas)
 
     def _optional(self, vector: str, given: Encoder | None, kind: Kind) -> dict[str, Encoder]:
         made_by = given or self.collection.remembered(vector, self._encoders)
@@ -147,7 +154,7 @@ class DocumentTarget:
                 self._image_encoder,
                 default_caption_encoder=self.encoder,
                 encoders=self._encoders,
-                options=RunOptions(roots=self.options.roots, max_pixels=self.options.max_pixels),
+                options=replace(self.options, workers=None, shards=None, replicas=None),
             )
         return self.images
 

@@ -7,6 +7,7 @@ read at all raises. The order is that of sorted names, the same on every run.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from glob import has_magic
 from pathlib import Path
@@ -15,13 +16,19 @@ from mmembed.errors import UnreadableSource
 from mmembed.sources.files import FileState, content_hash, file_state
 from mmembed.sources.folders import FileKinds, is_remote, match, not_local, printable, walk
 from mmembed.sources.manifests import MANIFEST_SUFFIXES, read_manifest
+from mmembed.sources.passed_over import LOCK_FILE, why_file
 from mmembed.types import Failure, Item, Modality
 
 __all__ = ["MANIFEST_SUFFIXES", "FileState", "content_hash", "file_state", "scan"]
 
 
 def scan(
-    roots: Sequence[str | Path], *, modality: Modality, suffixes: frozenset[str], exclude: Sequence[str] = ()
+    roots: Sequence[str | Path],
+    *,
+    modality: Modality,
+    suffixes: frozenset[str],
+    exclude: Sequence[str] = (),
+    passed_over: Counter[str] | None = None,
 ) -> Iterator[Item | Failure]:
     """Every file of `suffixes` (lower case, with the dot) under `roots`, lazily.
 
@@ -30,13 +37,15 @@ def scan(
     optional `caption`, an optional `payload` (a JSON object, merged), and other columns as payload.
     Hidden files and folders are skipped, and what matches `exclude`: patterns for a name
     ("*.tmp"), the end of a path ("drafts/*") or a whole path. Linked folders are followed,
-    but none is entered twice by way of a link.
+    but none is entered twice by way of a link. `passed_over` grows with what is in a folder and
+    is left out: files of other kinds by suffix (".heic"), lock files of office programs, bins and
+    system folders, and what mmembed wrote (stores, thumbnails, uploads), by these words.
 
     Raises:
         UnreadableSource: a root is not there (at once); a pattern matches nothing, or a
             manifest is empty or has no `uri` (when its turn comes).
     """
-    kinds = FileKinds(modality, suffixes, tuple(exclude))
+    kinds = FileKinds(modality, suffixes, tuple(exclude), Counter() if passed_over is None else passed_over)
     named = [os.fspath(root) for root in roots]
     for root in named:
         if not root.strip():
@@ -55,7 +64,9 @@ def _scan_root(root: str, kinds: FileKinds) -> Iterator[Item | Failure]:
     elif os.path.splitext(path)[1].lower() in MANIFEST_SUFFIXES and os.path.exists(path):
         yield from read_manifest(path, kinds)
     elif os.path.lexists(path):
-        if not kinds.excludes(path):
+        if kinds.has_kind(path) and why_file(path, linked=False) == LOCK_FILE:  # a shell's * names it too
+            kinds.passed_over[LOCK_FILE] += 1
+        elif not kinds.excludes(path):
             yield kinds.named(path)
     elif has_magic(path):
         found = match(path, kinds)

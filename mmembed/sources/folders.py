@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
 
+from mmembed.sources.passed_over import UPLOAD, why_file, why_folder, written_here
 from mmembed.types import Failure, Item, Modality
 
 
@@ -17,6 +19,9 @@ def walk(root: str, kinds: FileKinds) -> Iterator[Item | Failure]:
     """Every wanted file below `root`, an absolute path."""
     if failure := bad_name(root):
         yield failure
+        return
+    if why := why_folder(root, linked=True):
+        kinds.passed_over[why] += 1
         return
     entered = [os.path.realpath(root)]
     pending = [_entries(root, kinds)]
@@ -31,7 +36,7 @@ def walk(root: str, kinds: FileKinds) -> Iterator[Item | Failure]:
                 yield failure
             elif not entry.is_symlink() or _leads_out(entry.path, entered):
                 pending.append(_entries(entry.path, kinds))
-        elif kinds.has_kind(entry.name):
+        elif kinds.wants(entry.name):
             yield kinds.item(entry.path)
 
 
@@ -45,7 +50,7 @@ def match(pattern: str, kinds: FileKinds) -> Iterator[Item | Failure]:
         if isinstance(found, Failure):
             yield found
         elif not os.path.isdir(found):
-            if kinds.has_kind(found):
+            if kinds.wants(found):
                 yield kinds.item(found)
         elif "**" not in parts:
             yield from walk(found, kinds)
@@ -65,18 +70,18 @@ def _match(folder: str, parts: list[str], kinds: FileKinds) -> Iterator[str | Fa
         elif os.path.lexists(path) and not rest and not kinds.excludes(path):
             yield path
     else:
-        for entry in _entries(folder, kinds):
+        for entry in _entries(folder, kinds, head):
             if isinstance(entry, Failure):
                 yield entry
-            elif fnmatchcase(entry.name, head):
-                if not rest:
-                    yield entry.path
-                elif os.path.isdir(entry.path):
-                    yield from _match(entry.path, rest, kinds)
+            elif not rest:
+                yield entry.path
+            elif os.path.isdir(entry.path):
+                yield from _match(entry.path, rest, kinds)
 
 
 def _folders(root: str, kinds: FileKinds) -> Iterator[str]:
     """`root` and all folders below it; links are not followed. One that cannot be read is still named."""
+    kinds = replace(kinds, passed_over=Counter())  # what is in them is counted by who reads them
     pending = [root]
     while pending:
         folder = pending.pop()
@@ -87,15 +92,26 @@ def _folders(root: str, kinds: FileKinds) -> Iterator[str]:
         pending.extend(reversed(below))
 
 
-def _entries(folder: str, kinds: FileKinds) -> Iterator[os.DirEntry[str] | Failure]:
-    """What is in one folder, by name, without what is hidden or excluded."""
+def _entries(folder: str, kinds: FileKinds, pattern: str = "*") -> Iterator[os.DirEntry[str] | Failure]:
+    """What is in one folder and matches, by name, without what is hidden, excluded or passed over."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as exc:
         yield Failure(folder, f"{folder}: the folder cannot be read ({exc.strerror})")
         return
-    yield from (e for e in entries if not e.name.startswith(".") and not kinds.excludes(e.path))
+    for entry in entries:
+        if not fnmatchcase(entry.name, pattern) or kinds.excludes(entry.path):
+            continue
+        linked = entry.is_symlink()
+        if os.path.isdir(entry.path) if linked else entry.is_dir():
+            why = why_folder(entry.path, linked=linked)
+        else:
+            why = why_file(entry.path, linked=linked) if kinds.has_kind(entry.name) else None
+        if why:
+            kinds.passed_over[why] += 1
+        elif not entry.name.startswith("."):
+            yield entry
 
 
 def _leads_out(link: str, entered: list[str]) -> bool:
@@ -123,6 +139,7 @@ class FileKinds:
     modality: Modality
     suffixes: frozenset[str]
     exclude: tuple[str, ...] = ()
+    passed_over: Counter[str] = field(default_factory=Counter)  # by suffix or another reason; grows with a scan
 
     @property
     def spelled_out(self) -> str:
@@ -130,6 +147,13 @@ class FileKinds:
 
     def has_kind(self, path: str) -> bool:
         return os.path.splitext(path)[1].lower() in self.suffixes
+
+    def wants(self, path: str) -> bool:
+        """Whether a file that was found is of these kinds; counts it where it is not."""
+        if self.has_kind(path):
+            return True
+        self.passed_over[printable(os.path.splitext(path)[1].lower()) or "without suffix"] += 1
+        return False
 
     def excludes(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) or fnmatchcase(path, f"*/{pattern}") for pattern in self.exclude)
@@ -144,9 +168,11 @@ class FileKinds:
 
     def named(self, path: str) -> Item | Failure:
         """A file that somebody named: one of another kind fails instead of being passed over."""
-        if self.has_kind(path):
-            return self.item(path)
-        return Failure(printable(path), f"{printable(path)}: not one of the kinds {self.spelled_out}")
+        if not self.has_kind(path):
+            return Failure(printable(path), f"{printable(path)}: not one of the kinds {self.spelled_out}")
+        if (why := written_here(path)) and why != UPLOAD:  # uploads are originals, which a manifest may name
+            return Failure(printable(path), f"{printable(path)}: mmembed wrote it (a {why}): name what it was made of")
+        return self.item(path)
 
 
 def bad_name(path: str) -> Failure | None:

@@ -23,7 +23,8 @@ import mmembed
 from mmembed.encoders.presets import PRESETS
 from mmembed.stores import open_store
 
-REPORT_KEYS = ["embedded", "unchanged", "moved", "copied", "removed", "failures", "seconds"]
+COUNTS = ["embedded", "unchanged", "moved", "copied", "removed", "held_back"]
+REPORT_KEYS = [*COUNTS, "failures", "seconds", "passed_over", "warnings"]
 HIT_KEYS = ["id", "score", "probability", "uri", "collection", "vector", "payload"]
 
 
@@ -98,13 +99,42 @@ def test_index_reports(program: Program) -> None:
     assert (first.code, first.err) == (0, "")
     (report,) = first.rows
     assert list(report) == REPORT_KEYS
-    assert {**report, "seconds": 0} == dict.fromkeys(REPORT_KEYS, 0) | {"embedded": 3, "failures": []}
+    empty = {"failures": [], "seconds": 0, "passed_over": {}, "warnings": []}
+    assert {**report, "seconds": 0} == dict.fromkeys(COUNTS, 0) | {"embedded": 3, **empty}
     (folder / "blue.png").unlink()
     again = program("index", "images", "my pictures ü", "--sync")
-    assert (again.code, again.err) == (0, "")
+    assert (again.code, again.err) == (0, "removing 1 pictures that are gone\n")
     assert again.out.startswith("pictures: 2 unchanged, 1 removed in ")
     assert (program.data_home / "mmembed" / "store.mm").is_dir()
     assert program("collections").out == "images: 2 points, images\n    image          tiny\n"
+
+
+def test_a_dry_run_and_what_it_saves(program: Program) -> None:
+    """It makes no store, names each change and writes none; an emptied folder is held back until one insists."""
+    folder = colours(program.root / "p", "red", "green")
+    (folder / "a.heic").touch()
+    (folder / "b.HEIC").touch()
+    dry = program("index", "images", "p", "--dry-run")
+    assert dry.code == 0
+    assert dry.out.splitlines()[:2] == [f"would embed {folder}/green.png", f"would embed {folder}/red.png"]
+    assert "pictures, dry run: 2 embedded in " in dry.out
+    assert dry.out.endswith("passed over: 2 .heic\n")
+    assert not (program.data_home / "mmembed" / "store.mm").exists()
+    program("index", "images", "p")
+    for name in ("red", "green"):
+        (folder / f"{name}.png").unlink()
+    colours(folder / "sub", "blue")
+    held = program("index", "images", "p", "--sync")
+    assert held.code == 0, "others are there, so these two were deleted one by one"
+    (folder / "sub").rename(program.root / "away")
+    held = program("index", "images", "p", "--sync", "--json")
+    assert (held.code, held.rows[0]["held_back"], held.rows[0]["removed"]) == (1, 1, 0)
+    assert "held back: " in held.err
+    assert "add --insist if they are gone for good" in held.err
+    assert program("index", "images", "p", "--insist").err.startswith("error: --insist is for what a sync removes")
+    insisted = program("index", "images", "p", "--sync", "--insist", "--trash", "gone.jsonl")
+    assert (insisted.code, insisted.err) == (0, "removing 1 pictures that are gone\n")
+    assert json.loads((program.root / "gone.jsonl").read_text())["uri"] == f"{folder}/sub/blue.png"
 
 
 def test_search_prints_one_hit_a_line(indexed: Program) -> None:

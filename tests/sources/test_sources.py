@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import files
@@ -283,10 +284,78 @@ def test_bad_lines_of_a_csv_manifest_are_named(tmp_path: Path) -> None:
     assert "3 cells under 2 columns" in failures[0].error
 
 
+SPREADSHEETS: dict[str, tuple[bytes, str | None]] = {
+    "semicolons": (b"uri;caption\na.jpg;a cake, cut\n", "a cake, cut"),
+    "tabs": (b"uri\tcaption\r\na.jpg\ta cake\r\n", "a cake"),
+    "its own separator": (b"sep=;\nuri;caption\na.jpg;x\n", "x"),
+    "a blank behind the comma": (b'uri, caption\na.jpg, "x, y"\n', "x, y"),
+    "blanks around": (b"uri , caption\n a.jpg ,x\n", "x"),
+    "capitals": (b"URI,Caption\na.jpg,x\n", "x"),
+    "UTF-16": ("uri,caption\na.jpg,Käse\n".encode("utf-16"), "Käse"),
+    "UTF-16 BE": (b"\xfe\xff" + "uri\tcaption\na.jpg\tKäse\n".encode("utf-16-be"), "Käse"),
+    "a mark": ("uri;caption\na.jpg;Käse\n".encode("utf-8-sig"), "Käse"),
+    "a mark and a separator": ("sep=;\nuri;caption\na.jpg;x\n".encode("utf-8-sig"), "x"),
+    "empty rows": (b"uri,caption\na.jpg,x\n,\n,\n", "x"),
+    "an empty column": (b"uri,caption,\na.jpg,x,\n", "x"),
+    "Windows paths": (b"uri,caption\r\n.\\sub\\..\\a.jpg,x\r\n", "x"),
+    "returns alone": (b"uri,caption\ra.jpg,x\r", "x"),
+}
+
+
+@pytest.mark.parametrize("kind", SPREADSHEETS)
+def test_manifests_as_spreadsheets_write_them(kind: str, tmp_path: Path) -> None:
+    """Delimiters, marks, encodings and blanks of spreadsheets change nothing of what a row says."""
+    content, caption = SPREADSHEETS[kind]
+    touch(tmp_path, "a.jpg", "sub/b.jpg")
+    (tmp_path / "list.csv").write_bytes(content)
+    (item,) = found(tmp_path / "list.csv")
+    assert isinstance(item, Item)
+    assert (item.uri, item.caption, item.payload) == (str(tmp_path / "a.jpg"), caption, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"uri,caption\na.jpg,K\xe4se\n", r"line 2: not valid UTF-8 \(seen: K\\udce4se; .* would be Käse\)"),
+        (b"uri,caption,\na.jpg,x,y\n", "line 2: 'y' stands under a column without a name"),
+    ],
+)
+def test_rows_that_cannot_be_told(content: bytes, error: str, tmp_path: Path) -> None:
+    """A row in an unknown encoding, or with a value of no column, is a Failure that shows what was seen."""
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "list.csv").write_bytes(content)
+    (failure,) = found(tmp_path / "list.csv")
+    assert isinstance(failure, Failure)
+    assert re.search(error, failure.error)
+
+
+@pytest.mark.parametrize("prefix", ["file://", "file://localhost", "FILE://LocalHost", "file:"])
+def test_addresses_of_files(prefix: str, tmp_path: Path) -> None:
+    """Each form of RFC 8089 for a file on this machine names it; one on another machine fails."""
+    touch(tmp_path, "a b.jpg")
+    (tmp_path / "m.csv").write_text(f"uri\n{prefix}{tmp_path}/a%20b.jpg\nfile:////server/share/a.jpg\n")
+    item, failure = found(tmp_path / "m.csv")
+    assert item.uri == str(tmp_path / "a b.jpg")
+    assert isinstance(failure, Failure)
+    assert "a file on another machine" in failure.error
+
+
+def test_jsonl_in_utf16_and_capitals(tmp_path: Path) -> None:
+    """Lines of JSON may be UTF-16, as a Windows shell writes them, and call the uri URI."""
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "m.jsonl").write_bytes('{"URI": "a.jpg", "Caption": "Käse", "Album": 1}\n'.encode("utf-16"))
+    (item,) = found(tmp_path / "m.jsonl")
+    assert isinstance(item, Item)
+    assert (item.uri, item.caption, item.payload) == (str(tmp_path / "a.jpg"), "Käse", {"Album": 1})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
         ("m.csv", "path,caption\na.jpg,x\n", r"no column 'uri' \(its columns are path, caption\)"),
+        ("m.csv", "path;caption\na.jpg;x\n", r"its columns are path, caption\): call 'path' so if it names the files"),
+        ("m.csv", "uri,caption,caption\na.jpg,x,y\n", "two columns 'caption'"),
+        ("m.csv", "u\0r\0i\0\n\0", "bytes of zero, as UTF-16 without its mark"),
         ("m.jsonl", '{"file": "a.jpg"}\n', r"no column 'uri' \(its columns are file\)"),
         ("m.jsonl", "", "names nothing"),
         ("m.csv", "", "names nothing"),
