@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from mmembed.documents.parts import Document, EmbeddedImage, Section
+from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse
 from mmembed.documents.passages import Passage, cut_passages, windows
 from mmembed.documents.plain import of_text
 from mmembed.errors import UnreadableDocument
@@ -38,6 +39,8 @@ _READERS = {  # suffix -> module of this package, imported with its library when
 
 DOCUMENT_SUFFIXES = frozenset(_READERS)
 
+logger = logging.getLogger(__name__)
+
 
 def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked: bool = True) -> Document:
     """One file, or its bytes -> its text in sections, and the pictures in it with their alt texts as captions.
@@ -62,6 +65,13 @@ def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked
         document = read(source, uri, images)
     except OSError as exc:
         raise UnreadableDocument(f"{uri}: cannot be read ({exc.strerror or exc})") from exc
+    except UnreadableDocument:
+        raise
+    except Exception as exc:  # on broken files the libraries of the formats raise nearly anything
+        logger.warning("%s: the reader of %s raised %r", uri, reader, exc)
+        logger.debug("%s", uri, exc_info=exc)
+        reason = collapse(str(exc)) or type(exc).__name__
+        raise UnreadableDocument(f"{uri}: broken {suffix[1:].upper()} ({reason}): save it anew") from exc
     if not document.sections:
         advice = "run OCR over it first, if it was scanned" if reader == "pdf" else "it is empty"
         raise UnreadableDocument(f"{uri}: holds no text: {advice}")

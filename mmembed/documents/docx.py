@@ -50,8 +50,8 @@ def _check_zip(source: Path | bytes, uri: str) -> bool:
             with zipfile.ZipFile(stream) as package:
                 unpacked = sum(member.file_size for member in package.infolist())
                 names = set(package.namelist())
-        except zipfile.BadZipFile as exc:
-            raise UnreadableDocument(f"{uri}: not a DOCX, or a broken one ({exc})") from exc
+        except Exception as exc:  # a bad name, flag or number in its table of contents: zipfile raises nearly anything
+            raise UnreadableDocument(f"{uri}: not a DOCX, or a broken one ({collapse(str(exc))})") from exc
     if unpacked > MAX_UNPACKED_BYTES:
         raise UnreadableDocument(f"{uri}: unpacks to {unpacked >> 20} MiB, more than {MAX_UNPACKED_BYTES >> 20}")
     return "docProps/core.xml" in names
