@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+from mmembed.documents.characters import visible
 from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse
 from mmembed.documents.passages import Passage, cut_passages, windows
 from mmembed.documents.plain import of_text
@@ -72,6 +73,7 @@ def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked
         logger.debug("%s", uri, exc_info=exc)
         reason = collapse(str(exc)) or type(exc).__name__
         raise UnreadableDocument(f"{uri}: broken {suffix[1:].upper()} ({reason}): save it anew") from exc
+    document = _visible(document)
     if not document.sections:
         advice = "run OCR over it first, if it was scanned" if reader == "pdf" else "it is empty"
         raise UnreadableDocument(f"{uri}: holds no text: {advice}")
@@ -84,7 +86,18 @@ def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked
 
 def text_document(text: str, *, uri: str) -> Document:
     """Plain text that is in memory, as a document without a title. Raises UnreadableDocument where there is no word."""
-    document = of_text(text, uri)
+    document = _visible(of_text(text, uri))
     if not document.sections:
         raise UnreadableDocument(f"{uri}: holds no text: it is empty")
     return document
+
+
+def _visible(document: Document) -> Document:
+    """The document without characters that nobody sees, in its words, headings, title and captions alike."""
+    sections = tuple(
+        replace(section, text=text, headings=tuple(map(visible, section.headings)))
+        for section in document.sections
+        if (text := visible(section.text).strip())
+    )
+    images = tuple(replace(image, caption=visible(image.caption or "") or None) for image in document.images)
+    return replace(document, title=visible(document.title or "") or None, sections=sections, images=images)

@@ -65,6 +65,17 @@ def test_text_in_the_encodings_that_there_are(text: str, encoding: str, tmp_path
     assert document == Document("/docs/a.txt", None, (Section(text),))
 
 
+def test_what_nobody_sees_is_not_stored(tmp_path: Path) -> None:
+    """Controls, soft hyphens and zero-width blanks go, letters are composed; joiners and ligatures stay as written."""
+    assert read(tmp_path / "a.txt", "Donau\u00adkessel\u200b Ba\u0308r\x07 of\ufb01ce می\u200cخواهم").sections == (
+        Section("Donaukessel Bär of\ufb01ce می\u200cخواهم"),
+    )
+    document = read(tmp_path / "a.html", "<title>Do&shy;nau</title><h1>Kes&shy;sel</h1><p>Tur&shy;bine</p>")
+    assert (document.title, document.sections) == ("Donau", (Section("Turbine", ("Kessel",)),))
+    with pytest.raises(UnreadableDocument, match="holds no text"):
+        read(tmp_path / "b.txt", "\u200b\u00ad")
+
+
 def test_line_ends_are_one(tmp_path: Path) -> None:
     """Lines of Windows and old Macs end like others."""
     assert read(tmp_path / "a.text", "a\r\nb\rc\n").sections[0].text == "a\nb\nc"

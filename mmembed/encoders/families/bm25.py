@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from qdrant_edge import Bm25, Bm25Config
 
+from mmembed.documents.characters import matched
 from mmembed.encoders.checkpoint import fingerprint
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
@@ -45,7 +46,7 @@ class Bm25Encoder(TextEncoder):
         """n strings -> n sparse vectors: term weights for a document, ones for a query. SettingsError for a task."""
         check_task(self.spec.name, task)
         embed = self._bm25.embed_query if role == "query" else self._bm25.embed_document
-        made = (embed(characters(text)) for text in texts)
+        made = (embed(matched(characters(text))) for text in texts)
         return [SparseVector(np.array(v.indices, dtype=np.uint32), np.array(v.values, dtype=np.float32)) for v in made]
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import EncoderLoadError, UnsupportedModality
-from mmembed.types import SparseVector
+from mmembed.types import Role, SparseVector
 
 
 def test_bm25_has_the_token_ids_of_qdrant() -> None:
@@ -43,6 +43,31 @@ def test_bm25_has_other_languages_and_no_images() -> None:
         load_encoder("bm25?language=klingon")
     with pytest.raises(UnsupportedModality, match="cannot encode pictures, only text"):
         english.encode_image([Image.new("RGB", (2, 2))])
+
+
+@pytest.mark.parametrize(
+    ("written", "typed"),
+    [
+        ("Frau Ba\u0308renwa\u0308lder", "Frau Bärenwälder"),  # decomposed, as file systems and PDFs write it
+        ("Zephyr\ufb01eld of\ufb01ce", "Zephyrfield office"),  # ligatures
+        ("Donau\u00adkessel\u200bturbine\u2060n\ufeff", "Donaukesselturbinen"),  # nobody sees these
+        ("ＸＺ－９９００Ｋ", "xz-9900k"),  # full width
+        ("ｶﾞｷﾞ", "ガギ"),  # half width
+        ("a\x00b\x02c", "abc"),
+        ("\u202bשלום\u202c", "שלום"),  # marks of direction
+        ("می\u200cخواهم", "میخواهم"),
+        ("a lobster¹ of 3 m² and Acme™", "a lobster 1 of 3 m2 and Acme TM"),
+        ("chapter Ⅳ", "chapter IV"),
+    ],
+)
+def test_bm25_matches_what_looks_the_same(written: str, typed: str) -> None:
+    """Whichever way a word is encoded, in a document or a query, it is one term."""
+    roles: tuple[Role, ...] = ("query", "document")
+    for role in roles:
+        one, other = load_encoder("bm25").encode_text([written, typed], role=role)
+        assert isinstance(one, SparseVector)
+        assert isinstance(other, SparseVector)
+        assert sorted(one.indices.tolist()) == sorted(other.indices.tolist())
 
 
 def test_bm25_of_nothing_is_empty() -> None:
