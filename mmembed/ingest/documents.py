@@ -48,6 +48,7 @@ def ingest_documents(
     workers: int | None = None,
     shards: int | None = None,
     replicas: int | None = None,
+    language: str | None = None,
     encoders: Mapping[str, Encoder] | None = None,
     on_progress: OnReport | None = None,
 ) -> IngestReport:
@@ -73,6 +74,7 @@ def ingest_documents(
             anew; None: the one that the collection remembers, if any.
         images_into: the collection for pictures inside documents, with their alt text as caption;
             None leaves them out.
+        language: of BM25's stop words and stemmer, such as `german`, or `none`; None: the collection's, else English.
         sync: also remove documents that are gone from the disk or from their manifest; only those under the folders
             and in the manifests of `sources`, so nothing that came from memory.
         encoders: where those come from that are not given, as for `search`.
@@ -93,7 +95,7 @@ def ingest_documents(
             late_encoder=late_encoder,
             images_into=images_into,
             encoders=encoders,
-            options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas),
+            options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas, language=language),
         )
         return DocumentWork(target)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class RunOptions:
     linked_images: bool = True  # read the image files that a document names, beside those that it holds
     shards: int | None = None  # of a collection that is made in a cluster
     replicas: int | None = None
+    language: str | None = None  # of BM25's stop words and stemmer; None: as the collection remembers, else English
 
 
 class ImageTarget:
@@ -64,7 +65,7 @@ class ImageTarget:
         self._by_caption: dict[str, Encoder] = {}  # those that read captions; none before the first
         self.indexes = PayloadIndexes(collection)
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
-            self._by_caption = {"caption": caption_encoder, "caption_bm25": load_encoder("bm25")}
+            self._by_caption = {"caption": caption_encoder, "caption_bm25": self._bm25()}
         makers = {"image": encoder, **self._by_caption}
         self.vectors = ["image"]  # those that every image gets, with or without a caption
         self.batch_size = encoder.batch_size  # images encoded at a time
@@ -74,6 +75,9 @@ class ImageTarget:
             self.batch_size = min(self.batch_size, self.late.batch_size)  # each is held at its full size until then
         prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
 
+    def _bm25(self) -> Encoder:
+        return _bm25(self.collection, "caption_bm25", self._encoders, self.options.language)
+
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
         """n captions -> their `caption` and `caption_bm25` vectors."""
         if not captions:
@@ -81,7 +85,7 @@ class ImageTarget:
         if not self._by_caption:
             remembered = self.collection.remembered("caption", self._encoders)
             dense = remembered or self._default_caption_encoder or self._encoders["minilm"]
-            by_caption = {"caption": dense, "caption_bm25": load_encoder("bm25")}
+            by_caption = {"caption": dense, "caption_bm25": self._bm25()}
             prepare_collection(self.collection, "images", {"image": self.encoder, **by_caption})
             self._by_caption = by_caption
         rows = [encoder.encode_text(captions, role="document") for encoder in self._by_caption.values()]
@@ -113,7 +117,7 @@ class DocumentTarget:
         _require(encoder, "text", "dense", "text")
         self.by_passage = {  # those that read a passage as a whole
             "text": encoder,
-            "bm25": load_encoder("bm25"),
+            "bm25": _bm25(collection, "bm25", self._encoders, options.language),
             **self._optional("sparse", sparse_encoder, "sparse"),
             **self._optional("late", late_encoder, "multi"),
         }
@@ -147,7 +151,7 @@ class DocumentTarget:
                 self._image_encoder,
                 default_caption_encoder=self.encoder,
                 encoders=self._encoders,
-                options=RunOptions(roots=self.options.roots, max_pixels=self.options.max_pixels),
+                options=replace(self.options, workers=None, linked_images=True, shards=None, replicas=None),
             )
         return self.images
 
@@ -173,6 +177,13 @@ class DocumentTarget:
             {name: v for name, v in zip(made, of_one, strict=True) if isinstance(v, SparseVector) or v.size}
             for of_one in zip(*made.values(), strict=True)
         ]
+
+
+def _bm25(collection: Collection, vector: str, encoders: Mapping[str, Encoder], language: str | None) -> Encoder:
+    """The one of that language; else the one that the collection remembers, else that of English."""
+    if language is not None:
+        return load_encoder(f"bm25?language={language}")
+    return collection.remembered(vector, encoders) or load_encoder("bm25")
 
 
 def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:

@@ -204,6 +204,23 @@ def test_what_a_reader_raises_is_the_failure_of_its_file(
     assert "odd.txt: reading it raised ZeroDivisionError" in caplog.text
 
 
+def test_the_language_of_words_is_remembered(store: Store, tmp_path: Path, fake: Encoder) -> None:
+    """BM25 of German is in the contract and made the next time too; another language is a mismatch."""
+    (tmp_path / "a.txt").write_text("Die Häuser am See")
+    options: dict[str, Any] = {"encoder": fake, "cross_encoder": fake, "images_into": None}
+    ingest_documents(store, "docs", [tmp_path], language="german", **options)
+    contract = store.contract("docs")
+    assert contract is not None
+    assert contract.vectors["bm25"].encoder == "bm25?language=german"
+    (tmp_path / "b.txt").write_text("Ein Haus im Wald")
+    assert ingest_documents(store, "docs", [tmp_path], **options).embedded == 1
+    german = "bm25?language=german"
+    found = search(store, "docs", text="Haus", vector_name="bm25", encoders={german: load_encoder(german)})
+    assert len(found) == 2
+    with pytest.raises(CollectionMismatch, match="vector 'bm25'"):
+        ingest_documents(store, "docs", [tmp_path], language="french", **options)
+
+
 def test_another_text_encoder_is_refused(store: Store, folder: Path, fake: Encoder) -> None:
     """Also for one vector of the three: another cross encoder is named."""
     ingest(store, folder, fake, images=False)
