@@ -51,7 +51,7 @@ def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked
     HTML name on this machine; those on the web are left out, those that are not there are in
     `problems`. Without `linked`, no other file is looked at: what a stranger's document names is not his to show.
     Text files are UTF-8, or UTF-16 and UTF-32 with a byte order mark, or else what
-    `mmembed.documents.plain.decode_text` says.
+    `mmembed.documents.encodings.decode` says.
 
     Raises:
         UnreadableDocument: another format, not there, broken, encrypted, too large, or without text.
@@ -80,7 +80,9 @@ def read_document(source: Path | bytes, *, uri: str, images: bool = True, linked
     if linked:
         return document
     held = tuple(image for image in document.images if image.path is None)
-    problems = tuple(problem for problem in document.problems if problem.uri.startswith(f"{uri}#"))
+    problems = tuple(
+        problem for problem in document.problems if problem.uri == uri or problem.uri.startswith(f"{uri}#")
+    )
     return replace(document, images=held, problems=problems)
 
 

@@ -14,7 +14,7 @@ _CONTROLS_TO_BLANKS = {ord(c): " " for c in "\f\x0b\x1c\x1d\x1e"} | {0x85: "\n",
 # Joiners (U+200C, U+200D) spell words of Persian and Hindi and hold emoji together: they stay in what is stored.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
-    "\ufeff\uffa0\ufff9-\uffff\U000e0001-\U000e007f]"
+    "\ufeff\uffa0\ufff9-\ufffc\ufffe\uffff\U000e0001-\U000e007f]"
 )
 _JOINERS = re.compile("[\u200c\u200d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _STRANGE = re.compile(r"[^\t\n\x20-\x7e]")

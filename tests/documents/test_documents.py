@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, Section, cut_passages, read_document, windows
+from mmembed.documents.encodings import decode
 from mmembed.errors import SettingsError, UnreadableDocument
 from mmembed.images import load_image
 
@@ -63,6 +64,63 @@ def test_text_in_the_encodings_that_there_are(text: str, encoding: str, tmp_path
     """Text is read in UTF-8, with byte order marks, and in the encodings of old files."""
     document = read(tmp_path / "a.txt", text.encode(encoding))
     assert document == Document("/docs/a.txt", None, (Section(text),))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "language"),
+    [
+        ("Właściwy rozdział źródła: każdy człowiek", "cp1250", ""),
+        ("Właściwy rozdział źródła: każdy człowiek", "iso8859-2", ""),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy", "cp1250", ""),
+        ("Árvíztűrő tükörfúrógép, őszinte üdvözlettel", "cp1250", ""),
+        ("Bună dimineaţa, aş vrea să cumpăr nişte pâine", "cp1250", "ro"),
+        ("Dışarı çıkıp yürüyüş yapmak istiyorum", "cp1254", ""),
+        ("Füße und Straßen über Köln, schöne Grüße", "mac_roman", ""),
+        ("Les élèves étaient là où ça n'était pas prévu", "cp850", ""),
+        ("Não há informações sobre a situação", "cp1252", ""),
+        ("Privět 5 € “ok”", "cp1250", "cs"),
+        ("plain text for 5 €", "cp1252", ""),
+        ("Ελληνικό κείμενο για έλεγχο", "cp1253", "el"),
+        ("Привет, как дела?", "koi8_r", "ru"),
+        ("这是一个中文文本", "gbk", "zh-CN"),
+        ("日本語のテスト", "iso2022_jp", ""),
+        ("Hi there, text", "utf-16-le", ""),
+    ],
+)
+def test_old_encodings_are_told_by_letters_and_language(text: str, encoding: str, language: str) -> None:
+    """Letters of one language tell its encoding; what the page says of its language helps."""
+    assert decode(text.encode(encoding), "x", language=language).text == text
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding", "text"),
+    [
+        ("gb2312", "gbk", "朱镕基"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("x-sjis", "cp932", "①㈱髙橋～"),
+        ("iso-8859-1", "cp1252", "“Smart” – 5 €"),
+        ("iso-8859-9", "cp1254", "Şişli’de – 5 €"),
+        ("undefined", "cp1252", "naïve “café”"),
+        ("utf-16", "utf-8", "Füße 漢字"),
+        ("unicode_escape", "cp1252", "C:\\new naïve"),
+        ("iso-8859-2", "utf-8", "Füße 漢字"),
+    ],
+)
+def test_labels_mean_what_the_web_means(label: str, encoding: str, text: str, tmp_path: Path) -> None:
+    """A page is read as browsers read it under its label, and by its bytes where that is no label."""
+    html = f'<head><meta charset="{label}"><title>{text}</title></head><p>{text}</p>'
+    document = read(tmp_path / "a.html", html.encode(encoding))
+    assert (document.title, document.sections, document.problems) == (text, (Section(text),), ())
+
+
+def test_damaged_text_stays_what_it_is(tmp_path: Path) -> None:
+    """UTF-8 with a bad byte is UTF-8 with a problem, in every format of text; a NUL goes without one."""
+    for name in ("a.txt", "a.md", "a.html"):
+        document = read(tmp_path / name, "Füße größer – naïve".encode() + b"\xff ok\0ay")
+        assert document.sections[0].text == "Füße größer – naïve\ufffd okay"
+        (problem,) = document.problems
+        assert problem.uri == f"/docs/{name}"
+        assert "not UTF-8 (places: 1)" in problem.error
 
 
 def test_what_nobody_sees_is_not_stored(tmp_path: Path) -> None:
@@ -248,6 +306,13 @@ def test_main_text_of_a_page(tmp_path: Path) -> None:
 def test_short_pages_keep_all_their_text(html: str, expected: tuple[Section, ...], tmp_path: Path) -> None:
     """A page too short to have a main text is read whole."""
     assert read(tmp_path / "a.htm", html).sections == expected
+
+
+def test_title_of_a_page_is_that_of_its_head(tmp_path: Path) -> None:
+    """An icon's title is not the page's; a page without one is called after its first heading."""
+    icon = "<body><svg><title>Menu</title></svg><h1>Ferry times</h1><p>The ferry leaves at nine.</p>"
+    assert read(tmp_path / "a.html", icon).title == "Ferry times"
+    assert read(tmp_path / "b.html", f"<head><title>Ferries</title></head>{icon}").title == "Ferries"
 
 
 def test_declared_charset_is_believed(tmp_path: Path) -> None:
