@@ -51,8 +51,14 @@ _ALPHABETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 _FOREIGN = {  # languages of another script: codecs to choose among
     **dict.fromkeys(("ru", "uk", "bg", "be", "sr", "mk"), ("cp1251", "koi8_r", "koi8_u", "cp866", "iso8859_5")),
-    "el": ("cp1253", "iso8859_7"), "he": ("cp1255", "iso8859_8"), "ar": ("cp1256", "iso8859_6"), "fa": ("cp1256",),
-    "th": ("cp874",), "ja": ("cp932", "euc_jp"), "zh": ("gb18030", "big5hkscs"), "ko": ("cp949",),
+    "el": ("cp1253", "iso8859_7"),
+    "he": ("cp1255", "iso8859_8"),
+    "ar": ("cp1256", "iso8859_6"),
+    "fa": ("cp1256",),
+    "th": ("cp874",),
+    "ja": ("cp932", "euc_jp"),
+    "zh": ("gb18030", "big5hkscs"),
+    "ko": ("cp949",),
 }
 
 
@@ -112,7 +118,7 @@ def _codec(label: str | None) -> str | None:
         return None
     if known.name.startswith("utf-16"):  # it could not have been read as ASCII then
         return "utf-8"
-    return {"gbk": "gb18030", "x-user-defined": "cp1252"}.get(known.name, known.codec_info.name)
+    return str({"gbk": "gb18030", "x-user-defined": "cp1252"}.get(known.name, known.codec_info.name))
 
 
 def _wide(content: bytes) -> str | None:

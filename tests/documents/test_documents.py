@@ -455,6 +455,97 @@ def test_links_insertions_and_controls_of_word_are_read(tmp_path: Path) -> None:
     assert read(tmp_path / "a.docx").sections[0].text == "inserted\n\ncontrolled\n\nlinked\ttabbed"
 
 
+def word_of(path: Path, *blocks: str) -> Document:
+    """A DOCX with these blocks of WordprocessingML, read."""
+    import docx
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    made = docx.Document()
+    spaces = f"{nsdecls('w', 'wp', 'a', 'r')} xmlns:v='urn:schemas-microsoft-com:vml'"
+    spaces += " xmlns:m='http://schemas.openxmlformats.org/officeDocument/2006/math'"
+    for block in blocks:
+        made.element.body.insert_element_before(parse_xml(re.sub(r"^<w:(\w+)", rf"<w:\1 {spaces}", block)), "w:sectPr")
+    made.save(str(path))
+    return read(path)
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ("<w:p><w:r><w:t>Dial 555</w:t><w:noBreakHyphen/><w:t>0142</w:t></w:r></w:p>", "Dial 555-0142"),
+        (
+            (
+                '<w:p><w:r><w:t>20</w:t><w:sym w:font="Symbol" w:char="F0B0"/><w:t>C at </w:t>'
+                '<w:sym w:font="Symbol" w:char="F061"/></w:r></w:p>'
+            ),
+            "20°C at α",
+        ),
+        ('<w:p><w:r><w:t>done </w:t><w:sym w:font="Wingdings" w:char="F0FC"/></w:r></w:p>', "done ✓"),
+        ("<w:p><m:oMath><m:r><m:t>E=mc</m:t></m:r></m:oMath></w:p>", "E=mc"),
+        (
+            (
+                "<w:p><m:oMath><m:f><m:num><m:r><m:t>a</m:t></m:r></m:num>"
+                "<m:den><m:r><m:t>b</m:t></m:r></m:den></m:f></m:oMath></w:p>"
+            ),
+            "a/b",
+        ),
+        (
+            (
+                "<w:p><w:moveFrom><w:r><w:t>walrus</w:t></w:r></w:moveFrom><w:r><w:t>then </w:t></w:r>"
+                "<w:moveTo><w:r><w:t>walrus</w:t></w:r></w:moveTo></w:p>"
+            ),
+            "then walrus",
+        ),
+        ("<w:p><w:r><w:t>seen</w:t></w:r><w:r><w:rPr><w:vanish/></w:rPr><w:t>unseen</w:t></w:r></w:p>", "seen"),
+        (
+            (
+                "<w:p><w:r><w:t>2017</w:t></w:r><w:r><w:pict><v:shape><v:textbox><w:txbxContent><w:p><w:r><w:t>Using"
+                "</w:t></w:r></w:p><w:p><w:r><w:t>it</w:t></w:r></w:p></w:txbxContent></v:textbox></v:shape></w:pict>"
+                "</w:r><w:r><w:t> on</w:t></w:r></w:p>"
+            ),
+            "2017 on\n\nUsing\n\nit",
+        ),
+        (
+            (
+                "<w:tbl><w:tr><w:tc><w:tbl><w:tr><w:tc><w:p><w:r><w:t>in</w:t></w:r></w:p></w:tc></w:tr></w:tbl><w:p/>"
+                "</w:tc><w:sdt><w:sdtContent><w:tc><w:p><w:r><w:t>controlled</w:t></w:r></w:p></w:tc></w:sdtContent>"
+                "</w:sdt></w:tr></w:tbl>"
+            ),
+            "in | controlled",
+        ),
+    ],
+)
+def test_what_stands_for_characters_in_word(block: str, text: str, tmp_path: Path) -> None:
+    """Hyphens, symbols and equations are characters, boxes are apart, inner tables and moved text come once."""
+    assert word_of(tmp_path / "a.docx", block).sections[0].text == text
+
+
+def test_notes_of_word_follow_their_paragraph(tmp_path: Path) -> None:
+    """A footnote is read after the paragraph that it belongs to; the line that separates notes is none."""
+    import docx
+    from docx.opc.constants import RELATIONSHIP_TYPE
+    from docx.opc.packuri import PackURI
+    from docx.opc.part import Part
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    made = docx.Document()
+    for number, text in ((2, "Whales"), (0, "Ferries")):
+        made.element.body.insert_element_before(
+            parse_xml(f"<w:p {nsdecls('w')}><w:r><w:t>{text}</w:t><w:footnoteReference w:id='{number}'/></w:r></w:p>"),
+            "w:sectPr",
+        )
+    note = "<w:footnote w:id='2'><w:p><w:r><w:t>A note on whales.</w:t></w:r></w:p></w:footnote>"
+    blob = f"<w:footnotes {nsdecls('w')}>{note}</w:footnotes>".encode()
+    kind = "application/vnd.openxmlformats-officedocument.wordprocessingml.footnotes+xml"
+    made.part.relate_to(
+        Part(PackURI("/word/footnotes.xml"), kind, blob, made.part.package), RELATIONSHIP_TYPE.FOOTNOTES
+    )
+    made.save(str(tmp_path / "a.docx"))
+    assert read(tmp_path / "a.docx").sections[0].text == "Whales\n\nA note on whales.\n\nFerries"
+
+
 def test_broken_encrypted_and_empty_word_documents(tmp_path: Path) -> None:
     """Text called .docx, a cut-off, an encrypted, another zip and an empty one are unreadable, each for its reason."""
     sound = files.word(tmp_path / "sound.docx", ["text"]).read_bytes()
