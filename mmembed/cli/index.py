@@ -130,6 +130,9 @@ def index_images_command(
     late_encoder: Annotated[
         str | None, "Page encoder (multivectors) that reorders the best hits; by default the collection's own, if any."
     ] = None,
+    language: Annotated[
+        str | None, "Language of BM25's stop words and stemmer, or none; by default the collection's own, else english."
+    ] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Larger pictures are refused.")] = None,
 ) -> None:
     """Index pictures for text-to-image and image-to-image search.
@@ -144,6 +147,7 @@ def index_images_command(
         encoder=session.encoder_of(collection, "image", encoder, "tiny"),
         caption_encoder=session.load(caption_encoder),
         late_encoder=session.load(late_encoder),
+        language=language,
         max_pixels=max_pixels or MAX_PIXELS,
     )
     session.index(ingest, collection, paths, "image", IMAGE_SUFFIXES)
@@ -169,6 +173,9 @@ def index_documents_command(
         "Late-interaction encoder (multivectors) that orders the best candidates; by default the "
         "collection's own, if any.",
     ] = None,
+    language: Annotated[
+        str | None, "Language of BM25's stop words and stemmer, or none; by default the collection's own, else english."
+    ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Index pictures inside documents.")] = True,
     images_collection: Annotated[str, "Where pictures inside documents go."] = "images",
 ) -> None:
@@ -185,6 +192,7 @@ def index_documents_command(
         cross_encoder=session.load(cross_encoder or session.remembered(collection, "cross")),
         sparse_encoder=session.load(sparse_encoder),
         late_encoder=session.load(late_encoder),
+        language=language,
         images_into=images_collection if images else None,
     )
     session.index(ingest, collection, paths, "text", DOCUMENT_SUFFIXES)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import docx
+from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.oxml.ns import qn
+from lxml import etree
 
+from mmembed.documents.docx_text import text_boxes, text_of
 from mmembed.documents.parts import Document, EmbeddedImage, SectionBuilder, collapse, image_uri, opened
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
@@ -18,20 +21,22 @@ from mmembed.types import Failure
 MAX_UNPACKED_BYTES = 256 * 2**20
 
 _OLE = b"\xd0\xcf\x11\xe0"  # the container of encrypted DOCX, and of DOC
+_WRAPPERS = {qn(f"w:{tag}") for tag in ("sdt", "sdtContent", "customXml", "ins", "moveTo", "smartTag")}
+_IMAGE_DATA = "{urn:schemas-microsoft-com:vml}imagedata"
 _HEADING = re.compile(r"heading (\d)")
 
 
 def read(source: Path | bytes, uri: str, images: bool) -> Document:
-    """The body, without headers, footers and what tracked changes deleted; footnotes are left out too."""
+    """The body, without headers, footers and what tracked changes deleted; notes follow their paragraph."""
     has_properties = _check_zip(source, uri)
     try:
         with opened(source) as stream:
             document = docx.Document(stream)
         builder = SectionBuilder()
         titles = [collapse(document.core_properties.title)] if has_properties else []
-        levels = _levels(document)
+        levels, notes = _levels(document), _notes(document)
         for block in _blocks(document.element.body):
-            _add(block, levels, builder, titles)
+            _add(block, levels, builder, titles, notes)
         found = list(_images(document, uri)) if images else []
     except OSError:
         raise
@@ -50,37 +55,73 @@ def _check_zip(source: Path | bytes, uri: str) -> bool:
             with zipfile.ZipFile(stream) as package:
                 unpacked = sum(member.file_size for member in package.infolist())
                 names = set(package.namelist())
-        except zipfile.BadZipFile as exc:
-            raise UnreadableDocument(f"{uri}: not a DOCX, or a broken one ({exc})") from exc
+        except Exception as exc:  # a bad name, flag or number in its table of contents: zipfile raises nearly anything
+            raise UnreadableDocument(f"{uri}: not a DOCX, or a broken one ({collapse(str(exc))})") from exc
     if unpacked > MAX_UNPACKED_BYTES:
         raise UnreadableDocument(f"{uri}: unpacks to {unpacked >> 20} MiB, more than {MAX_UNPACKED_BYTES >> 20}")
     return "docProps/core.xml" in names
 
 
-def _blocks(parent: Any) -> Iterator[Any]:
-    """Paragraphs and tables in order, content controls opened."""
+def _inside(parent: Any, *tags: str) -> Iterator[Any]:
+    """Its children of these kinds in order, content controls and tracked insertions opened."""
     for child in parent.iterchildren():
-        if child.tag in (qn("w:p"), qn("w:tbl")):
+        if child.tag in tags:
             yield child
-        elif child.tag == qn("w:sdt"):
-            for content in child.iterchildren(qn("w:sdtContent")):
-                yield from _blocks(content)
+        elif child.tag in _WRAPPERS:
+            yield from _inside(child, *tags)
 
 
-def _add(block: Any, levels: dict[str, int], builder: SectionBuilder, titles: list[str]) -> None:
+def _blocks(parent: Any) -> Iterator[Any]:
+    return _inside(parent, qn("w:p"), qn("w:tbl"))
+
+
+def _add(block: Any, levels: dict[str, int], builder: SectionBuilder, titles: list[str], notes: dict[str, Any]) -> None:
     if block.tag == qn("w:tbl"):
-        for number, row in enumerate(block.iter(qn("w:tr"))):
-            cells = (collapse(" ".join(map(_text, cell.iter(qn("w:p"))))) for cell in row.iterchildren(qn("w:tc")))
+        for number, row in enumerate(_inside(block, qn("w:tr"))):
+            cells = (collapse(" ".join(_cell_texts(cell))) for cell in _inside(row, qn("w:tc")))
             builder.add(" | ".join(cells).strip(" |"), tight=number > 0)
-        return
-    text = _text(block).strip()
-    level = levels.get(block.style)
-    if level is None:
-        builder.add(text)
     else:
-        builder.heading(level, collapse(text))
-    if level == 0 and text:
-        titles.append(collapse(text))
+        text = text_of(block).strip()
+        level = levels.get(block.style)
+        if level is None:
+            builder.add(text)
+        else:
+            builder.heading(level, collapse(text))
+        if level == 0 and text:
+            titles.append(collapse(text))
+        for box in text_boxes(block):
+            for inner in _blocks(box):
+                _add(inner, levels, builder, titles, notes)
+    for kind in ("footnote", "endnote"):
+        for reference in block.iter(qn(f"w:{kind}Reference")):
+            note = notes.pop(f"{kind} {reference.get(qn('w:id'))}", None)  # once, though in two versions of a box
+            builder.add(" ".join(_cell_texts(note)).strip() if note is not None else "")
+
+
+def _cell_texts(cell: Any) -> Iterator[str]:
+    """The texts of its paragraphs and boxes, and of the cells of tables in it, each once."""
+    for block in _blocks(cell):
+        if block.tag == qn("w:tbl"):
+            for row in _inside(block, qn("w:tr")):
+                for inner in _inside(row, qn("w:tc")):
+                    yield from _cell_texts(inner)
+        else:
+            yield text_of(block)
+            for box in text_boxes(block):
+                yield from _cell_texts(box)
+
+
+def _notes(document: Any) -> dict[str, Any]:
+    """ "footnote 3" -> its element, footnotes and endnotes alike."""
+    kinds = {RELATIONSHIP_TYPE.FOOTNOTES: "footnote", RELATIONSHIP_TYPE.ENDNOTES: "endnote"}
+    found = {}
+    for relation in document.part.rels.values():
+        kind = kinds.get(relation.reltype)
+        if kind is not None and not relation.is_external:
+            parser = etree.XMLParser(resolve_entities=False, recover=True)
+            for note in etree.fromstring(relation.target_part.blob, parser).iter(qn(f"w:{kind}")):
+                found[f"{kind} {note.get(qn('w:id'))}"] = note
+    return found
 
 
 def _levels(document: Any) -> dict[str, int]:
@@ -97,33 +138,27 @@ def _levels(document: Any) -> dict[str, int]:
     return levels
 
 
-def _text(paragraph: Any) -> str:
-    """All that is shown, tracked insertions and links included; drawings in two versions once."""
-    pieces = []
-    for node in paragraph.iter(qn("w:t"), qn("w:tab"), qn("w:br"), qn("w:cr")):
-        if any(parent.tag.endswith("}Fallback") for parent in node.iterancestors()):
-            continue
-        if node.tag == qn("w:t"):
-            pieces.append(node.text or "")
-        elif node.getparent().tag != qn("w:tabs"):  # those are tab stops, part of the format
-            pieces.append("\t" if node.tag == qn("w:tab") else "\n")
-    return "".join(pieces)
-
-
 def _images(document: Any, uri: str) -> Iterator[EmbeddedImage | Failure]:
     """Every drawing in the body that shows an embedded picture; linked ones lie elsewhere and are left out."""
-    number = 0
-    for drawing in document.element.body.iter(qn("w:drawing")):
+    for number, (caption, relation) in enumerate(_shown(document.element.body), start=1):
+        part = document.part.related_parts.get(relation)
+        address = image_uri(uri, number)
+        if part is None:
+            yield Failure(address, f"{address}: the picture is missing from the file")
+        else:
+            yield EmbeddedImage(address, caption or None, content=part.blob)
+
+
+def _shown(body: Any) -> Iterator[tuple[str, str]]:
+    """Caption and relation of each picture, in drawings and in the VML of older files."""
+    for drawing in body.iter(qn("w:drawing"), qn("w:pict")):
+        if any(parent.tag.endswith("}Fallback") for parent in drawing.iterancestors()):
+            continue
         described = next(drawing.iter(qn("wp:docPr")), None)
-        caption = collapse((described.get("descr") or described.get("title") or "") if described is not None else "")
+        caption = (described.get("descr") or described.get("title") or "") if described is not None else ""
+        for shape in drawing.iter(_IMAGE_DATA):
+            if relation := shape.get(qn("r:id")):
+                yield collapse(shape.getparent().get("alt") or ""), relation
         for blip in drawing.iter(qn("a:blip")):
-            relation = blip.get(qn("r:embed"))
-            if relation is None:
-                continue
-            number += 1
-            part = document.part.related_parts.get(relation)
-            address = image_uri(uri, number)
-            if part is None:
-                yield Failure(address, f"{address}: the picture is missing from the file")
-            else:
-                yield EmbeddedImage(address, caption or None, content=part.blob)
+            if relation := blip.get(qn("r:embed")):
+                yield collapse(caption), relation

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import lxml.html
 import trafilatura
 from lxml import etree
 
+from mmembed.documents.encodings import decode
 from mmembed.documents.parts import Document, Section, collapse
-from mmembed.documents.plain import decode_text, read_bytes
+from mmembed.documents.plain import read_bytes
 from mmembed.documents.tree import parse, read_images, read_sections
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)|<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", re.IGNORECASE)
+_LANGUAGE = re.compile(rb"<html\b[^>]*\slang\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 _MAIN_TEXT = 250  # characters: less than this and trafilatura has found a stub, or nothing
 
 
@@ -21,14 +24,22 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
     content = read_bytes(source, uri)
     charset = _CHARSET.search(content[:2048])
     declared = (charset[1] or charset[2]).decode("ascii") if charset else None
-    html = decode_text(content, uri, declared=declared)
+    language = _LANGUAGE.search(content[:4096])
+    decoded = decode(content, uri, declared=declared, language=language[1].decode("latin-1") if language else None)
+    html = decoded.text
     tree = parse(html)
     if tree is None:
         return Document(uri, None, ())
     sections = _main_sections(html) or read_sections(tree)
-    found = list(read_images(tree, source, uri)) if images else []
+    found = [*decoded.problems, *(read_images(tree, source, uri) if images else ())]
     headed = next((section.headings[0] for section in sections if section.headings), None)
-    return Document.of(uri, collapse(tree.findtext(".//title") or "") or headed, sections, found)
+    return Document.of(uri, _title(tree) or headed, sections, found)
+
+
+def _title(tree: lxml.html.HtmlElement) -> str:
+    """The first title but for those of drawings inside the page: an icon has one too."""
+    titles = (title for title in tree.iter("title") if next(title.iterancestors("svg", "math"), None) is None)
+    return next((text for title in titles if (text := collapse(title.text_content()))), "")
 
 
 def _main_sections(html: str) -> tuple[Section, ...]:

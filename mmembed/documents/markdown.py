@@ -21,13 +21,14 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
 
     The title is that of the front matter, or else the first heading of the first level.
     """
-    text = read_text(source, uri)
+    decoded = read_text(source, uri)
+    text = decoded.text
     front = _FRONT_MATTER.match(text)
     named = _TITLE.search(front[2] or "") if front else None
     tree = parse(MarkdownIt("commonmark").enable("table").render(text[front.end() :] if front else text))
     if tree is None:
         return Document(uri, None, ())
-    found = list(read_images(tree, source, uri)) if images else []
+    found = [*decoded.problems, *(read_images(tree, source, uri) if images else ())]
     heading = tree.find(".//h1")
     headed = heading.text_content().strip() if heading is not None else None
     title = named[1].strip("\"'") if named else None

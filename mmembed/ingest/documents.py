@@ -52,6 +52,7 @@ def ingest_documents(
     workers: int | None = None,
     shards: int | None = None,
     replicas: int | None = None,
+    language: str | None = None,
     encoders: Mapping[str, Encoder] | None = None,
     on_progress: OnReport | None = None,
 ) -> IngestReport:
@@ -77,6 +78,7 @@ def ingest_documents(
             anew; None: the one that the collection remembers, if any.
         images_into: the collection for pictures inside documents, with their alt text as caption;
             None leaves them out.
+        language: of BM25's stop words and stemmer, such as `german`, or `none`; None: the collection's, else English.
         sync: also remove documents that are gone from the disk or from their manifest; only those under the folders
             and in the manifests of `sources`, so nothing that came from memory.
         insist, trash, dry_run: as of `ingest_images`; a dry run reads no document, so it says nothing of images in it.
@@ -98,7 +100,9 @@ def ingest_documents(
             late_encoder=late_encoder,
             images_into=images_into,
             encoders=encoders,
-            options=RunOptions(seen.roots, workers, shards=shards, replicas=replicas, dry_run=dry_run),
+            options=RunOptions(
+                seen.roots, workers, shards=shards, replicas=replicas, dry_run=dry_run, language=language
+            ),
         )
         return DocumentWork(target)
 

@@ -43,6 +43,7 @@ def ingest_images(
     max_pixels: int = MAX_PIXELS,
     shards: int | None = None,
     replicas: int | None = None,
+    language: str | None = None,
     encoders: Mapping[str, Encoder] | None = None,
     on_progress: OnReport | None = None,
 ) -> IngestReport:
@@ -66,6 +67,7 @@ def ingest_images(
         late_encoder: makes the vector `late`, one for each patch of a page (ColPali), which orders the best
             candidates of a text anew; None: the one that the collection remembers, if any. Images that
             were indexed without it are read and encoded again.
+        language: of BM25's stop words and stemmer, such as `german`, or `none`; None: the collection's, else English.
         sync: also remove the points of files that are gone from the disk or from their manifest; only files under
             the folders and in the manifests of `sources`, so nothing that came from memory. Held back, and told in
             the report, are files of a folder that is gone or holds no images any more (a disk that is not mounted),
@@ -92,7 +94,9 @@ def ingest_images(
             caption_encoder=caption_encoder,
             late_encoder=late_encoder,
             encoders=encoders,
-            options=RunOptions(seen.roots, workers, max_pixels, shards=shards, replicas=replicas, dry_run=dry_run),
+            options=RunOptions(
+                seen.roots, workers, max_pixels, shards=shards, replicas=replicas, dry_run=dry_run, language=language
+            ),
         )
         return ImageWork(target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -9,7 +10,7 @@ from itertools import chain
 from typing import Protocol, TypeVar
 
 from mmembed.collection import Collection
-from mmembed.errors import InputError
+from mmembed.errors import InputError, MmembedError
 from mmembed.ingest.entries import Entries, IngestSource, ScannedSources
 from mmembed.ingest.gone import SyncOptions, remove_gone
 from mmembed.ingest.plan import PlannedItem, plan
@@ -19,6 +20,8 @@ from mmembed.streams import load_in_order
 from mmembed.types import Failure, Item, Modality
 
 _R = TypeVar("_R")
+
+logger = logging.getLogger(__name__)
 
 
 class Work(Protocol[_R]):
@@ -141,9 +144,19 @@ def drive(
             else:
                 report.add(settled)
 
+    def read(planned: PlannedItem) -> _R:
+        try:
+            return work.read(planned)
+        except MmembedError:
+            raise
+        except Exception as exc:  # a fault of a reader is that file's failure, never the end of the run
+            logger.warning("%s: reading it raised %r", planned.item.uri, exc)
+            logger.debug("%s", planned.item.uri, exc_info=exc)
+            raise InputError(f"{planned.item.uri}: cannot be read ({exc or type(exc).__name__}): save it anew") from exc
+
     pending: list[_R] = []
     size = 0
-    with closing(load_in_order(to_do(), work.read, workers=work.workers, ahead=work.ahead)) as reading:
+    with closing(load_in_order(to_do(), read, workers=work.workers, ahead=work.ahead)) as reading:
         for planned, ready in reading:
             if isinstance(ready, InputError):
                 report.failures.append(Failure(planned.item.uri, str(ready)))

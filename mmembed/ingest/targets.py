@@ -36,6 +36,7 @@ class RunOptions:
     shards: int | None = None  # of a collection that is made in a cluster
     replicas: int | None = None
     dry_run: bool = False  # write nothing
+    language: str | None = None  # of BM25's stop words and stemmer; None: as the collection remembers, else English
 
 
 class ImageTarget:
@@ -65,7 +66,7 @@ class ImageTarget:
         self._by_caption: dict[str, Encoder] = {}  # those that read captions; none before the first
         self.indexes = PayloadIndexes(collection)
         if caption_encoder is not None:  # at once: a server older than 1.18 cannot add them later
-            self._by_caption = {"caption": caption_encoder, "caption_bm25": load_encoder("bm25")}
+            self._by_caption = {"caption": caption_encoder, "caption_bm25": self._bm25()}
         makers = {"image": encoder, **self._by_caption}
         self.vectors = ["image"]  # those that every image gets, with or without a caption
         self.batch_size = encoder.batch_size  # images encoded at a time
@@ -78,6 +79,9 @@ class ImageTarget:
         else:
             prepare_collection(collection, "images", makers, shards=options.shards, replicas=options.replicas)
 
+    def _bm25(self) -> Encoder:
+        return _bm25(self.collection, "caption_bm25", self._encoders, self.options.language)
+
     def caption_vectors(self, captions: Sequence[str]) -> list[dict[str, Vector]]:
         """n captions -> their `caption` and `caption_bm25` vectors."""
         if not captions:
@@ -85,7 +89,7 @@ class ImageTarget:
         if not self._by_caption:
             remembered = self.collection.remembered("caption", self._encoders)
             dense = remembered or self._default_caption_encoder or self._encoders["minilm"]
-            by_caption = {"caption": dense, "caption_bm25": load_encoder("bm25")}
+            by_caption = {"caption": dense, "caption_bm25": self._bm25()}
             prepare_collection(self.collection, "images", {"image": self.encoder, **by_caption})
             self._by_caption = by_caption
         rows = [encoder.encode_text(captions, role="document") for encoder in self._by_caption.values()]
@@ -117,7 +121,7 @@ class DocumentTarget:
         _require(encoder, "text", "dense", "text")
         self.by_passage = {  # those that read a passage as a whole
             "text": encoder,
-            "bm25": load_encoder("bm25"),
+            "bm25": _bm25(collection, "bm25", self._encoders, options.language),
             **self._optional("sparse", sparse_encoder, "sparse"),
             **self._optional("late", late_encoder, "multi"),
         }
@@ -180,6 +184,13 @@ class DocumentTarget:
             {name: v for name, v in zip(made, of_one, strict=True) if isinstance(v, SparseVector) or v.size}
             for of_one in zip(*made.values(), strict=True)
         ]
+
+
+def _bm25(collection: Collection, vector: str, encoders: Mapping[str, Encoder], language: str | None) -> Encoder:
+    """The one of that language; else the one that the collection remembers, else that of English."""
+    if language is not None:
+        return load_encoder(f"bm25?language={language}")
+    return collection.remembered(vector, encoders) or load_encoder("bm25")
 
 
 def _require(encoder: Encoder, vector: str, kind: Kind, modality: Modality) -> None:

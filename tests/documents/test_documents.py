@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmembed.documents import DOCUMENT_SUFFIXES, Document, Section, cut_passages, read_document, windows
+from mmembed.documents.encodings import decode
 from mmembed.errors import SettingsError, UnreadableDocument
 from mmembed.images import load_image
 
@@ -63,6 +64,74 @@ def test_text_in_the_encodings_that_there_are(text: str, encoding: str, tmp_path
     """Text is read in UTF-8, with byte order marks, and in the encodings of old files."""
     document = read(tmp_path / "a.txt", text.encode(encoding))
     assert document == Document("/docs/a.txt", None, (Section(text),))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "language"),
+    [
+        ("Właściwy rozdział źródła: każdy człowiek", "cp1250", ""),
+        ("Właściwy rozdział źródła: każdy człowiek", "iso8859-2", ""),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy", "cp1250", ""),
+        ("Árvíztűrő tükörfúrógép, őszinte üdvözlettel", "cp1250", ""),
+        ("Bună dimineaţa, aş vrea să cumpăr nişte pâine", "cp1250", "ro"),
+        ("Dışarı çıkıp yürüyüş yapmak istiyorum", "cp1254", ""),
+        ("Füße und Straßen über Köln, schöne Grüße", "mac_roman", ""),
+        ("Les élèves étaient là où ça n'était pas prévu", "cp850", ""),
+        ("Não há informações sobre a situação", "cp1252", ""),
+        ("Privět 5 € “ok”", "cp1250", "cs"),
+        ("plain text for 5 €", "cp1252", ""),
+        ("Ελληνικό κείμενο για έλεγχο", "cp1253", "el"),
+        ("Привет, как дела?", "koi8_r", "ru"),
+        ("这是一个中文文本", "gbk", "zh-CN"),
+        ("日本語のテスト", "iso2022_jp", ""),
+        ("Hi there, text", "utf-16-le", ""),
+    ],
+)
+def test_old_encodings_are_told_by_letters_and_language(text: str, encoding: str, language: str) -> None:
+    """Letters of one language tell its encoding; what the page says of its language helps."""
+    assert decode(text.encode(encoding), "x", language=language).text == text
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding", "text"),
+    [
+        ("gb2312", "gbk", "朱镕基"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("x-sjis", "cp932", "①㈱髙橋～"),
+        ("iso-8859-1", "cp1252", "“Smart” – 5 €"),
+        ("iso-8859-9", "cp1254", "Şişli’de – 5 €"),
+        ("undefined", "cp1252", "naïve “café”"),
+        ("utf-16", "utf-8", "Füße 漢字"),
+        ("unicode_escape", "cp1252", "C:\\new naïve"),
+        ("iso-8859-2", "utf-8", "Füße 漢字"),
+    ],
+)
+def test_labels_mean_what_the_web_means(label: str, encoding: str, text: str, tmp_path: Path) -> None:
+    """A page is read as browsers read it under its label, and by its bytes where that is no label."""
+    html = f'<head><meta charset="{label}"><title>{text}</title></head><p>{text}</p>'
+    document = read(tmp_path / "a.html", html.encode(encoding))
+    assert (document.title, document.sections, document.problems) == (text, (Section(text),), ())
+
+
+def test_damaged_text_stays_what_it_is(tmp_path: Path) -> None:
+    """UTF-8 with a bad byte is UTF-8 with a problem, in every format of text; a NUL goes without one."""
+    for name in ("a.txt", "a.md", "a.html"):
+        document = read(tmp_path / name, "Füße größer – naïve".encode() + b"\xff ok\0ay")
+        assert document.sections[0].text == "Füße größer – naïve\ufffd okay"
+        (problem,) = document.problems
+        assert problem.uri == f"/docs/{name}"
+        assert "not UTF-8 (places: 1)" in problem.error
+
+
+def test_what_nobody_sees_is_not_stored(tmp_path: Path) -> None:
+    """Controls, soft hyphens and zero-width blanks go, letters are composed; joiners and ligatures stay as written."""
+    assert read(tmp_path / "a.txt", "Donau\u00adkessel\u200b Ba\u0308r\x07 of\ufb01ce می\u200cخواهم").sections == (
+        Section("Donaukessel Bär of\ufb01ce می\u200cخواهم"),
+    )
+    document = read(tmp_path / "a.html", "<title>Do&shy;nau</title><h1>Kes&shy;sel</h1><p>Tur&shy;bine</p>")
+    assert (document.title, document.sections) == ("Donau", (Section("Turbine", ("Kessel",)),))
+    with pytest.raises(UnreadableDocument, match="holds no text"):
+        read(tmp_path / "b.txt", "\u200b\u00ad")
 
 
 def test_line_ends_are_one(tmp_path: Path) -> None:
@@ -239,6 +308,13 @@ def test_short_pages_keep_all_their_text(html: str, expected: tuple[Section, ...
     assert read(tmp_path / "a.htm", html).sections == expected
 
 
+def test_title_of_a_page_is_that_of_its_head(tmp_path: Path) -> None:
+    """An icon's title is not the page's; a page without one is called after its first heading."""
+    icon = "<body><svg><title>Menu</title></svg><h1>Ferry times</h1><p>The ferry leaves at nine.</p>"
+    assert read(tmp_path / "a.html", icon).title == "Ferry times"
+    assert read(tmp_path / "b.html", f"<head><title>Ferries</title></head>{icon}").title == "Ferries"
+
+
 def test_declared_charset_is_believed(tmp_path: Path) -> None:
     """A page that is not UTF-8 is in the encoding that it declares."""
     html = '<meta charset="iso-8859-2"><p>Zażółć gęślą jaźń</p>'
@@ -377,6 +453,97 @@ def test_links_insertions_and_controls_of_word_are_read(tmp_path: Path) -> None:
         )
     made.save(str(tmp_path / "a.docx"))
     assert read(tmp_path / "a.docx").sections[0].text == "inserted\n\ncontrolled\n\nlinked\ttabbed"
+
+
+def word_of(path: Path, *blocks: str) -> Document:
+    """A DOCX with these blocks of WordprocessingML, read."""
+    import docx
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    made = docx.Document()
+    spaces = f"{nsdecls('w', 'wp', 'a', 'r')} xmlns:v='urn:schemas-microsoft-com:vml'"
+    spaces += " xmlns:m='http://schemas.openxmlformats.org/officeDocument/2006/math'"
+    for block in blocks:
+        made.element.body.insert_element_before(parse_xml(re.sub(r"^<w:(\w+)", rf"<w:\1 {spaces}", block)), "w:sectPr")
+    made.save(str(path))
+    return read(path)
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ("<w:p><w:r><w:t>Dial 555</w:t><w:noBreakHyphen/><w:t>0142</w:t></w:r></w:p>", "Dial 555-0142"),
+        (
+            (
+                '<w:p><w:r><w:t>20</w:t><w:sym w:font="Symbol" w:char="F0B0"/><w:t>C at </w:t>'
+                '<w:sym w:font="Symbol" w:char="F061"/></w:r></w:p>'
+            ),
+            "20°C at α",
+        ),
+        ('<w:p><w:r><w:t>done </w:t><w:sym w:font="Wingdings" w:char="F0FC"/></w:r></w:p>', "done ✓"),
+        ("<w:p><m:oMath><m:r><m:t>E=mc</m:t></m:r></m:oMath></w:p>", "E=mc"),
+        (
+            (
+                "<w:p><m:oMath><m:f><m:num><m:r><m:t>a</m:t></m:r></m:num>"
+                "<m:den><m:r><m:t>b</m:t></m:r></m:den></m:f></m:oMath></w:p>"
+            ),
+            "a/b",
+        ),
+        (
+            (
+                "<w:p><w:moveFrom><w:r><w:t>walrus</w:t></w:r></w:moveFrom><w:r><w:t>then </w:t></w:r>"
+                "<w:moveTo><w:r><w:t>walrus</w:t></w:r></w:moveTo></w:p>"
+            ),
+            "then walrus",
+        ),
+        ("<w:p><w:r><w:t>seen</w:t></w:r><w:r><w:rPr><w:vanish/></w:rPr><w:t>unseen</w:t></w:r></w:p>", "seen"),
+        (
+            (
+                "<w:p><w:r><w:t>2017</w:t></w:r><w:r><w:pict><v:shape><v:textbox><w:txbxContent><w:p><w:r><w:t>Using"
+                "</w:t></w:r></w:p><w:p><w:r><w:t>it</w:t></w:r></w:p></w:txbxContent></v:textbox></v:shape></w:pict>"
+                "</w:r><w:r><w:t> on</w:t></w:r></w:p>"
+            ),
+            "2017 on\n\nUsing\n\nit",
+        ),
+        (
+            (
+                "<w:tbl><w:tr><w:tc><w:tbl><w:tr><w:tc><w:p><w:r><w:t>in</w:t></w:r></w:p></w:tc></w:tr></w:tbl><w:p/>"
+                "</w:tc><w:sdt><w:sdtContent><w:tc><w:p><w:r><w:t>controlled</w:t></w:r></w:p></w:tc></w:sdtContent>"
+                "</w:sdt></w:tr></w:tbl>"
+            ),
+            "in | controlled",
+        ),
+    ],
+)
+def test_what_stands_for_characters_in_word(block: str, text: str, tmp_path: Path) -> None:
+    """Hyphens, symbols and equations are characters, boxes are apart, inner tables and moved text come once."""
+    assert word_of(tmp_path / "a.docx", block).sections[0].text == text
+
+
+def test_notes_of_word_follow_their_paragraph(tmp_path: Path) -> None:
+    """A footnote is read after the paragraph that it belongs to; the line that separates notes is none."""
+    import docx
+    from docx.opc.constants import RELATIONSHIP_TYPE
+    from docx.opc.packuri import PackURI
+    from docx.opc.part import Part
+    from docx.oxml import parse_xml
+    from docx.oxml.ns import nsdecls
+
+    made = docx.Document()
+    for number, text in ((2, "Whales"), (0, "Ferries")):
+        made.element.body.insert_element_before(
+            parse_xml(f"<w:p {nsdecls('w')}><w:r><w:t>{text}</w:t><w:footnoteReference w:id='{number}'/></w:r></w:p>"),
+            "w:sectPr",
+        )
+    note = "<w:footnote w:id='2'><w:p><w:r><w:t>A note on whales.</w:t></w:r></w:p></w:footnote>"
+    blob = f"<w:footnotes {nsdecls('w')}>{note}</w:footnotes>".encode()
+    kind = "application/vnd.openxmlformats-officedocument.wordprocessingml.footnotes+xml"
+    made.part.relate_to(
+        Part(PackURI("/word/footnotes.xml"), kind, blob, made.part.package), RELATIONSHIP_TYPE.FOOTNOTES
+    )
+    made.save(str(tmp_path / "a.docx"))
+    assert read(tmp_path / "a.docx").sections[0].text == "Whales\n\nA note on whales.\n\nFerries"
 
 
 def test_broken_encrypted_and_empty_word_documents(tmp_path: Path) -> None:

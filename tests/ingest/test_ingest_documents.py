@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import files
 import numpy as np
 import pytest
 from PIL import Image
@@ -176,6 +177,48 @@ def test_bad_documents_are_reported(store: Store, folder: Path, fake: Encoder) -
     report = ingest(store, folder, fake)
     assert report.embedded == 3
     assert sorted(Path(f.uri).name for f in report.failures) == ["broken.pdf", "empty.md", "junk.txt"]
+
+
+class _Picky(WrappedEncoder):
+    """A tokenizer that cannot count one text."""
+
+    def count_tokens(self, text: str) -> int:
+        if "indivisible" in text:
+            raise ZeroDivisionError("no tokens")
+        return super().count_tokens(text)
+
+
+def test_what_a_reader_raises_is_the_failure_of_its_file(
+    store: Store, folder: Path, fake: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broken table of contents in a DOCX, or a fault of our own while reading, is named and the rest is indexed."""
+    sound = files.word(folder / "sound.docx", ["text"]).read_bytes()
+    (folder / "names.docx").write_bytes(files.with_bad_name_in_zip(sound))
+    (folder / "odd.txt").write_text("indivisible")
+    report = ingest(store, folder, _Picky(fake))
+    assert report.embedded == 4
+    errors = {Path(f.uri).name: f.error for f in report.failures}
+    assert sorted(errors) == ["names.docx", "odd.txt"]
+    assert "names.docx: not a DOCX, or a broken one (" in errors["names.docx"]
+    assert "odd.txt: cannot be read (no tokens)" in errors["odd.txt"]
+    assert "odd.txt: reading it raised ZeroDivisionError" in caplog.text
+
+
+def test_the_language_of_words_is_remembered(store: Store, tmp_path: Path, fake: Encoder) -> None:
+    """BM25 of German is in the contract and made the next time too; another language is a mismatch."""
+    (tmp_path / "a.txt").write_text("Die Häuser am See")
+    options: dict[str, Any] = {"encoder": fake, "cross_encoder": fake, "images_into": None}
+    ingest_documents(store, "docs", [tmp_path], language="german", **options)
+    contract = store.contract("docs")
+    assert contract is not None
+    assert contract.vectors["bm25"].encoder == "bm25?language=german"
+    (tmp_path / "b.txt").write_text("Ein Haus im Wald")
+    assert ingest_documents(store, "docs", [tmp_path], **options).embedded == 1
+    german = "bm25?language=german"
+    found = search(store, "docs", text="Haus", vector_name="bm25", encoders={german: load_encoder(german)})
+    assert len(found) == 2
+    with pytest.raises(CollectionMismatch, match="vector 'bm25'"):
+        ingest_documents(store, "docs", [tmp_path], language="french", **options)
 
 
 def test_another_text_encoder_is_refused(store: Store, folder: Path, fake: Encoder) -> None:

@@ -105,6 +105,14 @@ def word(path: Path, parts: Sequence[object], *, title: str = "") -> Path:
     return path
 
 
+def with_bad_name_in_zip(content: bytes) -> bytes:
+    """A zip whose first name in the table of contents is said to be UTF-8 and is not."""
+    made, entry = bytearray(content), content.index(b"PK\1\2")
+    made[entry + 9] |= 0x08  # bit 11 of the flags: names in UTF-8
+    made[entry + 46] = 0xB2
+    return bytes(made)
+
+
 def zip_bomb(path: Path, *, megabytes: int) -> Path:
     """A DOCX by its first bytes, small on the disk, that unpacks to `megabytes`."""
     with (

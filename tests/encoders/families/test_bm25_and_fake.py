@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from qdrant_edge import Bm25, Bm25Config, TokenizerType
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import EncoderLoadError, UnsupportedModality
-from mmembed.types import SparseVector
+from mmembed.types import Role, SparseVector
 
 
 def test_bm25_has_the_token_ids_of_qdrant() -> None:
@@ -43,6 +44,85 @@ def test_bm25_has_other_languages_and_no_images() -> None:
         load_encoder("bm25?language=klingon")
     with pytest.raises(UnsupportedModality, match="cannot encode pictures, only text"):
         english.encode_image([Image.new("RGB", (2, 2))])
+
+
+@pytest.mark.parametrize(
+    ("written", "typed"),
+    [
+        ("Frau Ba\u0308renwa\u0308lder", "Frau Bärenwälder"),  # decomposed, as file systems and PDFs write it
+        ("Zephyr\ufb01eld of\ufb01ce", "Zephyrfield office"),  # ligatures
+        ("Donau\u00adkessel\u200bturbine\u2060n\ufeff", "Donaukesselturbinen"),  # nobody sees these
+        ("ＸＺ－９９００Ｋ", "xz-9900k"),  # full width
+        ("ｶﾞｷﾞ", "ガギ"),  # half width
+        ("a\x00b\x02c", "abc"),
+        ("\u202bשלום\u202c", "שלום"),  # marks of direction
+        ("می\u200cخواهم", "میخواهم"),
+        ("a lobster¹ of 3 m² and Acme™", "a lobster 1 of 3 m2 and Acme TM"),
+        ("chapter Ⅳ", "chapter IV"),
+    ],
+)
+def test_bm25_matches_what_looks_the_same(written: str, typed: str) -> None:
+    """Whichever way a word is encoded, in a document or a query, it is one term."""
+    roles: tuple[Role, ...] = ("query", "document")
+    for role in roles:
+        one, other = load_encoder("bm25").encode_text([written, typed], role=role)
+        assert isinstance(one, SparseVector)
+        assert isinstance(other, SparseVector)
+        assert sorted(one.indices.tolist()) == sorted(other.indices.tolist())
+
+
+@pytest.mark.parametrize(
+    ("document", "queries"),
+    [
+        ("鲸鲨是世界上最大的鱼类，主要以浮游生物为食。", ["鲸鲨", "鱼类", "浮游生物", "最大"]),
+        ("富士山は日本で最も高い山であり、標高は三七七六メートルです。", ["標高", "日本", "富士山", "メートル"]),
+        ("고래상어는 세계에서 가장 큰 물고기입니다. 물이 깊다.", ["고래상어", "물고기", "세계", "큰", "물"]),
+        ("ช้างเป็นสัตว์บกที่ใหญ่ที่สุดในโลก", ["ช้าง", "สัตว์บก", "โลก"]),
+        ("ខ្ញុំស្រឡាញ់ភាសាខ្មែរ", ["ភាសា", "ខ្មែរ"]),
+        ("型番はXZ-9900Kです。", ["型番", "9900K", "xz-9900k"]),
+    ],
+)
+@pytest.mark.parametrize("language", ["english", "none", "japanese"])
+def test_bm25_finds_words_where_no_blanks_are_written(document: str, queries: list[str], language: str) -> None:
+    """Words of Chinese, Japanese, Korean, Thai and Khmer are found inside a sentence, and others are not."""
+    encoder = load_encoder(f"bm25?language={language}")
+    (whole,) = encoder.encode_text([document], role="document")
+    assert isinstance(whole, SparseVector)
+    for query in encoder.encode_text(queries, role="query"):
+        assert isinstance(query, SparseVector)
+        assert set(query.indices.tolist()) & set(whole.indices.tolist())
+        assert set(query.values.tolist()) == {1.0}
+    for other in encoder.encode_text(["電車", "자동차", "รถไฟ", "train"], role="query"):
+        assert isinstance(other, SparseVector)
+        assert other.indices.size
+        assert not set(other.indices.tolist()) & set(whole.indices.tolist())
+
+
+def test_bm25_cuts_chinese_as_qdrant_does() -> None:
+    """Each term of Qdrant's own multilingual tokenizer is there under its id; weights are those of the same formula."""
+    text = "鲸鲨是世界上最大的鱼类，世界"
+    own = Bm25(Bm25Config(tokenizer=TokenizerType.Multilingual)).embed_document(text)
+    (sparse,) = load_encoder("bm25").encode_text([text], role="document")
+    assert isinstance(sparse, SparseVector)
+    assert set(own.indices) <= set(sparse.indices.tolist())
+    twice = dict(zip(own.indices, own.values, strict=True))
+    weights = dict(zip(sparse.indices.tolist(), sparse.values.tolist(), strict=True))
+    top = max(twice, key=lambda term: twice[term])
+    assert weights[top] == max(weights.values())
+    assert weights[top] == pytest.approx(twice[top], rel=0.05)  # pairs make the document longer
+
+
+def test_bm25_language_by_code_and_none() -> None:
+    """A code names the same encoder as the word; `none` keeps every word as it is."""
+    assert load_encoder("bm25?language=de").spec.fingerprint == load_encoder("bm25?language=German").spec.fingerprint
+    the, foxes, fox = load_encoder("bm25?language=none").encode_text(["the", "foxes", "fox"], role="query")
+    assert isinstance(the, SparseVector)
+    assert isinstance(foxes, SparseVector)
+    assert isinstance(fox, SparseVector)
+    assert the.indices.size == 1
+    assert foxes.indices.tolist() != fox.indices.tolist()
+    with pytest.raises(EncoderLoadError, match="no stemmer of 'polish': choose `language='none'`, or one of arabic"):
+        load_encoder("bm25?language=polish")
 
 
 def test_bm25_of_nothing_is_empty() -> None:
