@@ -16,6 +16,7 @@ from mmembed.retrieval.checks import check_page, check_search
 from mmembed.retrieval.hits import followed
 from mmembed.retrieval.query import Search
 from mmembed.retrieval.rerank import check_reranker, reranked
+from mmembed.streams import check_several
 from mmembed.types import Contract, Encoder, Hit, Store
 
 RRF_K = 60
@@ -60,6 +61,7 @@ def search_several(
         InvalidQuery: no collection was named, a weight makes no sense, or groups were asked for.
         CollectionNotFound, StoreUnavailable, and, where no collection can answer, what the first of them raises.
     """
+    check_several(collections, "collections")
     names = list(dict.fromkeys(collections))
     weights = _checked_weights(names, collection_weights or {})
     check_page(search)  # checked once more by each search, after the two were added up
