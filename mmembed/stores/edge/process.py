@@ -16,8 +16,9 @@ from typing import Any
 
 import portalocker
 
-from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull, StoreUnavailable
+from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull
 from mmembed.stores.edge.files import write_json
+from mmembed.stores.edge.frames import pack
 from mmembed.stores.edge.pipe import Hello, ShardReply, receive, send
 from mmembed.stores.edge.shards import ShardFolder
 
@@ -26,20 +27,22 @@ def main(folder: Path) -> None:
     """Answer requests on stdin until it closes; then flush and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = _take_over_pipes()
-    hello: Hello = receive(requests)
+    hello = Hello(*receive(requests))
     lock = portalocker.Lock(folder / "lock", mode="a", timeout=hello.wait_seconds, check_interval=0.1)
     try:
         lock.acquire()
     except portalocker.LockException:
-        send(replies, ShardReply(StoreUnavailable, (_held_by(folder, hello.wait_seconds),)))
+        send(replies, pack(ShardReply("StoreUnavailable", (_held_by(folder, hello.wait_seconds),))))
         return
     try:
         write_json(folder / "owner.json", {"pid": hello.pid, "command": hello.command})
         shards = ShardFolder(folder, hello.free_margin_bytes)
     except OSError as exc:
-        send(replies, ShardReply(StoreError, (f"the folder {folder} cannot be written ({exc}): choose another",)))
+        send(
+            replies, pack(ShardReply("StoreError", (f"the folder {folder} cannot be written ({exc}): choose another",)))
+        )
         return
-    send(replies, ShardReply(None, os.getpid()))
+    send(replies, pack(ShardReply(None, os.getpid())))
     try:
         _serve(shards, requests, replies)
     finally:
@@ -55,12 +58,12 @@ def _serve(shards: ShardFolder, requests: io.FileIO, replies: io.FileIO) -> None
         try:
             reply = ShardReply(None, getattr(shards, method)(*arguments))
         except CollectionNotFound:
-            reply = ShardReply(CollectionNotFound, (arguments[0], shards.collections(), f"edge:{shards.folder}"))
+            reply = ShardReply("CollectionNotFound", (arguments[0], shards.collections(), f"edge:{shards.folder}"))
         except Exception as exc:  # qdrant_edge raises bare Exception: this is where it is translated
             error = exc if isinstance(exc, MmembedError) else _translated(exc)
-            reply = ShardReply(type(error), (str(error),))
+            reply = ShardReply(type(error).__name__, (str(error),))
         try:
-            send(replies, reply)
+            send(replies, pack(reply))
         except BrokenPipeError:  # the store is gone, and with it whoever asked
             return
 
