@@ -83,6 +83,7 @@ class ShardPipe:
         self.folder = folder
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the pipe)
         self._gone = ""  # why, once it is
+        self._died = False
         self._lock = threading.Lock()  # around asking whether it is gone and queueing
         self._requests: _Requests = queue.SimpleQueue()
         # the child imports this very mmembed, installed or not
@@ -113,6 +114,11 @@ class ShardPipe:
         """Of the process that owns the shards."""
         return self._child.pid
 
+    @property
+    def died(self) -> bool:
+        """Whether that process ended by itself, without being closed here or left behind by a fork."""
+        return self._died or (not self._gone and self._child.poll() is not None)
+
     def call(self, method: str, *arguments: object) -> Any:
         """Run one method of ShardFolder there. Raises what it raised, or StoreUnavailable if it is gone."""
         return self._ask((method, arguments))
@@ -133,24 +139,28 @@ class ShardPipe:
         try:
             reply = answer.result()
         except (EOFError, OSError) as exc:
-            raise self._lost() from exc
+            raise self.lost() from exc
         if reply.error is not None:
             raise getattr(errors, reply.error)(*reply.value)
         return reply.value
 
-    def _lost(self) -> StoreUnavailable:
+    def lost(self) -> StoreUnavailable:
+        """Wait for the end of the process, which has come or is near, and log it once; what to raise."""
         try:
             code = self._child.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its end and hangs
             self._child.kill()
             code = self._child.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        if not self._gone:
-            self._gone = (
-                f"is gone, because the process {self.pid} that owned it {how} (everything acknowledged is kept)"
-            )
-            self._stderr.seek(0)
-            logger.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, self._stderr.read().decode()[-2000:])
+        with self._lock:
+            if not self._gone:
+                self._died = True
+                self._gone = (
+                    f"is gone, because the process {self.pid} that owned it {how} (everything acknowledged is kept)"
+                )
+                self._stderr.seek(0)
+                said = self._stderr.read().decode(errors="replace")[-2000:]
+                logger.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, said)
         return StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
 
     def _forget(self) -> None:
