@@ -34,7 +34,7 @@ def kill(pid: int) -> None:
 
 
 def test_the_service_goes_on_with_all_that_was_acknowledged(tmp_path: Path) -> None:
-    """After each of three kills of the store's process searches, uploads, /ready and /health answer, nothing is lost."""
+    """After each of three kills of the store's process searches, uploads and probes answer, and nothing is lost."""
     filled(tmp_path / "store.mm")
     with running(tmp_path) as service, httpx.Client(base_url=service.url, timeout=60) as client:
         for number in range(3):
@@ -50,7 +50,7 @@ def test_the_service_goes_on_with_all_that_was_acknowledged(tmp_path: Path) -> N
 
 
 def test_the_service_ends_where_the_store_is_lost(tmp_path: Path) -> None:
-    """A folder that cannot be opened again is the end of `mmembed serve`: one sentence and a code, for who restarts it."""
+    """A folder that cannot be opened again is the end of `mmembed serve`: one sentence and a code."""
     store = tmp_path / "store.mm"
     filled(store)
     command = [sys.executable, "-m", "mmembed", "serve", "--store", f"edge:{store}", "--port", "0"]
@@ -58,11 +58,8 @@ def test_the_service_ends_where_the_store_is_lost(tmp_path: Path) -> None:
         assert service.stderr is not None
         url = next(line.split()[2] for line in service.stderr if line.startswith("mmembed serves"))
         assert httpx.get(f"{url}/health").status_code == 200
-        (owner,) = [
-            child
-            for child in psutil.Process(service.pid).children()
-            if "mmembed.stores.edge.process" in child.cmdline()
-        ]
+        children = psutil.Process(service.pid).children()
+        (owner,) = [child for child in children if "mmembed.stores.edge.process" in child.cmdline()]
         kill(owner.pid)
         shutil.rmtree(store)
         store.write_text("a file")

@@ -210,7 +210,7 @@ def test_a_store_that_cannot_be_opened_again_says_so(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").write_text("a file")
     for _ in range(3):
-        with pytest.raises(StoreUnavailable, match="ended, and .*cannot be opened as a store"):
+        with pytest.raises(StoreUnavailable, match=r"ended, and .*cannot be opened as a store"):
             store.collections()
     assert told == [store.lost]
     store.close()

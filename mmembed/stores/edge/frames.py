@@ -54,9 +54,12 @@ def _packed(value: Any) -> Any:
         return msgpack.ExtType(_TUPLE, pack(list(value)))
     if isinstance(value, np.generic):
         return value.item()
-    for plain in (str, int, float, bytes):  # a StrEnum, say
-        if isinstance(value, plain):
-            return plain(value)
+    if isinstance(value, str):  # a StrEnum, say
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):
