@@ -11,6 +11,7 @@ MmembedError
 │   ├── EncoderRefused        the API behind an encoder turns the request down: its key, model or input is wrong
 │   └── InvalidEmbedding      an encoder returned NaN, a wrong shape, or rows that are not unit length
 ├── InputError                one input is bad; in an index it becomes a Failure and the rest goes on
+│   ├── NotAList              one text or picture where a list of them is wanted
 │   ├── UnreadableImage
 │   ├── ImageTooLarge
 │   ├── UnreadableDocument
@@ -67,6 +68,7 @@ __all__ = [
     "InvalidTestSet",
     "MissingDependency",
     "MmembedError",
+    "NotAList",
     "Overloaded",
     "PointNotFound",
     "RequestTimeout",
@@ -166,6 +168,10 @@ class InvalidEmbedding(EncoderError):
 
 class InputError(MmembedError):
     """One input is bad. In an index it becomes a Failure; the rest is finished."""
+
+
+class NotAList(InputError, TypeError):
+    """One thing where several are wanted: a text for a list of texts would be read letter by letter."""
 
 
 class UnreadableImage(InputError):

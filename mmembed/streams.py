@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from mmembed.errors import InputError, SettingsError
+from mmembed.errors import InputError, NotAList, SettingsError
 
 _T = TypeVar("_T")
+
+
+def check_several(values: object, what: str) -> None:
+    """Raise NotAList unless `values` are several, if only one or none: no text, no bytes, no path, no image.
+
+    >>> check_several(["a cat"], "texts")
+    >>> check_several("a cat", "texts")
+    Traceback (most recent call last):
+    mmembed.errors.NotAList: texts are wanted in a list, and a single str was given: write [...] around it
+    """
+    single = isinstance(values, str | bytes | bytearray | memoryview | Mapping) or not isinstance(values, Iterable)
+    if single or getattr(values, "ndim", 1) in (0, 2, 3):  # an array of numbers is one image
+        raise NotAList(
+            f"{what} are wanted in a list, and a single {type(values).__name__} was given: write [...] around it"
+        )
 
 
 def batched(items: Iterable[_T], n: int) -> Iterator[list[_T]]:

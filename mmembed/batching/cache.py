@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
+from mmembed.images import upright_rgb
 from mmembed.types import Encoder, Modality, PixelEncoder, Pixels, Role, SparseVector, Vector
 
 _OVERHEAD = 600  # bytes of an entry beside its numbers: measured with dense float32 of 256 dimensions
@@ -116,8 +117,8 @@ def image_key(encoder: Encoder, content: bytes) -> CacheKey:
 
 
 def prepare_image(encoder: Encoder, image: Image.Image) -> Prepared:
-    """An upright RGB image, preprocessed here and now where the encoder allows it."""
-    return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else image
+    """An image brought in order, preprocessed here and now where the encoder allows it."""
+    return encoder.preprocess_image(image) if isinstance(encoder, PixelEncoder) else upright_rgb(image)
 
 
 def prepared_key(encoder: Encoder, image: Prepared) -> CacheKey:

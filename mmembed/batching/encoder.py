@@ -12,6 +12,7 @@ from mmembed.batching.cache import CacheKey, Content, keys_as_one, prepare_image
 from mmembed.batching.options import EncoderSource
 from mmembed.encoders.wrapper import WrappedEncoder
 from mmembed.errors import MmembedError, UnsupportedModality
+from mmembed.streams import check_several
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, Pixels, Role, Vector
 
 
@@ -25,6 +26,7 @@ class BatchedEncoder(WrappedEncoder):
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
         """Raises what the encoder raises, and Overloaded where too much waits already."""
+        check_several(texts, "texts")
         if not texts:
             return super().encode_text(texts, role=role, task=task)
         if reads_as_one(self.encoder, role):
@@ -35,6 +37,7 @@ class BatchedEncoder(WrappedEncoder):
     def encode_image(self, images: Sequence[Image]) -> Embeddings:
         if "image" not in self.spec.modalities:
             raise UnsupportedModality(self.spec.name, "pictures", self.spec.modalities)
+        check_several(images, "images")
         if not images:
             return super().encode_image(images)
         prepared = [prepare_image(self.encoder, image) for image in images]

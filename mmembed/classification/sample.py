@@ -14,6 +14,7 @@ from mmembed.encoders.encoding import encode_images
 from mmembed.errors import InvalidSample, UnsupportedModality
 from mmembed.images import MAX_PIXELS
 from mmembed.sources.labelled import LabelledImage
+from mmembed.streams import check_several
 from mmembed.types import DenseArray, Encoder, Failure, Item, Store
 
 
@@ -34,6 +35,7 @@ def embed_sample(
 
     Raises InvalidSample where none can be read, UnsupportedModality for an encoder without dense vectors of pictures.
     """
+    check_several(images, "labelled images")
     spec = encoder.spec
     if "image" not in spec.modalities or spec.kind != "dense":
         raise UnsupportedModality(spec.name, "pictures as dense vectors", spec.modalities)

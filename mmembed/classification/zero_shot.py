@@ -19,7 +19,7 @@ from mmembed.classification.scoring import Threshold, Verdict, decide, score
 from mmembed.encoders.encoding import EncodedImage, encode_images
 from mmembed.errors import InvalidLabels, UnsupportedModality
 from mmembed.images import MAX_PIXELS
-from mmembed.streams import batched
+from mmembed.streams import batched, check_several
 from mmembed.types import DenseArray, Encoder, Failure, Item
 
 ImageLike: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Item | Failure
@@ -64,10 +64,9 @@ def classify(
         UnsupportedModality: the encoder does not read both text and pictures, or its vectors are not dense.
         InvalidLabels: see `embed_classes`; or the classes are those of another encoder.
         InvalidSample: the calibration is of other labels or another encoder.
-        TypeError: one picture was given, not several.
+        NotAList: one picture was given, not several.
     """
-    if isinstance(sources, str | bytes):
-        raise TypeError("sources are several pictures, not one: write [...] around it")
+    check_several(sources, "pictures")
     spec = encoder.spec
     if "image" not in spec.modalities:
         raise UnsupportedModality(spec.name, "images", spec.modalities)

@@ -16,6 +16,7 @@ from mmembed.encoders.checkpoint import (
     pick_dtype,
     weights_checksum,
 )
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.pool import SHARED, Encoders
 from mmembed.encoders.presets import Preset, preset_of_model
 from mmembed.encoders.prompts import Prompts, check_task
@@ -82,6 +83,7 @@ __all__ = [
     "check_task",
     "find_checkpoint",
     "fingerprint",
+    "images_in",
     "known_model",
     "l2_normalize",
     "load_encoder",
@@ -93,6 +95,7 @@ __all__ = [
     "preset_of_model",
     "remote_encoder",
     "rows_by_index",
+    "texts_in",
     "truncate",
     "wanted_dim",
     "weights_checksum",

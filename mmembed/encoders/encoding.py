@@ -14,7 +14,7 @@ from PIL.Image import Image
 from mmembed.errors import InputError
 from mmembed.images import MAX_PIXELS, read_image, thumbnail_webp
 from mmembed.sources.items import image_content
-from mmembed.streams import batched, load_in_order
+from mmembed.streams import batched, check_several, load_in_order
 from mmembed.types import Embeddings, Encoder, Failure, Item, JointEncoder, Payload, PixelEncoder, Pixels, Role, Vector
 from mmembed.vectors import check_embeddings
 
@@ -58,6 +58,7 @@ def encode_images(
     >>> for found in encode_images(scan(["photos"], modality="image", suffixes=IMAGE_SUFFIXES), encoder):
     ...     print(found.error if isinstance(found, Failure) else found.vector.shape)
     """
+    check_several(items, "items")
     threads = decoders(workers)
     ahead = images_ahead(encoder, threads, batch_size=encoder.batch_size)
 
@@ -130,6 +131,7 @@ def encode_texts(
 
     >>> dense, words, late = encode_texts([bge_m3, bm25, bge_m3_colbert], ["a", "b"], role="document")  # two passes
     """
+    check_several(texts, "texts")
     made: dict[int, Embeddings] = {}
     for number, encoder in enumerate(encoders):
         if number in made:

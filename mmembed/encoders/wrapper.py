@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mmembed.encoders.inputs import images_in
+from mmembed.streams import check_several
 from mmembed.types import Embeddings, Encoder, Role
 
 if TYPE_CHECKING:
@@ -41,12 +43,14 @@ class _LastQuery(WrappedEncoder):
         self._images: tuple[object, Embeddings] | None = None
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> Embeddings:
+        check_several(texts, "texts")
         query = (tuple(texts), role, task)
         if self._texts is None or self._texts[0] != query:
             self._texts = (query, self.encoder.encode_text(texts, role=role, task=task))
         return self._texts[1]
 
     def encode_image(self, images: Sequence[Image]) -> Embeddings:
+        images = images_in(images)  # the bytes of another mode say nothing without its palette
         query = tuple((image.size, image.tobytes()) for image in images)
         if self._images is None or self._images[0] != query:
             self._images = (query, self.encoder.encode_image(images))

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mmembed.errors import InvalidTestSet, SettingsError
+from mmembed.streams import check_several
 
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
 """Query -> document -> score, higher is better."""
@@ -77,6 +78,7 @@ class Scores:
 
 def parse_measures(names: Iterable[str]) -> tuple[str, ...]:
     """Names in any case -> as they are written, each once. Raises SettingsError for those that do not exist."""
+    check_several(names, "measures")
     return tuple(dict.fromkeys(_parsed(name).name for name in names))
 
 

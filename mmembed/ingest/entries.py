@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from mmembed.sources import scan
 from mmembed.sources.items import checked_item
+from mmembed.streams import check_several
 from mmembed.types import Failure, Item, Modality
 
 IngestSource: TypeAlias = str | Path | Item
@@ -45,10 +46,10 @@ class Entries:
 
         Raises:
             UnreadableSource: a root that is not there.
-            TypeError: one source was given and not several, or something else.
+            NotAList: one source was given and not several; TypeError for something else.
         """
-        if isinstance(sources, str | bytes | Path | Item):
-            raise TypeError("sources are several, not one: write [...] around it")
+        check_several(sources, "sources")
+        check_several(self.exclude, "patterns to exclude")
         opened = (self._opened(source, seen) for source in sources)
         return chain.from_iterable(list(opened) if isinstance(sources, Sequence) else opened)
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mmembed.errors import InvalidQuery, UnreadableImage, UnsupportedModality
-from mmembed.images import load_image, to_rgb
+from mmembed.errors import InvalidQuery, UnsupportedModality
+from mmembed.images import load_image, upright_rgb
 from mmembed.retrieval.query import Example, ImageQuery, PointId, Search
 from mmembed.types import DenseArray, Embeddings, Encoder, SparseVector, Vector, VectorContract
 from mmembed.vectors import l2_normalize
@@ -124,10 +124,7 @@ def _encode_image(encoder: Encoder, image: ImageQuery) -> DenseArray:
     if "image" not in encoder.spec.modalities:
         raise UnsupportedModality(encoder.spec.name, "pictures", encoder.spec.modalities)
     if isinstance(image, Image.Image):
-        try:
-            image = to_rgb(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError) as exc:  # Pillow decodes a file's pixels only now
-            raise UnreadableImage(f"the picture to search with cannot be decoded ({exc})") from exc
+        image = upright_rgb(image)
     else:
         image = load_image(image, uri=str(image) if isinstance(image, Path) else "the picture to search with")
     return _row(encoder.encode_image([image]))

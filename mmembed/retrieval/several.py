@@ -10,17 +10,26 @@ import numpy as np
 
 from mmembed.collection import Collection
 from mmembed.encoders.pool import SHARED
-from mmembed.errors import CollectionMismatch, CollectionNotFound, EncoderError, InvalidQuery, MmembedError, StoreError
+from mmembed.errors import (
+    CollectionMismatch,
+    CollectionNotFound,
+    EncoderError,
+    InvalidQuery,
+    MmembedError,
+    SettingsError,
+    StoreError,
+)
 from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.checks import check_page, check_search
 from mmembed.retrieval.hits import followed
 from mmembed.retrieval.query import Search
 from mmembed.retrieval.rerank import check_reranker, reranked
+from mmembed.streams import check_several
 from mmembed.types import Contract, Encoder, Hit, Store
 
 RRF_K = 60
 
-_CANNOT_ANSWER = (InvalidQuery, EncoderError, CollectionMismatch)
+_CANNOT_ANSWER = (InvalidQuery, EncoderError, SettingsError, CollectionMismatch)
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,10 @@ def search_several(
     """The `search.limit` best hits of all `collections`, ties in the order in which these are named.
 
     A collection that cannot answer this query (a picture asked of documents without `cross`, a point of another
-    collection, an encoder that is not there, a contract of a newer mmembed, pictures for a reranker of texts) is
-    skipped. Everything in `search` holds for each: its score threshold is of a hit's score in its own collection, its
-    diversity of the hits of each. Its reranker reads the best `candidates` of the fused list, whichever collection
-    they are of, and the others come after them.
+    collection, an encoder that is not there or not as its name says, a contract of a newer mmembed, pictures for a
+    reranker of texts) is skipped. Everything in `search` holds for each: its score threshold is of a hit's score in
+    its own collection, its diversity of the hits of each. Its reranker reads the best `candidates` of the fused list,
+    whichever collection they are of, and the others come after them.
 
     >>> search_several(store, ["images", "documents"], Search(text="a cat at night", limit=5)).hits
 
@@ -60,6 +69,7 @@ def search_several(
         InvalidQuery: no collection was named, a weight makes no sense, or groups were asked for.
         CollectionNotFound, StoreUnavailable, and, where no collection can answer, what the first of them raises.
     """
+    check_several(collections, "collections")
     names = list(dict.fromkeys(collections))
     weights = _checked_weights(names, collection_weights or {})
     check_page(search)  # checked once more by each search, after the two were added up

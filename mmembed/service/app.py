@@ -35,6 +35,7 @@ from mmembed.service.settings import Settings
 from mmembed.service.state import Service, StoreProbe
 from mmembed.service.threads import Threads
 from mmembed.stores import open_store
+from mmembed.stores.edge.store import EdgeStore
 from mmembed.types import Store
 
 _ROUTERS = (search, classify, index, collections, qdrant_inference, openai, cohere, web_page)
@@ -46,7 +47,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[Exception], object] 
     """The whole service. Raises SettingsError for keys that cannot be read, or where no store is named.
 
     What cannot be opened when it starts (StoreUnavailable) is raised by its lifespan, and `on_failure` is told: a
-    server of ASGI applications only logs it.
+    server of ASGI applications only logs it. So it is of an embedded store that is lost while it serves.
     """
     if settings.store is None:
         raise SettingsError("no store is named: give --store http://HOST:6333 or edge:FOLDER")
@@ -61,6 +62,8 @@ def create_app(settings: Settings, *, on_failure: Callable[[Exception], object] 
                 if on_failure is not None:
                     on_failure(exc)
                 raise
+            if on_failure is not None and isinstance(app.state.service.store, EdgeStore):
+                app.state.service.store.on_lost = on_failure
             yield
 
     app = FastAPI(

@@ -1,6 +1,7 @@
 """Which encoders may be used: those that the collections remember, those of `--encoder`, and always `tiny` and `bm25`.
 
-No request makes the service load anything else.
+No request makes the service load anything else, and no contract anything but what is here and known, for contracts may
+be a stranger's: see `mmembed.encoders.trust`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 
 from mmembed.encoders.presets import PRESETS
 from mmembed.encoders.registry import load_named, parse_name
+from mmembed.encoders.trust import reason_to_ask, with_absolute_path
 from mmembed.errors import (
     EncoderLoadError,
     EncoderUnavailable,
@@ -45,6 +47,8 @@ class ServedEncoders:
         self._looked = -_LOOK_SECONDS
         self._unread: StoreError | None = None
         self._names = {_canonical(name) for name in (*_ALWAYS, *settings.encoder)}
+        self._trusted = {with_absolute_path(name) for name in self._names}
+        self._trusts_contracts = settings.trust_contracts
         self._aliases: dict[str, str] = {}  # another name of the same encoder -> the one it is served by
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # held while one is loaded
         self._loaded: dict[str, Encoder | MmembedError] = {}
@@ -154,6 +158,7 @@ class ServedEncoders:
     def _load(self, name: str) -> Encoder | MmembedError:
         started = time.monotonic()
         try:
+            self._check_trusted(name)
             encoder = load_named(name, self._options)
         except BaseException as exc:  # of a stranger's library
             self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
@@ -166,6 +171,16 @@ class ServedEncoders:
         if self.ready:
             _set_apart()
         return encoder
+
+    def _check_trusted(self, name: str) -> None:
+        """Raise EncoderLoadError for what a contract alone may not make the service load."""
+        if self._trusts_contracts or with_absolute_path(name) in self._trusted:
+            return
+        if reason := reason_to_ask(name):
+            raise EncoderLoadError(
+                f"a collection names encoder {name!r}, {reason}: start the service with --encoder {name!r} if you know "
+                f"it, or with --trust-contracts if nobody else writes to the store"
+            )
 
 
 def _set_apart() -> None:

@@ -34,7 +34,7 @@ class Server:
     def __init__(self, settings: Settings, *, say: Callable[[str], None] = logger.info) -> None:
         """Raises SettingsError where the address cannot be listened on, or for keys that cannot be read."""
         self._failures: list[Exception] = []  # what kept it from starting
-        self.app: FastAPI = create_app(settings, on_failure=self._failures.append)
+        self.app: FastAPI = create_app(settings, on_failure=self._fail)
         self.settings = settings
         self._socket = listen(settings.host, settings.port)
         host, port = self._socket.getsockname()[:2]
@@ -58,7 +58,9 @@ class Server:
         return self._server.started
 
     def run(self, *, ends_process: bool = False) -> None:
-        """Serve until `stop`, SIGINT or SIGTERM. Raises what kept it from starting, such as StoreUnavailable.
+        """Serve until `stop`, SIGINT or SIGTERM.
+
+        Raises what kept it from starting, or from going on: StoreUnavailable, say.
 
         `ends_process`: after a signal this process ends in time, whatever is still at work in it.
         """
@@ -70,6 +72,12 @@ class Server:
             self._socket.close()
         if self._failures:
             raise self._failures[0]
+
+    def _fail(self, failure: Exception) -> None:
+        """What keeps it from starting or from going on: `run` stops, and raises it."""
+        self._failures.append(failure)
+        if self.started:
+            self.stop()
 
     def stop(self) -> None:
         """Accept no more, finish what was accepted, close; `run` then returns. From any thread."""

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     folder: Path | None = Field(None, description="Where uploads and thumbnails lie; by default beside the store.")
 
     encoder: Words = Field((), description="Encoders to serve beside those of the collections, tiny and bm25.")
+    trust_contracts: bool = Field(False, description="Load whatever encoder a collection's contract names.")
     reranker: Words = Field((), description="Rerankers that a search may name.")
     device: str | None = Field(None, description="cpu, cuda, cuda:1, mps; by default the best there is.")
     dtype: str | None = Field(None, description="float32, bfloat16 or float16.")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmembed.encoders.checkpoint import fingerprint
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.tokens import characters
 from mmembed.errors import UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, Role
@@ -43,17 +44,22 @@ class ForeignEncoder:
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings -> `(n, dim)` float32, as they were embedded: nothing is normalised here."""
-        if not texts:
+        read = texts_in(texts)
+        if not read:
             return np.zeros((0, self.spec.dim or 0), dtype=np.float32)
-        return np.asarray(self._sides[role]([characters(text) for text in texts]), dtype=np.float32)
+        return np.asarray(self._sides[role](read), dtype=np.float32)
 
     def encode_image(self, images: Sequence[Image]) -> DenseArray:
-        """n pictures -> `(n, dim)` float32. Raises UnsupportedModality where no function for them was given."""
+        """n pictures of any mode, which arrive upright in RGB -> `(n, dim)` float32.
+
+        Raises UnsupportedModality where no function for them was given.
+        """
         if self._images is None:
             raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-        if not images:
+        read = images_in(images)
+        if not read:
             return np.zeros((0, self.spec.dim or 0), dtype=np.float32)
-        return np.asarray(self._images(list(images)), dtype=np.float32)
+        return np.asarray(self._images(read), dtype=np.float32)
 
     def count_tokens(self, text: str) -> int:
         """Tokens where `token_ids` was given, otherwise words."""

@@ -35,9 +35,15 @@ def extreme_images() -> dict[str, Image.Image]:
 
 
 def unconverted_images() -> dict[str, tuple[Image.Image, Image.Image]]:
-    """Mode -> a picture as Pillow opens it, and the RGB picture that it shows."""
-    files = [(Image.open(io.BytesIO(file.content)), file.shows) for file in sample_files()]
-    return {image.mode: (image, shows) for image, shows in files if image.mode != "RGB"}
+    """Mode -> a picture as Pillow opens it, and the upright RGB picture that it shows on a white page."""
+    odd: dict[str, tuple[Image.Image, Image.Image]] = {}
+    for file in sample_files():
+        image: Image.Image = Image.open(io.BytesIO(file.content))
+        if ExifTags.Base.Orientation in image.getexif():
+            odd[f"{image.mode}, turned by EXIF"] = (image, file.shows)
+        elif image.mode != "RGB":
+            odd[image.mode] = (image, file.shows)
+    return odd
 
 
 def sample_files() -> list[ImageFile]:
@@ -50,7 +56,7 @@ def sample_files() -> list[ImageFile]:
     palette, sideways = _palette(solid), _jpeg(rgb, orientation=6)
     coloured, plain = Image.fromarray(rgb), Image.fromarray(grey)
     one_colour = Image.new("RGB", _SIDES, _COLOUR)
-    turned = Image.open(io.BytesIO(sideways)).convert("RGB").transpose(Image.Transpose.ROTATE_270)  # to the right
+    turned = _rgb(np.rot90(np.asarray(Image.open(io.BytesIO(sideways))), -1))  # to the right, and without its EXIF
     return [
         ImageFile("PNG, RGB", _bytes(coloured, "PNG"), coloured),
         ImageFile("PNG, 1", _bytes(Image.fromarray(bits), "PNG"), _rgb(np.where(bits, 255, 0))),

@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
-from mmembed.encoders import EncoderLoadError, EncoderName, EncoderSpec, LoadOptions, Role, fingerprint, l2_normalize
+from mmembed.encoders import (
+    EncoderLoadError,
+    EncoderName,
+    EncoderSpec,
+    LoadOptions,
+    Role,
+    fingerprint,
+    images_in,
+    l2_normalize,
+    texts_in,
+)
 
 _SIDE = 32  # pixels a side; colours need no more
 
@@ -29,12 +39,14 @@ class ColoursEncoder:
         )
 
     def encode_image(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
-        small = [image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX) for image in images]
+        small = [image.resize((_SIDE, _SIDE), Image.Resampling.BOX) for image in images_in(images)]
         return _histograms([np.asarray(image).reshape(-1, 3) for image in small])
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> npt.NDArray[np.float32]:
         """A text is a picture of the colours it names, as a query and as a document alike."""
-        return _histograms([np.array([ImageColor.getrgb(name)[:3] for name in _colours(text)]) for text in texts])
+        return _histograms(
+            [np.array([ImageColor.getrgb(name)[:3] for name in _colours(text)]) for text in texts_in(texts)]
+        )
 
     def count_tokens(self, text: str) -> int:
         return len(re.findall(r"\w+", text))

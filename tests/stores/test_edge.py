@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,8 +13,10 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -145,19 +148,71 @@ def test_same_process_twice(tmp_path: Path) -> None:
 
 
 def test_killed_owner_loses_nothing(tmp_path: Path) -> None:
-    """A killed owner is StoreUnavailable in one sentence; everything acknowledged is there when opened again."""
+    """The store opens the shards of a killed owner again, with everything acknowledged, for reads and for writes."""
     store = EdgeStore(f"edge:{tmp_path}")
     store.create("photos", CONTRACT, indexes={})
     for start in range(0, 1000, 100):
         store.upsert("photos", points(start, 100))
-    os.kill(store.pid, signal.SIGKILL)
-    with pytest.raises(StoreUnavailable, match=r"killed by SIGKILL.*open it again"):
+    asks: list[Callable[[], object]] = [lambda: store.count("photos"), lambda: store.upsert("photos", points(1000, 1))]
+    for ask in asks:
+        before = store.pid
+        os.kill(before, signal.SIGKILL)
+        _wait_until_gone(before)
+        ask()
+        assert store.pid != before
+    assert [p.payload["n"] for p in store.scroll("photos")] == list(range(1001))
+    store.close()
+    with pytest.raises(StoreUnavailable, match="was closed"):
         store.count("photos")
-    with pytest.raises(StoreUnavailable, match="SIGKILL"):
-        store.upsert("photos", points(0, 1))
-    again = EdgeStore(f"edge:{tmp_path}")
-    assert [p.payload["n"] for p in again.scroll("photos")] == list(range(1000))
-    again.close()
+
+
+def _wait_until_gone(pid: int) -> None:
+    """Until it is a zombie: dead, and not yet waited for."""
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_request_that_was_on_the_way(tmp_path: Path, reads: bool) -> None:
+    """The owner dies in the midst of a request: one that reads is asked again, one that writes says do it once more."""
+    store = EdgeStore(f"edge:{tmp_path}")
+    store.create("photos", CONTRACT, indexes={})
+    store.upsert("photos", points(0, 100))
+    os.kill(store.pid, signal.SIGSTOP)  # so that the request is on the way for sure
+    with ThreadPoolExecutor(4) as threads:
+        asked: list[Future[Any]] = [
+            threads.submit(store.count, "photos") if reads else threads.submit(store.upsert, "photos", points(0, 1))
+            for _ in range(4)
+        ]
+        time.sleep(0.3)
+        os.kill(store.pid, signal.SIGKILL)
+        for answer in asked:
+            if reads:
+                assert answer.result(60) == 100
+            else:
+                with contextlib.suppress(StoreUnavailable):
+                    answer.result(60)
+        if not reads:
+            errors = [answer.exception() for answer in asked]
+            assert any(error is not None for error in errors)
+            assert all("do this once more" in str(error) for error in errors if error is not None)
+    assert store.count("photos") == 100
+    store.close()
+
+
+def test_a_store_that_cannot_be_opened_again_says_so(tmp_path: Path) -> None:
+    """Where the folder is no longer one, every call is StoreUnavailable with the reason, which is told once."""
+    store = EdgeStore(f"edge:{tmp_path / 'store'}", wait_seconds=0.2)
+    told: list[StoreError] = []
+    store.on_lost = told.append
+    os.kill(store.pid, signal.SIGKILL)
+    _wait_until_gone(store.pid)
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_text("a file")
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match=r"ended, and .*cannot be opened as a store"):
+            store.collections()
+    assert told == [store.lost]
     store.close()
 
 

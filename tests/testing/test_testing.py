@@ -24,6 +24,7 @@ from sentence_transformers import SentenceTransformer
 import mmembed.testing
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import InvalidEmbedding, SettingsError, UnsupportedModality
+from mmembed.images import to_rgb, upright_rgb
 from mmembed.testing import (
     Check,
     EncoderReport,
@@ -83,7 +84,7 @@ class Words:
         return unit(rows)[:, : self.spec.dim] if rows else np.zeros((0, 16), dtype=np.float32)
 
     def preprocess_image(self, image: Image.Image) -> Any:
-        return np.asarray(image.convert("RGB").resize((4, 4), Image.Resampling.BOX), dtype=np.float32) / 255
+        return np.asarray(upright_rgb(image).resize((4, 4), Image.Resampling.BOX), dtype=np.float32) / 255
 
     def encode_pixels(self, pixels: Sequence[Any]) -> Any:
         if not pixels:
@@ -162,7 +163,7 @@ def test_a_sound_encoder_passes_every_check() -> None:
     words = Words()
     report = check_encoder(words, against=Words(), known=record_known_answers(words), load=load_words, **SOUND)
     assert report.ok, report
-    assert [check.name for check in report.checks if check.outcome == "skipped"] == ["other inputs", "picture modes"]
+    assert [check.name for check in report.checks if check.outcome == "skipped"] == ["other inputs"]
     for other in (Sparse(), Multi()):
         report = check_encoder(other, against=other, known=record_known_answers(other), **SOUND)
         assert report.ok, report
@@ -471,6 +472,16 @@ class ZerosForFloats(Words):
         return rows * np.array([[image.mode != "F"] for image in images], dtype=np.float32) if len(rows) else rows
 
 
+class OnBlack(Words):
+    def preprocess_image(self, image: Image.Image) -> Any:
+        return super().preprocess_image(image.convert("RGB"))
+
+
+class OnItsSide(Words):
+    def preprocess_image(self, image: Image.Image) -> Any:
+        return super().preprocess_image(Image.fromarray(np.asarray(to_rgb(image))))
+
+
 class OtherPixels(Words):
     def encode_image(self, images: Sequence[Image.Image]) -> Any:
         return super().encode_image([image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images])
@@ -565,6 +576,8 @@ FAULTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("picture files", OnlyTellsSizes(), {}, "different pictures of one size"),
     ("picture files", LessTheMean(), {}, "apart"),
     ("picture modes", ZerosForFloats(), {}, "mode F is taken, but a vector has the norm 0"),
+    ("picture modes", OnBlack(), {}, "is taken for another than it shows"),
+    ("picture modes", OnItsSide(), {}, "mode RGB, turned by EXIF is taken for another than it shows"),
     ("pixels", OtherPixels(), {}, "apart"),
     ("name", Words(), {"load": lambda _: AnotherToday()}, "'words' loads EncoderSpec"),
     ("Matryoshka", Words(), {"load": lambda n: NotBroughtToNorm1(int(n[10:] or 16))}, "not 1"),

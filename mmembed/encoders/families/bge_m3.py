@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.bge_m3_weights import Output, Weights, shared_weights
 from mmembed.encoders.families.memory import TokenBatches, overflow
+from mmembed.encoders.inputs import texts_in
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName, whole_number
@@ -82,7 +83,7 @@ class BgeM3(TextEncoder):
                     f"the same hidden states: encode with each by itself"
                 )
             outputs.append(other._output)
-        rows = self._weights.tokens.ids(texts, limit=self._max_length)
+        rows = self._weights.tokens.ids(texts_in(texts), limit=self._max_length)
         vectors = self._batches.run(partial(self._read, outputs=set(outputs)), rows, list(map(len, rows)), len)
         return [self._embeddings(output, [row[output] for row in vectors]) for output in outputs]
 

@@ -27,6 +27,7 @@ from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.registry import EncoderName, whole_number
 from mmembed.errors import EncoderLoadError, UnsupportedModality
+from mmembed.streams import check_several
 from mmembed.types import LoadOptions, Modality
 
 _EXAMPLE = "cross-encoder:cross-encoder/ms-marco-MiniLM-L6-v2"
@@ -56,6 +57,7 @@ class CrossEncoderReranker:
         Raises:
             UnsupportedModality: a picture, for a model of texts.
         """
+        check_several(candidates, "candidates")
         if "image" not in self.modalities and any(isinstance(candidate, Image.Image) for candidate in candidates):
             raise UnsupportedModality(self.name, "images", self.modalities)
         if not candidates:

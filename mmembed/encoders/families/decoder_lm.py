@@ -15,6 +15,7 @@ from mmembed.encoders.checkpoint import find_checkpoint, load_config
 from mmembed.encoders.families.decoder_forward import DecoderForward, find_fast_passes
 from mmembed.encoders.families.decoder_passes import Prefix
 from mmembed.encoders.families.memory import check_finite
+from mmembed.encoders.inputs import texts_in
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import load_adapted
 from mmembed.encoders.prompts import text_prefix
@@ -98,7 +99,7 @@ class DecoderLM(TextEncoder):
                 A symmetric task (similarity, clustering, classification) leads documents by the same instruction.
         """
         prefix = text_prefix(self._family.query_prompt, role, task)
-        rows = self._tokens.ids([prefix + text for text in texts], limit=self._max_length)
+        rows = self._tokens.ids([prefix + text for text in texts_in(texts)], limit=self._max_length)
         pooled = self._forward.pool(rows, self._prefix_of(prefix) if prefix and rows else None)
         check_finite(pooled, self.spec.name, self.dtype)
         return truncate(pooled, self.spec.dim or pooled.shape[1])  # in float32: half precision leaves norms off by 1e-3

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from mmembed.encoders.checkpoint import fingerprint
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.text_encoder import TextEncoder
-from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError
+from mmembed.images import upright_rgb
 from mmembed.types import DenseArray, Encoder, EncoderSpec, LoadOptions, Pixels, Role, SparseVector
 from mmembed.vectors import l2_normalize
 
@@ -49,11 +50,11 @@ class FakeEncoder:
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         check_task(self.spec.name, task)
-        rows = np.array([self._words(text) for text in texts], dtype=np.float32)
-        return l2_normalize(rows.reshape(len(texts), self._projection.shape[1]))
+        rows = np.array([self._words(text) for text in texts_in(texts)], dtype=np.float32)
+        return l2_normalize(rows.reshape(len(rows), self._projection.shape[1]))
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
-        small = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+        small = upright_rgb(image).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
         pixels = np.asarray(small, dtype=np.float32) / 255 - 0.5  # (8, 8, 3)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -62,10 +63,10 @@ class FakeEncoder:
         return l2_normalize(flat @ self._projection + 1e-3)  # mid grey has no direction without the offset
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
-        return self.encode_pixels([self.preprocess_image(image) for image in images])
+        return self.encode_pixels([self.preprocess_image(image) for image in images_in(images)])
 
     def _words(self, text: str) -> DenseArray:
-        words = ["", *characters(text).lower().split()[:64]]  # the empty word gives an empty text a direction
+        words = ["", *text.lower().split()[:64]]  # the empty word gives an empty text a direction
         seeds = [int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest()) for word in words]
         dim = self._projection.shape[1]
         total = sum(np.random.default_rng(seed).standard_normal(dim) for seed in seeds)
@@ -95,10 +96,10 @@ class FakeSparseEncoder(TextEncoder):
         self, texts: Sequence[str], *, role: Role, task: str | None = None
     ) -> list[SparseVector]:  # fmt: skip
         check_task(self.spec.name, task)
-        return [self._weights(text) for text in texts]
+        return [self._weights(text) for text in texts_in(texts)]
 
     def _weights(self, text: str) -> SparseVector:
-        digests = [hashlib.blake2b(word.encode(), digest_size=4).digest() for word in characters(text).lower().split()]
+        digests = [hashlib.blake2b(word.encode(), digest_size=4).digest() for word in text.lower().split()]
         indices = np.array([int.from_bytes(digest) for digest in digests], dtype=np.uint32)
         unique, counts = np.unique(indices, return_counts=True)
         return SparseVector(unique, np.log1p(counts).astype(np.float32))
@@ -122,10 +123,10 @@ class FakeMultiEncoder:
 
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> list[DenseArray]:
         check_task(self.spec.name, task)
-        return [self._dense.encode_text(text.split()[:64] or [""], role=role) for text in texts]
+        return [self._dense.encode_text(text.split()[:64] or [""], role=role) for text in texts_in(texts)]
 
     def encode_image(self, images: Sequence[Image.Image]) -> list[DenseArray]:
-        return [self._dense.encode_image(_quarters(image)) for image in images]
+        return [self._dense.encode_image(_quarters(image)) for image in images_in(images)]
 
 
 def _quarters(image: Image.Image) -> list[Image.Image]:

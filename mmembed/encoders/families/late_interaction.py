@@ -30,6 +30,7 @@ from mmembed.encoders.families.sentence_models import (
     to_readable,
     token_limit,
 )
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.prompts import check_task
@@ -81,13 +82,13 @@ class LateEncoder:
         if role != self._text_role == "query":
             raise UnsupportedModality(self.spec.name, "texts as documents", ("pictures", "queries"))
         # As {"text": ...}: a bare string that looks like a link to a picture is taken for the picture.
-        return self._encode([{"text": self._plain(text)} for text in texts], role)
+        return self._encode([{"text": self._plain(text)} for text in texts_in(texts)], role)
 
     def encode_image(self, images: Sequence[Image.Image]) -> list[DenseArray]:
         """n upright pictures -> n arrays `(patches_i, dim)`. Raises UnsupportedModality for a model of texts."""
         if "image" not in self.spec.modalities:
             raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-        return self._encode([{"image": to_readable(image)} for image in images], "document")
+        return self._encode([{"image": to_readable(image)} for image in images_in(images)], "document")
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a document, of a query for a model of pages, with its marker and special ones; none cut off."""

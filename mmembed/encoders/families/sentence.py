@@ -28,6 +28,7 @@ from mmembed.encoders.families.sentence_models import (
     read_layout,
     token_limit,
 )
+from mmembed.encoders.inputs import texts_in
 from mmembed.encoders.lora import Origin, find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset, preset_of_model
@@ -70,9 +71,10 @@ class SentenceEncoder(TextEncoder):
             SettingsError: the model knows no such task.
         """
         prompt = self._prompts.lead(role, task)
-        if not texts:
+        read = texts_in(texts)
+        if not read:
             return np.empty((0, self.spec.dim or 0), dtype=np.float32)
-        full = encode_dense(self, self._model, [characters(text) for text in texts], role=role, prompt=prompt)
+        full = encode_dense(self, self._model, read, role=role, prompt=prompt)
         if self._layer_norm:  # of which nothing but the centring is left where rows are of norm 1 before and after
             full = full - full.mean(axis=1, keepdims=True)
         return truncate(full, self.spec.dim or full.shape[1])  # renormalised: half precision leaves norms off by 1e-3

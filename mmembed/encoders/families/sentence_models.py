@@ -22,7 +22,7 @@ from mmembed.encoders.checkpoint import Checkpoint
 from mmembed.encoders.families.memory import check_finite, in_smaller_batches
 from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError, SettingsError
-from mmembed.images import to_rgb
+from mmembed.images import upright_rgb
 from mmembed.types import DenseArray, Encoder, LoadOptions, Role
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def to_readable(image: Image.Image) -> Image.Image:
 
     One such picture, a ruled line on a page, would otherwise end a run over thousands.
     """
-    upright = to_rgb(image)
+    upright = upright_rgb(image)
     least = math.ceil(max(upright.size) / _LONGEST)
     width, height = (max(side, least) for side in upright.size)
     if (width, height) == upright.size:

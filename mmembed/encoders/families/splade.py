@@ -25,6 +25,7 @@ from torch import nn
 from mmembed.encoders.checkpoint import Checkpoint, find_checkpoint
 from mmembed.encoders.families.memory import TokenBatches, check_finite
 from mmembed.encoders.families.sentence_models import load_model, read_layout
+from mmembed.encoders.inputs import texts_in
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.prompts import own_prompts
@@ -67,7 +68,7 @@ class SpladeEncoder(TextEncoder):
             SettingsError: the model knows no such task.
         """
         prompt = self._prompts.lead(role, task)
-        read = [characters(text) for text in texts]
+        read = texts_in(texts)
         lengths = [min(self.count_tokens(prompt + text), self.spec.context_length or math.inf) for text in read]
         return self._batches.run(partial(self._weigh, role=role, prompt=prompt), read, lengths, self.count_tokens)
 

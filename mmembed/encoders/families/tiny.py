@@ -22,10 +22,12 @@ from torch.nn import functional
 
 from mmembed.encoders.checkpoint import fingerprint, pick_device, weights_checksum
 from mmembed.encoders.families.towers import unit_rows
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError
+from mmembed.images import upright_rgb
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 
 _WIDTHS = (64, 64, 128, 128, 256, 256)
@@ -135,17 +137,17 @@ class TinyEncoder:
     def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> DenseArray:
         """n strings, cut to 16 tokens -> (n, 256). Query and document are encoded alike. SettingsError for a task."""
         check_task(self.spec.name, task)
-        ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)
-        whole = [characters(text) for text in texts]
+        whole = texts_in(texts)
+        ids = np.zeros((len(whole), _CONTEXT), dtype=np.int64)
         for row, encoding in zip(ids, self._tokenizer.encode_batch(whole, add_special_tokens=False), strict=True):
             kept = encoding.ids[:_CONTEXT]
             row[: len(kept)] = kept
         return self._run(self._towers.text, ids)
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
-        """An upright RGB picture, squashed into 54 x 54 on a white 64 x 64 -> (3, 64, 64)."""
+        """A picture of any mode, squashed into 54 x 54 on a white 64 x 64 -> (3, 64, 64)."""
         canvas = Image.new("RGB", (_SIDE, _SIDE), "white")
-        inner = image.convert("RGB").resize((_INNER, _INNER), Image.Resampling.BILINEAR)
+        inner = upright_rgb(image).resize((_INNER, _INNER), Image.Resampling.BILINEAR)
         canvas.paste(inner, ((_SIDE - _INNER) // 2, (_SIDE - _INNER) // 2))
         pixels = (np.asarray(canvas, dtype=np.float32) / 255 - _MEAN) / _STD  # (64, 64, 3)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
@@ -154,7 +156,7 @@ class TinyEncoder:
         return self._run(self._towers.image, pixels)
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
-        return self.encode_pixels([self.preprocess_image(image) for image in images])
+        return self.encode_pixels([self.preprocess_image(image) for image in images_in(images)])
 
     def _run(self, tower: nn.Module, rows: Iterable[npt.NDArray[Any]]) -> DenseArray:
         def features(batch: list[npt.NDArray[Any]]) -> Any:

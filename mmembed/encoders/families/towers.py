@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from mmembed.encoders.checkpoint import pick_device, pick_dtype
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError
-from mmembed.images import to_rgb
+from mmembed.images import upright_rgb
 from mmembed.streams import batched
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Pixels, Role
 from mmembed.vectors import l2_normalize
@@ -84,15 +85,15 @@ class ImageTextEncoder:
             SettingsError: a task, which these models do not know either.
         """
         check_task(self.spec.name, task)
-        return unit_rows(self._text_features, texts, batch_size=self.batch_size, dim=self.spec.dim or 0)
+        return unit_rows(self._text_features, texts_in(texts), batch_size=self.batch_size, dim=self.spec.dim or 0)
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
-        """n upright pictures -> `(n, dim)`."""
-        return self.encode_pixels([self.preprocess_image(image) for image in images])
+        """n pictures of any mode -> `(n, dim)`."""
+        return self.encode_pixels([self._towers.preprocess(image) for image in images_in(images)])
 
     def preprocess_image(self, image: Image.Image) -> Pixels:
-        """One upright picture -> `(3, height, width)`, what is transparent shown on white; thread-safe."""
-        return self._towers.preprocess(to_rgb(image))
+        """One picture of any mode -> `(3, height, width)`, turned upright, transparency on white; thread-safe."""
+        return self._towers.preprocess(upright_rgb(image))
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> DenseArray:
         """n preprocessed pictures -> `(n, dim)`."""
@@ -100,7 +101,7 @@ class ImageTextEncoder:
 
     def _text_features(self, texts: list[str]) -> torch.Tensor:
         with self._tokenizing:
-            ids = self._towers.tokenize([characters(text) for text in texts])
+            ids = self._towers.tokenize(texts)
         return self._towers.text_features(ids.to(self._device))
 
 

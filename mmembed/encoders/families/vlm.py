@@ -33,6 +33,7 @@ from mmembed.encoders.families.sentence_models import (
     to_readable,
     token_limit,
 )
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.lora import find_origin
 from mmembed.encoders.lora_merge import build_adapted
 from mmembed.encoders.presets import Preset
@@ -88,12 +89,12 @@ class MultimodalEncoder:
         """
         prompt = self._lead.of(role, task)
         # As {"text": ...}: a bare string that looks like a link to a picture is taken for the picture.
-        return self._encode([{"text": self._plain(text)} for text in texts], role, prompt)
+        return self._encode([{"text": self._plain(text)} for text in texts_in(texts)], role, prompt)
 
     def encode_image(self, images: Sequence[Image.Image]) -> DenseArray:
         """n upright pictures -> `(n, dim)`, with the system message of a document where the model has one."""
         prompt = self._lead.of("document", None)
-        return self._encode([{"image": [to_readable(image)]} for image in images], "document", prompt)
+        return self._encode([{"image": [to_readable(image)]} for image in images_in(images)], "document", prompt)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text with its template and a document's prompt, nothing truncated."""

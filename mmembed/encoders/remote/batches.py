@@ -119,7 +119,6 @@ def data_uri(image: Image, *, limits: Limits) -> tuple[str, int]:
 
     Raises InputError for a picture that no encoding brings under `limits.image_bytes`.
     """
-    image = image if image.mode == "RGB" else image.convert("RGB")
     if image.width * image.height > limits.image_pixels:
         scale = math.sqrt(limits.image_pixels / (image.width * image.height))
         image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from mmembed.encoders.checkpoint import fingerprint
+from mmembed.encoders.inputs import images_in, texts_in
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.remote.batches import (
     Ask,
@@ -26,7 +27,6 @@ from mmembed.encoders.remote.batches import (
 from mmembed.encoders.remote.calls import Api
 from mmembed.encoders.remote.models import RemoteModel
 from mmembed.encoders.remote.responses import rows_by_index, to_vectors
-from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError, UnsupportedModality
 from mmembed.types import DenseArray, EncoderSpec, LoadOptions, Role
 from mmembed.vectors import truncate
@@ -113,7 +113,7 @@ class RemoteEncoder:
             EncoderRefused, EncoderUnavailable, InvalidEmbedding: see `Api.post`.
         """
         prompt = self._dialect.prompt(role, task)
-        inputs = [prompt + characters(text) or " " for text in texts]
+        inputs = [prompt + text or " " for text in texts_in(texts)]
         longest = self.spec.context_length
         costs = [Cost(min(most_tokens(text), longest or most_tokens(text)), len(text.encode())) for text in inputs]
         groups = self._groups(inputs, costs, self._limits.texts)
@@ -131,7 +131,7 @@ class RemoteEncoder:
         return self._gather(partial(ask_fitting, ask, longest=longest), groups)
 
     def encode_image(self, images: Sequence[Image]) -> DenseArray:
-        """n upright RGB pictures -> `(n, dim)`, sent as PNG, as JPEG where that is too large, and shrunk to the limits.
+        """n pictures of any mode -> `(n, dim)`, sent as PNG, as JPEG where that is too large, and shrunk to the limits.
 
         Raises UnsupportedModality for a model without pictures, InputError for a picture that stays too large,
         otherwise as `encode_text`.
@@ -139,7 +139,7 @@ class RemoteEncoder:
         request = self._image_request
         if request is None:
             raise UnsupportedModality(self.spec.name, "images", self.spec.modalities)
-        uris = [data_uri(image, limits=self._limits) for image in images]
+        uris = [data_uri(image, limits=self._limits) for image in images_in(images)]
         rate = self._limits.pixels_a_token
         costs = [Cost(math.ceil(pixels / rate) if rate else 0, len(uri)) for uri, pixels in uris]
         groups = self._groups([uri for uri, _ in uris], costs, self._limits.images)

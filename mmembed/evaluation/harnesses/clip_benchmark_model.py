@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import MissingDependency, SettingsError, UnsupportedModality
-from mmembed.images import to_rgb
+from mmembed.images import upright_rgb
 from mmembed.types import Encoder, PixelEncoder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ClipModel(nn.Module):
 
 def _transform(encoder: Encoder, image: Image) -> Tensor:
     """A picture -> what the model takes."""
-    rgb, tower = to_rgb(image), _pixel_encoder(encoder)
+    rgb, tower = upright_rgb(image), _pixel_encoder(encoder)
     pixels = np.asarray(encoder.encode_image([rgb]))[0] if tower is None else tower.preprocess_image(rgb)
     return torch.from_numpy(pixels)
 

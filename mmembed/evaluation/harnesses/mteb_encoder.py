@@ -11,7 +11,7 @@ import numpy as np
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import MissingDependency, SettingsError, UnsupportedModality
 from mmembed.evaluation.harnesses.mteb_tasks import TaskMetadata, accepted_task, role_of
-from mmembed.images import to_rgb
+from mmembed.images import upright_rgb
 from mmembed.types import DenseArray, Embeddings, Encoder, Role
 from mmembed.vectors import check_embeddings, l2_normalize
 
@@ -116,7 +116,7 @@ def encode_batch(encoder: Encoder, batch: Batch, *, role: Role, task: str | None
     if "text" in batch and "text" in spec.modalities:
         found.append(encoder.encode_text(list(batch["text"]), role=role, task=task))
     if "image" in batch and "image" in spec.modalities:
-        found.append(encoder.encode_image([to_rgb(image) for image in batch["image"]]))
+        found.append(encoder.encode_image([upright_rgb(image) for image in batch["image"]]))
     if not found:
         there = [key for key in ("text", "image", "audio", "video") if key in batch]
         raise UnsupportedModality(spec.name, " and ".join(there) or "an empty batch", spec.modalities)

@@ -12,6 +12,7 @@ from mmembed.evaluation.formats.lines import a_few
 from mmembed.evaluation.formats.trec import read_qrels, read_run
 from mmembed.evaluation.measures import MEASURES, parse_measures
 from mmembed.evaluation.report import Report, evaluate_system
+from mmembed.streams import check_several
 
 
 def evaluate_run_files(
@@ -22,6 +23,7 @@ def evaluate_run_files(
     Raises InvalidTestSet for no run, a malformed file or judgements without a relevant document, SettingsError for an
     unknown measure, UnreadableSource for a file that cannot be read.
     """
+    check_several(runs, "run files")
     if not runs:
         raise InvalidTestSet(f"no run was given beside the judgements {qrels}: name one TREC run file, or several")
     names = parse_measures(measures)

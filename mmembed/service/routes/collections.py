@@ -86,8 +86,10 @@ async def get_thumbnail(collection: str, id: str, request: Request, service: Ser
 
 
 @router.get("/health", summary="Whether the service lives")
-async def get_health() -> Alive:
-    """Always 200: it asks nobody."""
+async def get_health(service: ServiceOf) -> Alive:
+    """200 while it lives: it asks nobody. 503 where the embedded store was lost, and the service ends."""
+    if lost := getattr(service.store, "lost", None):
+        raise StoreUnavailable(str(lost))
     return Alive()
 
 

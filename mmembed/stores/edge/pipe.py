@@ -1,7 +1,7 @@
 """The pipe between a store and the process that owns its shards: one request, one reply, in order.
 
 qdrant_edge holds the interpreter's lock for the whole of a call, minutes for `optimize`. In a process of its
-own it stops nobody. Frames are 8 bytes of length and a pickle; both ends are ours, nothing else can write to them.
+own it stops nobody. A frame is 8 bytes of length and what `frames.py` makes of a message.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import pickle
 import queue
 import signal
 import struct
@@ -22,13 +21,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, cast
 
-from mmembed.errors import MmembedError, StoreUnavailable
+from mmembed import errors
+from mmembed.errors import StoreUnavailable
+from mmembed.stores.edge.frames import pack, unpack
 
 logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("!Q")
 _EXIT_SECONDS = 60  # for flushing the shards
-_Requests: TypeAlias = "queue.SimpleQueue[tuple[Any, Future[ShardReply]] | None]"  # None: no more
+_Requests: TypeAlias = "queue.SimpleQueue[tuple[bytes, Future[ShardReply]] | None]"  # None: no more
 
 
 class Hello(NamedTuple):
@@ -41,15 +42,14 @@ class Hello(NamedTuple):
 
 
 class ShardReply(NamedTuple):
-    """`value` is the result, or what the exception `error` is made of."""
+    """`value` is the result, or what the exception that is called `error` is made of."""
 
-    error: type[MmembedError] | None
+    error: str | None
     value: Any
 
 
-def send(pipe: io.FileIO, message: object) -> None:
-    """Write one frame."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+def send(pipe: io.FileIO, body: bytes) -> None:
+    """Write one frame, of what `pack` made."""
     for part in (_LENGTH.pack(len(body)), body):
         rest = memoryview(part)
         while rest:
@@ -59,7 +59,7 @@ def send(pipe: io.FileIO, message: object) -> None:
 def receive(pipe: io.FileIO) -> Any:
     """Read one frame. Raises EOFError where the other end is gone."""
     length = _exactly(pipe, _LENGTH.size)
-    return pickle.loads(_exactly(pipe, _LENGTH.unpack(length)[0]))
+    return unpack(_exactly(pipe, _LENGTH.unpack(length)[0]))
 
 
 def _exactly(pipe: io.FileIO, size: int) -> bytearray:
@@ -83,6 +83,7 @@ class ShardPipe:
         self.folder = folder
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the pipe)
         self._gone = ""  # why, once it is
+        self._died = False
         self._lock = threading.Lock()  # around asking whether it is gone and queueing
         self._requests: _Requests = queue.SimpleQueue()
         # the child imports this very mmembed, installed or not
@@ -113,6 +114,11 @@ class ShardPipe:
         """Of the process that owns the shards."""
         return self._child.pid
 
+    @property
+    def died(self) -> bool:
+        """Whether that process ended by itself, without being closed here or left behind by a fork."""
+        return self._died or (not self._gone and self._child.poll() is not None)
+
     def call(self, method: str, *arguments: object) -> Any:
         """Run one method of ShardFolder there. Raises what it raised, or StoreUnavailable if it is gone."""
         return self._ask((method, arguments))
@@ -124,32 +130,37 @@ class ShardPipe:
         self._finalizer()
 
     def _ask(self, request: object) -> Any:
+        body = pack(request)  # here, so that a value that cannot be sent is told to who gave it
         answer: Future[ShardReply] = Future()
         with self._lock:
             if self._gone:
                 raise StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
-            self._requests.put((request, answer))
+            self._requests.put((body, answer))
         try:
             reply = answer.result()
         except (EOFError, OSError) as exc:
-            raise self._lost() from exc
+            raise self.lost() from exc
         if reply.error is not None:
-            raise reply.error(*reply.value)
+            raise getattr(errors, reply.error)(*reply.value)
         return reply.value
 
-    def _lost(self) -> StoreUnavailable:
+    def lost(self) -> StoreUnavailable:
+        """Wait for the end of the process, which has come or is near, and log it once; what to raise."""
         try:
             code = self._child.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its end and hangs
             self._child.kill()
             code = self._child.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        if not self._gone:
-            self._gone = (
-                f"is gone, because the process {self.pid} that owned it {how} (everything acknowledged is kept)"
-            )
-            self._stderr.seek(0)
-            logger.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, self._stderr.read().decode()[-2000:])
+        with self._lock:
+            if not self._gone:
+                self._died = True
+                self._gone = (
+                    f"is gone, because the process {self.pid} that owned it {how} (everything acknowledged is kept)"
+                )
+                self._stderr.seek(0)
+                said = self._stderr.read().decode(errors="replace")[-2000:]
+                logger.error("edge:%s: process %d %s: %s", self.folder, self.pid, how, said)
         return StoreUnavailable(f"the store edge:{self.folder} {self._gone}: open it again")
 
     def _forget(self) -> None:
@@ -165,10 +176,10 @@ class ShardPipe:
 def _talk(to: io.FileIO, from_: io.FileIO, requests: _Requests) -> None:
     """One request and its reply after another; at the end, closing its stdin tells the owner to flush and end."""
     while (item := requests.get()) is not None:
-        request, answer = item
+        body, answer = item
         try:
-            send(to, request)
-            answer.set_result(receive(from_))
+            send(to, body)
+            answer.set_result(ShardReply(*receive(from_)))
         except BaseException as exc:  # it is raised where the answer is awaited
             answer.set_exception(exc)
     to.close()

@@ -6,6 +6,7 @@ stdin closes, which is what happens when the process that started it ends in wha
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -16,30 +17,36 @@ from typing import Any
 
 import portalocker
 
-from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull, StoreUnavailable
+from mmembed.errors import CollectionNotFound, InvalidQuery, MmembedError, StoreError, StoreFull
 from mmembed.stores.edge.files import write_json
+from mmembed.stores.edge.frames import pack
 from mmembed.stores.edge.pipe import Hello, ShardReply, receive, send
 from mmembed.stores.edge.shards import ShardFolder
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(folder: Path) -> None:
     """Answer requests on stdin until it closes; then flush and end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = _take_over_pipes()
-    hello: Hello = receive(requests)
+    hello = Hello(*receive(requests))
     lock = portalocker.Lock(folder / "lock", mode="a", timeout=hello.wait_seconds, check_interval=0.1)
     try:
         lock.acquire()
+    except OSError as exc:
+        send(replies, pack(ShardReply("StoreError", (_not_writable(folder, exc),))))
+        return
     except portalocker.LockException:
-        send(replies, ShardReply(StoreUnavailable, (_held_by(folder, hello.wait_seconds),)))
+        send(replies, pack(ShardReply("StoreUnavailable", (_held_by(folder, hello.wait_seconds),))))
         return
     try:
-        write_json(folder / "owner.json", {"pid": hello.pid, "command": hello.command})
+        _name_owner(folder, hello)
         shards = ShardFolder(folder, hello.free_margin_bytes)
     except OSError as exc:
-        send(replies, ShardReply(StoreError, (f"the folder {folder} cannot be written ({exc}): choose another",)))
+        send(replies, pack(ShardReply("StoreError", (_not_writable(folder, exc),))))
         return
-    send(replies, ShardReply(None, os.getpid()))
+    send(replies, pack(ShardReply(None, os.getpid())))
     try:
         _serve(shards, requests, replies)
     finally:
@@ -53,12 +60,13 @@ def _serve(shards: ShardFolder, requests: io.FileIO, replies: io.FileIO) -> None
         except EOFError:
             return
         try:
-            reply = ShardReply(None, getattr(shards, method)(*arguments))
+            reply = pack(ShardReply(None, getattr(shards, method)(*arguments)))
         except CollectionNotFound:
-            reply = ShardReply(CollectionNotFound, (arguments[0], shards.collections(), f"edge:{shards.folder}"))
+            names = shards.collections()
+            reply = pack(ShardReply("CollectionNotFound", (arguments[0], names, f"edge:{shards.folder}")))
         except Exception as exc:  # qdrant_edge raises bare Exception: this is where it is translated
             error = exc if isinstance(exc, MmembedError) else _translated(exc)
-            reply = ShardReply(type(error), (str(error),))
+            reply = pack(ShardReply(type(error).__name__, (str(error),)))
         try:
             send(replies, reply)
         except BrokenPipeError:  # the store is gone, and with it whoever asked
@@ -84,6 +92,25 @@ def _take_over_pipes() -> tuple[io.FileIO, io.FileIO]:
     os.dup2(2, 1)
     os.close(nothing)
     return io.FileIO(requests, "rb"), io.FileIO(replies, "wb")
+
+
+def _name_owner(folder: Path, hello: Hello) -> None:
+    """Write down on whose behalf the folder is held. Where the disk is full it is held all the same."""
+    try:
+        write_json(folder / "owner.json", {"pid": hello.pid, "command": hello.command})
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        (folder / "owner.json").unlink(missing_ok=True)  # of the one before
+
+
+def _not_writable(folder: Path, exc: OSError) -> str:
+    reason = exc.strerror or str(exc)
+    if exc.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"the folder {folder} cannot be written ({reason}), as a store has to be: let this user write to it"
+    if exc.errno in _FULL:
+        return f"the disk of the folder {folder} is full ({reason}): make room on it, what is stored is kept"
+    return f"the folder {folder} cannot be opened as a store ({reason}): mend it, or choose another"
 
 
 def _held_by(folder: Path, waited_seconds: float) -> str:

@@ -1,0 +1,27 @@
+"""What an encoder is given, brought in order or refused: each begins with one of these two, and guesses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL.Image import Image
+
+from mmembed.encoders.tokens import characters
+from mmembed.errors import InputError
+from mmembed.images import upright_rgb
+from mmembed.streams import check_several
+
+
+def texts_in(texts: Sequence[str]) -> list[str]:
+    """n strings, "?" for each lone surrogate. Raises NotAList for a bare one, InputError for what is no string."""
+    check_several(texts, "texts")
+    other = next((text for text in texts if not isinstance(text, str)), None)
+    if other is not None:
+        raise InputError(f"texts are strings, and one of them is a {type(other).__name__}: decode or leave it out")
+    return [characters(text) for text in texts]
+
+
+def images_in(images: Sequence[Image]) -> list[Image]:
+    """n images of any mode -> upright RGB, on white. Raises NotAList for a bare one, UnreadableImage for a file."""
+    check_several(images, "images")
+    return [upright_rgb(image) for image in images]
