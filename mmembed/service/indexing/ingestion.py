@@ -13,8 +13,8 @@ from mmembed.batching.memory import give_back_soon
 from mmembed.collection import Collection
 from mmembed.collection.payload import RESERVED, item_id
 from mmembed.documents import DOCUMENT_SUFFIXES
-from mmembed.errors import InputError, UnknownEncoder
-from mmembed.images import IMAGE_SUFFIXES
+from mmembed.errors import InputError, UnknownEncoder, UnreadableImage
+from mmembed.images import IMAGE_SUFFIXES, check_quick
 from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import DocumentWork
 from mmembed.ingest.images import ImageWork
@@ -164,7 +164,9 @@ def _write(
         keep_upload(folder, file.name, file.file, size=file.size) if file.suffix in _SUFFIXES[contents] else None
         for file in files
     ]
-    items = {path: _item(path, file, _MODALITY[contents]) for path, file in zip(paths, files, strict=True) if path}
+    items: dict[Path, Item | Failure] = {
+        path: _checked(_item(path, file, _MODALITY[contents])) for path, file in zip(paths, files, strict=True) if path
+    }
     if isinstance(target, ImageTarget):
         drive(ImageWork(target), items.values(), report)
     else:
@@ -172,6 +174,16 @@ def _write(
         drive(DocumentWork(target), items.values(), report)
     give_back_soon()
     return paths
+
+
+def _checked(item: Item) -> Item | Failure:
+    """A picture that would hold up everything else while it is decoded is a failure before that."""
+    if item.modality == "image" and item.path is not None:
+        try:
+            check_quick(item.path, uri=item.uri)
+        except UnreadableImage as exc:
+            return Failure(item.uri, str(exc))
+    return item
 
 
 def _item(path: Path, file: UploadedFile, modality: Modality) -> Item:

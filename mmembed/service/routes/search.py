@@ -18,7 +18,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from mmembed.collection import Collection
 from mmembed.collection.thumbnails import thumbnail_path
 from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError
-from mmembed.images import load_image, pixel_size
+from mmembed.images import check_quick, load_image, pixel_size
 from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.query import PointId, Search
 from mmembed.retrieval.several import search_several
@@ -149,6 +149,8 @@ def _decoded(service: Service, query: SearchFields, search: Search) -> Iterator[
     most = service.settings.max_pixels
     parts = {name: (search.image,) if name == "image" else getattr(search, name) for name in _CALLED}
     files = [(part, _CALLED[name]) for name, some in parts.items() for part in some if isinstance(part, bytes)]
+    for file, what in files:
+        check_quick(file, uri=what)
     sizes = [pixel_size(file, uri=what, max_pixels=most) for file, what in files]
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:
