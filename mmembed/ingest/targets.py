@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class RunOptions:
     linked_images: bool = True  # read the image files that a document names, beside those that it holds
     shards: int | None = None  # of a collection that is made in a cluster
     replicas: int | None = None
+    images_turn: Callable[[str], AbstractContextManager[object]] | None = None
+    """By the name of their collection: held while the images inside a document are written; None: nobody else does."""
 
 
 class ImageTarget:
@@ -137,6 +140,11 @@ class DocumentTarget:
         _require(made_by, vector, kind, "text")
         made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
         return {vector: made_by}
+
+    def images_turn(self) -> AbstractContextManager[object]:
+        """Within it nobody else writes to the collection of the images."""
+        turn = self.options.images_turn
+        return nullcontext() if turn is None or self._images_into is None else turn(self._images_into.name)
 
     def image_target(self) -> ImageTarget:
         """Where images go; the first call makes their collection. Only where they are wanted."""
