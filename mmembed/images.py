@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
 from mmembed.errors import ImageTooLarge, UnreadableImage
+from mmembed.image_bounds import check_bounds
 from mmembed.types import ImageContent
 
 MAX_PIXELS = 128_000_000
@@ -31,6 +32,10 @@ IMAGE_SUFFIXES = frozenset(
 
 # Pillow opens forty formats, some through Ghostscript or parsers that nobody fuzzes. No other is ever tried.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
+
+_SLOW = ("JPEG2000", "PPM")  # decoded under the interpreter's lock: nothing else runs meanwhile
+_SLOW_PIXELS = 500_000  # of such a file from a stranger
+_PLAIN_BYTES = 64 << 10  # of one in which the numbers are written out
 
 _UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -134,6 +139,38 @@ def pixel_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) 
         return _open(source, uri, max_pixels, stack).size
 
 
+def check_quick(source: Path | bytes, *, uri: str) -> None:
+    """For files of strangers: raise UnreadableImage for one that nothing else would run beside for long.
+
+    JPEG 2000 and PPM are decoded under the interpreter's lock, a second for each million pixels.
+    """
+    with ExitStack() as stack:
+        image = _open(source, uri, MAX_PIXELS, stack) if _head_of(source, uri).startswith(_SLOW_HEADS) else None
+        if image is None or image.format not in _SLOW:
+            return
+        plain = image.format == "PPM" and _head_of(source, uri)[:2] in (b"P1", b"P2", b"P3")
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if image.width * image.height > _SLOW_PIXELS or (plain and size > _PLAIN_BYTES):
+            most = f"{_PLAIN_BYTES >> 10} KiB" if plain else f"{_SLOW_PIXELS:,} pixels"
+            raise UnreadableImage(
+                f"{uri}: {image.width} x {image.height} pixels in {image.format}, of which at most {most} are taken "
+                f"from a request: send it as PNG or JPEG"
+            )
+
+
+_SLOW_HEADS = (b"P", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")
+
+
+def _head_of(source: Path | bytes, uri: str) -> bytes:
+    if isinstance(source, bytes):
+        return source[:32]
+    try:
+        with source.open("rb") as stream:
+            return stream.read(32)
+    except OSError as exc:
+        raise UnreadableImage(f"{uri}: cannot be read ({exc.strerror or exc})") from exc
+
+
 def _open(source: Path | bytes, uri: str, max_pixels: int, stack: ExitStack) -> ImageFile.ImageFile:
     """Parse the header. Image.open would do, but for the pixel limit of the whole interpreter that it enforces."""
     stream: IO[bytes]
@@ -152,8 +189,11 @@ def _open(source: Path | bytes, uri: str, max_pixels: int, stack: ExitStack) -> 
         try:
             if accepts is not None and accepts(head[:16]) is not True:  # a string: known, but not compiled in
                 continue
+            check_bounds(stream, name, uri)
             stream.seek(0)
             image = factory(stream, uri)
+        except UnreadableImage:
+            raise
         except Exception as exc:  # as above
             raise UnreadableImage(f"{uri}: broken {name} picture ({_reason(exc)})") from exc
         stack.enter_context(image)

@@ -19,7 +19,7 @@ from mmembed.errors import (
     SettingsError,
     UnsupportedModality,
 )
-from mmembed.images import load_image
+from mmembed.images import check_quick, load_image
 from mmembed.types import DenseArray, Embeddings, Encoder, PixelEncoder, SparseVector, Vector
 from mmembed.vectors import check_embeddings
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 def prepare_file(encoder: Encoder, content: bytes, *, max_pixels: int) -> Prepared | MmembedError:
     """The bytes of an image file -> decoded, and preprocessed where the encoder allows it; or what is wrong."""
     try:
+        check_quick(content, uri="the picture")
         image = load_image(content, uri="the picture", max_pixels=max_pixels)
         if image.width * image.height > LARGE_PIXELS:
             give_back_soon()

@@ -135,7 +135,13 @@ class DocumentWork:
         if self._wants_images(planned):
             return replace(planned, action="refresh")
         linked = [Item(uri, "image", Path(uri)) for uri in (planned.stored or {}).get("images", ())]
-        return IngestReport(unchanged=1, images=index_images_of(self.target, linked, self._seen_images))
+        return IngestReport(unchanged=1, images=self._index_images(linked))
+
+    def _index_images(self, shown: Sequence[Item]) -> IngestReport:
+        if not shown:
+            return IngestReport()
+        with self.target.images_turn():
+            return index_images_of(self.target, shown, self._seen_images)
 
     def _wants_images(self, planned: PlannedItem) -> bool:
         """Whether a stored document's images are wanted and were left out, or not all there, when it was stored."""
@@ -167,7 +173,7 @@ class DocumentWork:
             if ready.document is not None:
                 problems += ready.document.problems
                 shown = image_items(ready.planned, ready.document)
-                images.add(index_images_of(self.target, shown, self._seen_images))
+                images.add(self._index_images(shown))
         fresh: list[ReadDocument] = []
         outcomes: list[ItemOutcome] = []
         for ready in batch:

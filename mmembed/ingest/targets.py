@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class RunOptions:
     replicas: int | None = None
     dry_run: bool = False  # write nothing
     language: str | None = None  # of BM25's stop words and stemmer; None: as the collection remembers, else English
+    images_turn: Callable[[str], AbstractContextManager[object]] | None = None
+    """By the name of their collection: held while the images inside a document are written; None: nobody else does."""
 
 
 class ImageTarget:
@@ -148,6 +151,11 @@ class DocumentTarget:
         _require(made_by, vector, kind, "text")
         made_by.encode_text([], role="document")  # one that reads texts as queries alone says so before all
         return {vector: made_by}
+
+    def images_turn(self) -> AbstractContextManager[object]:
+        """Within it nobody else writes to the collection of the images."""
+        turn = self.options.images_turn
+        return nullcontext() if turn is None or self._images_into is None else turn(self._images_into.name)
 
     def image_target(self) -> ImageTarget:
         """Where images go; the first call makes their collection. Only where they are wanted."""

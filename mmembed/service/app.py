@@ -18,9 +18,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from mmembed.batching.engine import Engine
 from mmembed.classification.cache import ClassCache
-from mmembed.errors import SettingsError
+from mmembed.errors import MmembedError, SettingsError
 from mmembed.service.error_responses import add_error_answers
 from mmembed.service.fetching import Fetcher
+from mmembed.service.indexing.sweeping import sweep_uploads
 from mmembed.service.indexing.writes import Writes
 from mmembed.service.metrics import Metrics
 from mmembed.service.middleware.auth import AuthMiddleware, Keys, read_keys
@@ -112,6 +113,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
     loading.start()
     folder = settings.folder or store.folder or platformdirs.user_data_path("mmembed") / "uploads"
     folder = folder.expanduser().absolute()
+    if folder == store.folder:
+        await asyncio.to_thread(_sweep, store, folder)
     return Service(
         settings=settings,
         store=store,
@@ -128,6 +131,13 @@ async def _open(stack: AsyncExitStack, settings: Settings, keys: Keys, metrics: 
         writes=Writes(store, threads),
         probe=StoreProbe(store, threads),
     )
+
+
+def _sweep(store: Store, folder: Path) -> None:
+    try:
+        sweep_uploads(store, folder)
+    except MmembedError as exc:  # of one collection's contract, say: no reason not to serve the others
+        logger.warning("uploads that no point names were not removed: %s", exc)
 
 
 def _load(served: ServedEncoders, rerankers: ServedRerankers) -> None:

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     cache_mb: float = Field(256, ge=0, description="Vectors kept for inputs that come again, in MiB.")
     request_seconds: float = Field(30, gt=0, description="How long a request may take to arrive.")
     fetch_seconds: float = Field(10, gt=0, description="How long a picture may take to be fetched.")
+    search_seconds: float = Field(30, gt=0, description="How long a search may take in the store.")
     shutdown_seconds: float = Field(30, ge=0, description="How long accepted requests may take after a stop signal.")
     threads: int = Field(80, ge=1, description="Requests that may search or write at the same time.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,15 @@ from mmembed.batching.memory import give_back_soon
 from mmembed.collection import Collection
 from mmembed.collection.payload import RESERVED, item_id
 from mmembed.documents import DOCUMENT_SUFFIXES
-from mmembed.errors import InputError, UnknownEncoder
-from mmembed.images import IMAGE_SUFFIXES
+from mmembed.errors import InputError, MmembedError, UnknownEncoder, UnreadableImage
+from mmembed.images import IMAGE_SUFFIXES, check_quick
 from mmembed.ingest import IngestReport
 from mmembed.ingest.documents import DocumentWork
 from mmembed.ingest.images import ImageWork
 from mmembed.ingest.run import drive
 from mmembed.ingest.targets import DocumentTarget, ImageTarget, RunOptions
 from mmembed.service.error_responses import as_fields
+from mmembed.service.indexing.sweeping import forget_unnamed
 from mmembed.service.indexing.uploads import forget_uploads, keep_upload, sweep_partial, uploads_folder
 from mmembed.service.state import Service
 from mmembed.types import Contract, Encoder, Failure, Item, Modality, Payload
@@ -88,8 +90,13 @@ def index_uploads(
         captioned=any(file.caption for file in files),
         images_into=images_into,
     )
+    paths: list[Path | None] = []
     try:
-        paths = _write(target, folder, files, contents, report)
+        _write(target, folder, files, contents, report, paths)
+    except BaseException:
+        with contextlib.suppress(MmembedError):  # a store that is gone cannot say; the next start sweeps
+            forget_unnamed(collection, folder, [path for path in paths if path is not None])
+        raise
     finally:
         if not existed and service.store.count(name) == 0:
             service.store.drop(name)  # it would only bind its name to this encoder
@@ -126,7 +133,9 @@ def _target(
 ) -> ImageTarget | DocumentTarget:
     encoders = service.engine.encoders()
     # what a stranger's document names on this machine is not his to see
-    options = RunOptions(max_pixels=service.settings.max_pixels, linked_images=False)
+    options = RunOptions(
+        max_pixels=service.settings.max_pixels, linked_images=False, images_turn=service.writes.images_turn
+    )
     if contents == "images":
         captions = _caption_encoder(encoders, encoder) if captioned else None
         return ImageTarget(collection, encoder, default_caption_encoder=captions, encoders=encoders, options=options)
@@ -157,21 +166,32 @@ def _write(
     files: Sequence[UploadedFile],
     contents: Contents,
     report: IngestReport,
-) -> list[Path | None]:
-    """Keep every file, then read, encode and store them -> where each lies; None: it is of no kind that is read."""
+    paths: list[Path | None],
+) -> None:
+    """Keep every file, then read, encode and store them. `paths` is filled: None for one of no kind that is read."""
     sweep_partial(folder)
-    paths = [
-        keep_upload(folder, file.name, file.file, size=file.size) if file.suffix in _SUFFIXES[contents] else None
-        for file in files
-    ]
-    items = {path: _item(path, file, _MODALITY[contents]) for path, file in zip(paths, files, strict=True) if path}
+    for file in files:
+        is_read = file.suffix in _SUFFIXES[contents]
+        paths.append(keep_upload(folder, file.name, file.file, size=file.size) if is_read else None)
+    items: dict[Path, Item | Failure] = {
+        path: _checked(_item(path, file, _MODALITY[contents])) for path, file in zip(paths, files, strict=True) if path
+    }
     if isinstance(target, ImageTarget):
         drive(ImageWork(target), items.values(), report)
     else:
         report.images = IngestReport() if target.wants_images else None
         drive(DocumentWork(target), items.values(), report)
     give_back_soon()
-    return paths
+
+
+def _checked(item: Item) -> Item | Failure:
+    """A picture that would hold up everything else while it is decoded is a failure before that."""
+    if item.modality == "image" and item.path is not None:
+        try:
+            check_quick(item.path, uri=item.uri)
+        except UnreadableImage as exc:
+            return Failure(item.uri, str(exc))
+    return item
 
 
 def _item(path: Path, file: UploadedFile, modality: Modality) -> Item:

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import TypeVar
 
 from mmembed.batching.submission import current_call
@@ -38,24 +38,46 @@ class Writes:
         self._running: set[asyncio.Task[object]] = set()  # the loop itself holds tasks by weak references
         self._optimizing = threading.Lock()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._image_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def images_turn(self, collection: str) -> AbstractContextManager[object]:
+        """For a thread that writes the pictures inside a document, while nobody else writes to their collection.
+
+        Whoever holds it waits for nothing else, so that nobody waits in a circle.
+        """
+        return self._image_turns[collection]
 
     async def alone(
-        self, collections: Iterable[str], call: Callable[[], _T], *, finish: AsyncExitStack | None = None
+        self,
+        name: str,
+        call: Callable[[], _T],
+        *,
+        beside: str | None = None,
+        encodes: bool = False,
+        finish: AsyncExitStack | None = None,
     ) -> _T:
-        """Run `call` in a thread while nobody else writes to `collections`; then close what `finish` holds."""
-        names = sorted(set(collections))
+        """Run `call` in a thread while nobody else writes to the collection; then close what `finish` holds.
+
+        `beside`: where it writes pictures too, each time within `images_turn`; it is not kept from others meanwhile.
+        `encodes`: only so many such calls run at a time.
+        """
+        names = [name] if beside is None else [name, beside]
         async with finish or AsyncExitStack() as finish:
-            for name in names:  # in one order everywhere: nobody waits in a circle
-                await finish.enter_async_context(self._turns[name])
-            await finish.enter_async_context(self._at_once)
+            await finish.enter_async_context(self._turns[name])
+            if encodes:
+                await finish.enter_async_context(self._at_once)
             held = finish.pop_all()
+
+        def in_turn() -> _T:
+            with nullcontext() if beside is not None else self.images_turn(name):
+                return call()
 
         async def work() -> _T:
             current_call.set(None)  # the client may go: what has begun is finished
             async with held:
                 self._hold(names)
                 try:
-                    return await self._threads.run(call)
+                    return await self._threads.run(in_turn)
                 finally:
                     self._hold(names)
                     for name in names:

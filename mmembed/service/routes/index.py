@@ -138,7 +138,7 @@ async def post_index(
         finish.push_async_callback(form.close)
         files = await asyncio.to_thread(uploaded_files, form, limit)
         index = partial(index_uploads, service, collection, files, contents=contents, encoder=encoder, images_into=into)
-        return await service.writes.alone([collection, *([into] if into else [])], index, finish=finish)
+        return await service.writes.alone(collection, index, beside=into, encodes=True, finish=finish)
 
 
 @router.delete("/v1/points/{collection}", summary="Remove points by id or by filter", dependencies=[Writer])
@@ -179,7 +179,7 @@ async def delete_collection(collection: str, service: ServiceOf) -> CollectionRe
         remove_collection(Collection(service.store, collection))
         shutil.rmtree(uploads, ignore_errors=True)
 
-    await service.writes.alone([collection], work)
+    await service.writes.alone(collection, work)
     return CollectionRemoved()
 
 
@@ -193,7 +193,7 @@ async def _remove(
         forget_uploads(uploads_folder(service.folder, name), removed.uris)
         return removed.points
 
-    return PointsRemoved(removed=await service.writes.alone([name], work))
+    return PointsRemoved(removed=await service.writes.alone(name, work))
 
 
 def _uuid(id: str) -> str:

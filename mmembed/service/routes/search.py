@@ -5,6 +5,7 @@ request -> schemas (the query) -> images (fetched) -> a thread: images decoded, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from mmembed.collection import Collection
 from mmembed.collection.thumbnails import thumbnail_path
-from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError
-from mmembed.images import load_image, pixel_size
+from mmembed.errors import CollectionNotFound, InvalidRequest, MmembedError, StoreUnavailable
+from mmembed.images import check_quick, load_image, pixel_size
 from mmembed.retrieval.api import search_collection
 from mmembed.retrieval.query import PointId, Search
 from mmembed.retrieval.several import search_several
@@ -64,7 +65,7 @@ async def post_search(collection: str, query: SearchRequest, request: Request, s
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
     search = await _with_files(query, files_of(request), service)
-    return await service.threads.run(_search_one, service, collection, query, search, started)
+    return await _in_time(service, service.threads.run(_search_one, service, collection, query, search, started))
 
 
 @router.post(
@@ -77,7 +78,19 @@ async def post_search_several(query: SeveralRequest, request: Request, service: 
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
     search = await _with_files(query, files_of(request), service)
-    return await service.threads.run(_search_several, service, query, search, started)
+    return await _in_time(service, service.threads.run(_search_several, service, query, search, started))
+
+
+async def _in_time(service: Service, answer: asyncio.Future[Response]) -> Response:
+    """Raises StoreUnavailable for a search that takes too long: its client waits no longer, and nobody for him."""
+    seconds = service.settings.search_seconds
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except TimeoutError:
+        raise StoreUnavailable(
+            f"the search was not answered within {seconds:g} s: give it a simpler filter or a smaller limit, or raise "
+            f"--search-seconds"
+        ) from None
 
 
 async def _with_files(query: SearchFields, uploads: FormFiles, service: Service) -> Search:
@@ -149,6 +162,8 @@ def _decoded(service: Service, query: SearchFields, search: Search) -> Iterator[
     most = service.settings.max_pixels
     parts = {name: (search.image,) if name == "image" else getattr(search, name) for name in _CALLED}
     files = [(part, _CALLED[name]) for name, some in parts.items() for part in some if isinstance(part, bytes)]
+    for file, what in files:
+        check_quick(file, uri=what)
     sizes = [pixel_size(file, uri=what, max_pixels=most) for file, what in files]
     pixels = sum(width * height for width, height in sizes)
     if pixels > most:

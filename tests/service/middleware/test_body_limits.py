@@ -63,7 +63,7 @@ def test_unfinished_bodies_of_the_keyless_refuse_nobody_with_a_key(path: str, lo
 
 
 def test_a_large_body_needs_its_key_in_the_head(locked: Server) -> None:
-    """More than 1 MiB is refused at its head where the key is only in the body, in a sentence that says how to send it."""
+    """More than 1 MiB is refused at its head where the key is only in the body, with how to send it instead."""
     with connect(locked) as client:
         client.sendall(head("/qdrant/infer", MIB + 1))
         answer = client.recv(65536)

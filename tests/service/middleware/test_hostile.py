@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import platform
@@ -176,6 +177,25 @@ def test_images_of_a_search_are_bounded_together(service: Server) -> None:
     answer = httpx.post(f"{service.url}/v1/search/any", files=files)
     assert answer.status_code == 400
     assert "72,000,000 pixels" in answer.json()["error"]
+
+
+def test_slow_formats_are_refused_on_every_route(service: Server) -> None:
+    """JPEG 2000 of many pixels, 800 bytes that would stop all threads, is refused before it is decoded."""
+    content = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(content, "JPEG2000")
+    file, url = content.getvalue(), service.url
+    encoded = base64.b64encode(file).decode()
+    uri = f"data:image/jp2;base64,{encoded}"
+    input = {"data": encoded, "data_type": "image", "model": "tiny"}
+    answers = [
+        httpx.post(f"{url}/v1/search/any", files={"image": ("a.jp2", file)}),
+        httpx.post(f"{url}/v1/index/any", files={"file": ("a.jp2", file)}),
+        httpx.post(f"{url}/v1/classify", files={"image": ("a.jp2", file)}, data={"query": '{"labels": ["a", "b"]}'}),
+        httpx.post(f"{url}/v1/embeddings", json={"model": "tiny", "input": uri}),
+        httpx.post(f"{url}/qdrant/infer", json={"inputs": [input], "inference": "search"}),
+    ]
+    for answer in answers:
+        assert (answer.status_code, "at most 500,000 pixels" in answer.text) == (400, True), answer.text
 
 
 def test_the_pixel_budget_is_shared() -> None:
