@@ -80,7 +80,7 @@ class IndexSession(o.Session):
 
             def on_progress(report: IngestReport) -> None:
                 if report.to_remove and not report.removed:
-                    typer.echo(f"removing {report.to_remove:,} {what} that are gone", err=True)
+                    typer.echo(f"removing {what} that are gone: {report.to_remove:,}", err=True)
                 show(report)
 
             report = ingest(

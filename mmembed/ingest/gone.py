@@ -90,7 +90,7 @@ def remove_gone(
     for folder, count in absence.dead.most_common():
         report.held_back += count
         report.warnings.append(
-            f"{folder} holds none of the {count:,} {what} any more that were indexed from it, so none was removed: "
+            f"{folder} holds no {what} any more, and those that were indexed from it ({count:,}) were not removed: "
             f"mount its disk, or add `insist=True` if they are gone for good"
         )
     count = len(absence.gone)

@@ -11,6 +11,7 @@ from mmembed.errors import InvalidSample, UnreadableSource
 from mmembed.images import IMAGE_SUFFIXES
 from mmembed.sources import scan
 from mmembed.sources.folders import printable
+from mmembed.sources.passed_over import why_folder
 from mmembed.types import Failure
 
 NEGATIVES = "_none"
@@ -26,7 +27,7 @@ def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> lis
     """The pictures below each sub-folder, whose name (NFC, single spaces) is their label, sorted by label and path.
 
     The sub-folder `negatives` holds pictures of no class: their label is None and they come last. Pictures that lie
-    beside the sub-folders have no label and are left out, as is whatever is hidden.
+    beside the sub-folders have no label and are left out, as is whatever is hidden, and what `scan` passes over.
 
     Raises:
         UnreadableSource: no such folder, or something in it cannot be read.
@@ -35,7 +36,11 @@ def read_class_folders(folder: str | Path, *, negatives: str = NEGATIVES) -> lis
     """
     folder = Path(folder)
     try:
-        entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+        entries = sorted(
+            entry.name
+            for entry in os.scandir(folder)
+            if entry.is_dir() and entry.name[0] != "." and why_folder(entry.path, linked=False) is None
+        )
     except OSError as exc:
         raise UnreadableSource(f"{printable(str(folder))}: not a folder that can be read ({exc.strerror})") from exc
     if not set(entries) - {negatives}:

@@ -103,7 +103,7 @@ def test_index_reports(program: Program) -> None:
     assert {**report, "seconds": 0} == dict.fromkeys(COUNTS, 0) | {"embedded": 3, **empty}
     (folder / "blue.png").unlink()
     again = program("index", "images", "my pictures ü", "--sync")
-    assert (again.code, again.err) == (0, "removing 1 pictures that are gone\n")
+    assert (again.code, again.err) == (0, "removing pictures that are gone: 1\n")
     assert again.out.startswith("pictures: 2 unchanged, 1 removed in ")
     assert (program.data_home / "mmembed" / "store.mm").is_dir()
     assert program("collections").out == "images: 2 points, images\n    image          tiny\n"
@@ -133,7 +133,7 @@ def test_a_dry_run_and_what_it_saves(program: Program) -> None:
     assert "add --insist if they are gone for good" in held.err
     assert program("index", "images", "p", "--insist").err.startswith("error: --insist is for what a sync removes")
     insisted = program("index", "images", "p", "--sync", "--insist", "--trash", "gone.jsonl")
-    assert (insisted.code, insisted.err) == (0, "removing 1 pictures that are gone\n")
+    assert (insisted.code, insisted.err) == (0, "removing pictures that are gone: 1\n")
     assert json.loads((program.root / "gone.jsonl").read_text())["uri"] == f"{folder}/sub/blue.png"
 
 

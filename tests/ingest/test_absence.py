@@ -69,7 +69,7 @@ def test_an_emptied_root_removes_nothing(store: Store, fake: Encoder, tmp_path: 
     (root / "NOT MOUNTED").touch()
     report = ingest_images(store, "images", [root], encoder=fake, sync=True)
     assert (outcome(report), store.count("images")) == ((0, 2, 1), 2)
-    assert report.warnings[0].startswith(f"{root} holds none of the 2 pictures any more")
+    assert report.warnings[0].startswith(f"{root} holds no pictures any more, and those that were indexed from it (2) ")
     assert "`insist=True`" in report.warnings[0]
     report = ingest_images(store, "images", [root], encoder=fake, sync=True, insist=True)
     assert (outcome(report), store.count("images")) == ((2, 0, 0), 0)
@@ -88,7 +88,9 @@ def test_a_folder_below_that_is_gone_removes_nothing(left: str, memory: Store, f
         (root / "disk").symlink_to(tmp_path / "nowhere")
     report = ingest_images(memory, "images", [root], encoder=fake, sync=True)
     assert outcome(report) == (1, 2, 1)
-    assert report.warnings[0].startswith(f"{root}/disk holds none of the 2 pictures")
+    assert report.warnings[0].startswith(
+        f"{root}/disk holds no pictures any more, and those that were indexed from it (2) "
+    )
     assert sorted(payloads(memory, root)) == ["b.png", "disk/c.png", "disk/deep/d.png"]
     if (root / "disk").is_symlink():
         (root / "disk").unlink()
@@ -155,7 +157,7 @@ def test_documents_of_a_folder_that_is_gone(memory: Store, fake: Encoder, tmp_pa
     shutil.rmtree(tmp_path / "m" / "sub")
     (tmp_path / "m" / "c.md").unlink()
     assert outcome(run()) == (1, 1, 1)
-    assert "holds none of the 1 documents" in run().warnings[0]
+    assert "/m/sub holds no documents any more" in run().warnings[0]
     assert outcome(run(insist=True)) == (1, 0, 0)
 
 

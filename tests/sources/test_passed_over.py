@@ -16,6 +16,7 @@ from mmembed.errors import UnreadableSource
 from mmembed.ingest import ingest_images
 from mmembed.service.indexing.uploads import keep_upload, uploads_folder
 from mmembed.sources import scan
+from mmembed.sources.labelled import read_class_folders
 from mmembed.stores import open_store
 from mmembed.types import Failure
 
@@ -102,3 +103,9 @@ def test_what_mmembed_writes_is_never_its_input(tmp_path: Path) -> None:
     (failure,) = scan([thumbnail], modality="image", suffixes=KINDS)
     assert isinstance(failure, Failure)
     assert failure.error == f"{thumbnail}: mmembed wrote it (a thumbnail): name what it was made of"
+
+
+def test_a_bin_is_no_class(tmp_path: Path) -> None:
+    """Labelled folders have the classes that a person made, not the bin of a disk station."""
+    touch(tmp_path, "cat/a.png", "@eaDir/cat/b.png", "#recycle/c.png", "$RECYCLE.BIN/d.png")
+    assert [(each.path.name, each.label) for each in read_class_folders(tmp_path)] == [("a.png", "cat")]

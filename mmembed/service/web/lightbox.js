@@ -5,7 +5,7 @@ import { forgetLabels, labelsFor } from "./labels.js";
 import { marks, moreLike, pictureOf, placeOf, scoreOf, titleOf } from "./results.js";
 
 const dialog = byId("lightbox");
-const TECHNICAL = new Set(["content_hash", "mtime_ns", "vectors", "source", "text", "title", "headings", "document", "images"]);
+const TECHNICAL = new Set(["content_hash", "mtime_ns", "vectors", "source", "inherited", "text", "title", "headings", "document", "images"]);
 const bytes = new Intl.NumberFormat("en", { style: "unit", unit: "kilobyte", maximumFractionDigits: 1 });
 let shown = null; // {hits, at, does}
 let giveBack = () => {}; // focus, to the card of the hit that was shown last
