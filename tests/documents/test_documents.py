@@ -447,6 +447,22 @@ def test_what_was_entered_in_a_pdf_is_read(tmp_path: Path) -> None:
     assert written(tmp_path / "a.pdf", draw).sections[0].text == "Form\nA note on whales\nTyped on the page"
 
 
+FORM = b"""%PDF-1.7
+1 0 obj <</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[4 0 R 5 0 R]>>>> endobj
+2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj
+3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Annots[4 0 R 5 0 R]>> endobj
+4 0 obj <</Type/Annot/Subtype/Widget/FT/Tx/T(f1)/TU(Name)/V(Ada Lovelace)/Rect[10 10 90 30]/P 3 0 R>> endobj
+5 0 obj <</Type/Annot/Subtype/Widget/FT/Tx/T(f2)/V(London)/Rect[10 40 90 60]/P 3 0 R>> endobj
+trailer <</Root 1 0 R>>
+%%EOF
+"""
+
+
+def test_fields_of_a_form_are_read(tmp_path: Path) -> None:
+    """A form that holds nothing but what was entered is no PDF without text."""
+    assert read(tmp_path / "a.pdf", FORM).sections == (Section("Name: Ada Lovelace\nLondon", page=1),)
+
+
 def test_images_of_a_pdf(tmp_path: Path) -> None:
     """Pictures carry their page and come back as they went in; tiny and repeated ones are left out."""
     pages = [("One", files.photo(100, 60)), ("Two", files.photo(31, 200)), ("Three", files.photo(100, 60)), "Four"]
