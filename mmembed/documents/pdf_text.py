@@ -21,7 +21,7 @@ _HYPHENS = ("\x02", "\xad", "\ufffe")  # how PDFium writes a hyphen at a line's 
 _ENUMERATED = re.compile(r"([•◦▪‣·*–—-]|\(?([0-9]{1,3}|[a-zA-Z]|[ivxIVX]{2,4})[.)])(\s|$)")
 _SENTENCE_END = (".", "!", "?", ":", "。", "！", "？")
 _UNSPACED = re.compile("[\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U000323af]")
-_CONTINUED = re.compile(r"(und|oder|bzw|and|or|et|ou|y|o|e|en|of)\b")  # after it, a hyphen at a line's end stays
+_CONTINUED = re.compile(r"(und|bzw|and|or|et|ou|y|o|e|en|of|od[e]r)\b")  # after it, a hyphen at a line's end stays
 _DIGITS = re.compile(r"\d+")
 
 
