@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pypdfium2
@@ -13,20 +15,36 @@ import pypdfium2.raw as pdfium_c
 from PIL import Image
 
 from mmembed.documents.parts import Document, EmbeddedImage, Section, collapse, image_uri
+from mmembed.documents.pdf_forms import entered_texts
+from mmembed.documents.pdf_text import Line, is_gibberish, lines_of, running_text, without_repeated
 from mmembed.errors import UnreadableDocument
 from mmembed.types import Failure
 
 MIN_IMAGE_SIDE = 32  # pixels: smaller ones are bullets, rules and tracking dots
 MAX_IMAGE_PIXELS = 128_000_000
 
+# what programs write where nobody named the document
+_NO_TITLE = re.compile(r"^(untitled|document\d*|powerpoint presentation|microsoft \w+ - .*)$", re.IGNORECASE)
+
 _pdfium = threading.Lock()  # PDFium is not thread-safe, not even across documents
+
+
+@dataclass
+class _Page:
+    """What was read of one page."""
+
+    number: int
+    lines: list[Line]
+    entered: list[str]  # values of a form, notes
+    found: list[EmbeddedImage | Failure]
 
 
 def read(source: Path | bytes, uri: str, images: bool) -> Document:
     """One section a page that has text; JPEGs as they are stored, other pictures as PNG.
 
-    A page or picture that cannot be read is a problem, not an error. Lines that were broken by
-    the margin are joined. Soft masks of pictures are ignored.
+    A page or picture that cannot be read is a problem, not an error, and so is one that shows something and holds no
+    text. Lines are running text (`mmembed.documents.pdf_text`); headers and footers that are repeated are left out.
+    Soft masks of pictures are ignored.
     """
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     with _pdfium:
@@ -38,33 +56,40 @@ def read(source: Path | bytes, uri: str, images: bool) -> Document:
             found = "the file is empty" if size == 0 else "not a PDF, or a broken one"
             raise UnreadableDocument(f"{uri}: {found}") from exc
         with pdf:
+            pdf.init_forms()
             title = collapse(pdf.get_metadata_value("Title"))
-            parts = [part for number in range(len(pdf)) for part in _read_page(pdf, number, uri, images)]
-    sections = tuple(part for part in parts if isinstance(part, Section))
-    return Document.of(uri, title or None, sections, [part for part in parts if not isinstance(part, Section)])
+            pages = [_read_page(pdf, index, uri, images) for index in range(len(pdf))]
+    sections = []
+    for page, lines in zip(pages, without_repeated([page.lines for page in pages]), strict=True):
+        if text := "\n".join(filter(None, [running_text(lines), *page.entered])):
+            sections.append(Section(text, page=page.number))
+    return Document.of(
+        uri, None if _NO_TITLE.match(title) else title or None, tuple(sections), [f for p in pages for f in p.found]
+    )
 
 
-def _read_page(
-    pdf: pypdfium2.PdfDocument, index: int, uri: str, images: bool
-) -> Iterator[Section | EmbeddedImage | Failure]:
-    number = index + 1
-    where = f"{uri}#page={number}"
+def _read_page(pdf: pypdfium2.PdfDocument, index: int, uri: str, images: bool) -> _Page:
+    read = _Page(index + 1, [], [], [])
+    where = f"{uri}#page={read.number}"
     try:
         page = pdf[index]
     except pypdfium2.PdfiumError as exc:
-        yield Failure(where, f"{where}: the page is broken ({exc})")
-        return
+        read.found.append(Failure(where, f"{where}: the page is broken ({exc})"))
+        return read
     with closing(page):
         try:
             with closing(page.get_textpage()) as written:
-                text = _unwrap(written.get_text_bounded())
+                if not is_gibberish(written.get_text_bounded()):
+                    read.lines = lines_of(written)
+            read.entered = list(entered_texts(pdf, page))
+            if not read.lines and not read.entered and next(page.get_objects(), None) is not None:
+                sentence = f"{where}: the page holds no text: run OCR over it, if it was scanned"
+                read.found.append(Failure(where, sentence))
         except pypdfium2.PdfiumError as exc:
-            text = ""
-            yield Failure(where, f"{where}: the text of the page is broken ({exc})")
-        if text:
-            yield Section(text, page=number)
+            read.found.append(Failure(where, f"{where}: the text of the page is broken ({exc})"))
         if images:
-            yield from _read_images(page, uri, number)
+            read.found.extend(_read_images(page, uri, read.number))
+    return read
 
 
 def _read_images(page: pypdfium2.PdfPage, uri: str, number: int) -> Iterator[EmbeddedImage | Failure]:
@@ -96,18 +121,3 @@ def _content(image: pypdfium2.PdfImage) -> bytes:
         out = io.BytesIO()
         decoded.save(out, "PNG", compress_level=1)
     return out.getvalue()
-
-
-def _unwrap(text: str) -> str:
-    """Join lines where a sentence or a hyphenated word runs on; keep those of headings, lists and tables."""
-    lines: list[str] = []
-    for line in map(str.strip, text.replace("\0", "").splitlines()):
-        if not lines or not line:
-            lines.append(line)
-        elif lines[-1].endswith(("\x02", "\xad", "\ufffe")):  # how PDFium writes a hyphen at a line's end
-            lines[-1] = lines[-1][:-1] + line
-        elif line[0].islower() and lines[-1]:
-            lines[-1] += " " + line
-        else:
-            lines.append(line)
-    return "\n".join(lines).translate(dict.fromkeys((0x02, 0xAD, 0xFFFE))).strip()

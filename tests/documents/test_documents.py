@@ -12,6 +12,7 @@ from pathlib import Path
 
 import files
 import pytest
+from fpdf import FPDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -291,6 +292,18 @@ def test_main_text_of_a_page(tmp_path: Path) -> None:
     assert not re.search("Home|Shop|Copyright|script|color", everything)
 
 
+def test_a_page_is_read_whole_where_its_main_text_is_a_small_part(tmp_path: Path) -> None:
+    """An article beside what trafilatura leaves out: a question and its comments are all there."""
+    article = "<p>" + "The recipe that my grandmother left me is easy, and it never fails at home. " * 5 + "</p>"
+    rows = "".join(
+        f"<div class='comment'><p>{n} grams of flour number {n}, sieved twice by hand.</p></div>" for n in range(40)
+    )
+    page = f"<body><article>{article}</article><div id='comments' class='comments'>{rows}</div></body>"
+    text = "\n".join(section.text for section in read(tmp_path / "a.html", page).sections)
+    assert "grandmother" in text
+    assert "39 grams of flour" in text
+
+
 @pytest.mark.parametrize(
     ("html", "expected"),
     [
@@ -346,6 +359,110 @@ def test_lines_broken_by_the_margin_are_joined(tmp_path: Path) -> None:
     assert read_document(path, uri="x").sections[0].text == f"HEADING\nNow {sentence}it ends.\n- One\n- Two"
 
 
+def written(path: Path, draw: Callable[[FPDF], object], pages: int = 1) -> Document:
+    """A PDF whose pages are drawn by `draw`, read."""
+    made = FPDF()
+    made.set_font("helvetica", size=12)
+    for _ in range(pages):
+        made.add_page()
+        made.set_xy(20, 30)
+        draw(made)
+    made.output(str(path))
+    return read_document(path, uri="x", images=False)
+
+
+PROSE = "Every member of the Royal Society may speak at the meeting in Lower Wexcombe. "
+
+
+@pytest.mark.parametrize("align", ["L", "J"])
+def test_narrow_columns_are_running_text(align: str, tmp_path: Path) -> None:
+    """Lines that the margin ended are one, before capitals too, and justified ones are no cells."""
+    document = written(tmp_path / "a.pdf", lambda made: made.multi_cell(55, text=PROSE * 4, align=align))
+    assert document.sections[0].text == (PROSE * 4).strip()
+
+
+def test_two_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
+    """The second column goes on where the first ended."""
+
+    def draw(made: FPDF) -> None:
+        with made.text_columns(ncols=2, gutter=10, text_align="J") as columns:
+            columns.write(PROSE * 40)
+
+    text = written(tmp_path / "a.pdf", draw).sections[0].text
+    assert text == (PROSE * 40).strip()
+
+
+def test_words_hyphenated_at_the_margin_are_whole(tmp_path: Path) -> None:
+    """A hyphen at a line's end goes, and the text goes on after it."""
+    text = "The interna\u00adtional organi\u00adsation of trans\u00adport and commu\u00adnica\u00adtion. " * 3
+    document = written(tmp_path / "a.pdf", lambda made: made.multi_cell(60, text=text))
+    assert document.sections[0].text == text.replace("\u00ad", "").strip()
+
+
+def test_cells_of_a_table_are_apart(tmp_path: Path) -> None:
+    """Narrow numbers in neighbouring cells are not one number."""
+
+    def draw(made: FPDF) -> None:
+        for row in (("Kettle", "12", "4", "A7"), ("Chair", "1,250", "7", "77")):
+            for cell in row:
+                made.cell(w=40, h=8, text=cell)
+            made.ln()
+
+    assert written(tmp_path / "a.pdf", draw).sections[0].text == "Kettle | 12 | 4 | A7\nChair | 1,250 | 7 | 77"
+
+
+def test_repeated_headers_and_footers_are_left_out(tmp_path: Path) -> None:
+    """What stands on each page but for its number is not in its text; of fewer than four pages all is."""
+
+    def draw(made: FPDF) -> None:
+        made.text(20, 12, "Annual Report 2024")
+        made.multi_cell(150, text=f"Chapter {chr(64 + made.page_no()) * 3} says this.\nAnd this: {made.page_no()}.")
+        made.text(100, 290, f"Page {made.page_no()} of 6")
+
+    document = written(tmp_path / "a.pdf", draw, pages=6)
+    assert [section.text for section in document.sections][:2] == [
+        "Chapter AAA says this.\nAnd this: 1.",
+        "Chapter BBB says this.\nAnd this: 2.",
+    ]
+    assert "Annual Report" in written(tmp_path / "b.pdf", draw, pages=3).sections[0].text
+
+
+def test_pages_without_text_are_named(tmp_path: Path) -> None:
+    """A scan between pages of text is a problem with its number; an empty page is none."""
+    path = files.pdf(tmp_path / "a.pdf", ["Text.", files.photo(), "", "More."])
+    document = read_document(path, uri="/docs/a.pdf")
+    (problem,) = document.problems
+    assert problem.uri == "/docs/a.pdf#page=2"
+    assert "holds no text: run OCR" in problem.error
+
+
+def test_what_was_entered_in_a_pdf_is_read(tmp_path: Path) -> None:
+    """Notes and the values of a form's fields are text of their page, with what the field asks for."""
+
+    def draw(made: FPDF) -> None:
+        made.cell(text="Form")
+        made.text_annotation(50, 50, "A note on whales")
+        made.free_text_annotation("Typed on the page", w=60, h=10)
+
+    assert written(tmp_path / "a.pdf", draw).sections[0].text == "Form\nA note on whales\nTyped on the page"
+
+
+FORM = b"""%PDF-1.7
+1 0 obj <</Type/Catalog/Pages 2 0 R/AcroForm<</Fields[4 0 R 5 0 R]>>>> endobj
+2 0 obj <</Type/Pages/Kids[3 0 R]/Count 1>> endobj
+3 0 obj <</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Annots[4 0 R 5 0 R]>> endobj
+4 0 obj <</Type/Annot/Subtype/Widget/FT/Tx/T(f1)/TU(Name)/V(Ada Lovelace)/Rect[10 10 90 30]/P 3 0 R>> endobj
+5 0 obj <</Type/Annot/Subtype/Widget/FT/Tx/T(f2)/V(London)/Rect[10 40 90 60]/P 3 0 R>> endobj
+trailer <</Root 1 0 R>>
+%%EOF
+"""
+
+
+def test_fields_of_a_form_are_read(tmp_path: Path) -> None:
+    """A form that holds nothing but what was entered is no PDF without text."""
+    assert read(tmp_path / "a.pdf", FORM).sections == (Section("Name: Ada Lovelace\nLondon", page=1),)
+
+
 def test_images_of_a_pdf(tmp_path: Path) -> None:
     """Pictures carry their page and come back as they went in; tiny and repeated ones are left out."""
     pages = [("One", files.photo(100, 60)), ("Two", files.photo(31, 200)), ("Three", files.photo(100, 60)), "Four"]
@@ -364,8 +481,6 @@ def test_jpegs_of_a_pdf_are_not_recompressed(tmp_path: Path) -> None:
     content = files.encoded(files.photo(64, 64), "JPEG")
     jpeg = tmp_path / "a.jpg"
     jpeg.write_bytes(content)
-    from fpdf import FPDF
-
     document = FPDF()
     document.add_page()
     document.set_font("helvetica")

@@ -212,7 +212,7 @@ def test_the_language_of_words_is_remembered(store: Store, tmp_path: Path, fake:
     contract = store.contract("docs")
     assert contract is not None
     assert contract.vectors["bm25"].encoder == "bm25?language=german"
-    (tmp_path / "b.txt").write_text("Ein Haus im Wald")
+    (tmp_path / "b.txt").write_text("Das Haus im Wald")
     assert ingest_documents(store, "docs", [tmp_path], **options).embedded == 1
     german = "bm25?language=german"
     found = search(store, "docs", text="Haus", vector_name="bm25", encoders={german: load_encoder(german)})
