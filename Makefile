@@ -9,7 +9,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # What `make lowest` runs: nearly all that does not start the command line, the service or a browser
 FAST := tests/batching tests/classification tests/collection tests/documents tests/encoders tests/evaluation/formats \
 	tests/evaluation/test_measures.py tests/retrieval tests/service/test_settings.py tests/sources tests/stores \
-	tests/testing tests/test_images.py tests/test_statistics.py tests/test_vectors.py
+	tests/testing tests/images tests/test_statistics.py tests/test_vectors.py
 
 .PHONY: check test drills test-server coverage wheel lowest demo bench docs format clean
 

@@ -16,7 +16,7 @@ import mmembed
 ROOT = Path(mmembed.__file__).parent
 FLOORS = [
     *("errors", "types", "vectors"),  # ground: nouns and arithmetic
-    *("statistics", "streams", "image_bounds"),
+    *("statistics", "streams"),
     *("images", "documents", "sources"),  # files in
     *("encoders", "collection", "stores", "batching"),  # the central nouns
     *("ingest", "retrieval", "classification", "evaluation"),  # verbs

@@ -40,6 +40,7 @@ class PreparedImage:
     facts: Payload  # width, height, format and taken_at, as far as they are known
     whole: Image | None = None  # the image itself
     thumbnail: bytes | None = None  # WebP
+    problem: str = ""  # of one that could be read all the same
 
 
 def encode_images(
@@ -105,6 +106,7 @@ def load_for(
         {key: value for key in FACTS if (value := getattr(loaded, key))},
         whole=image if whole else None,
         thumbnail=thumbnail_webp(image) if thumbnail else None,
+        problem=loaded.problem,
     )
 
 

@@ -158,6 +158,7 @@ class ImageWork:
         store, name = self.collection.store, self.collection.name
         donated = _donated(self.target, batch)
         batch, failures = self._with_lost_read(batch, donated)
+        failures += [Failure(r.planned.item.uri, r.loaded.problem) for r in batch if r.loaded and r.loaded.problem]
         made = {**donated, **_encoded(self.target, batch)}
         latest = {ready.planned.id: ready for ready in batch}  # of two with one id the later one
         points = _points(self.target, latest.values(), made)

@@ -19,7 +19,7 @@ def check_search(search: Search) -> None:
     """Raise InvalidQuery for a search that cannot be answered whatever the collection holds."""
     for name, what in (("minus", "what to subtract"), ("positive", "examples"), ("negative", "examples")):
         given = getattr(search, name)
-        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        if isinstance(given, str | bytes | bytearray | memoryview) or not isinstance(given, Sequence):
             raise InvalidQuery(f"{name} is a list of {what}, not one text or picture: write {name}=[...]")
     _check_ways(search)
     _check_weights(search)

@@ -14,7 +14,6 @@ from PIL import Image
 from mmembed.collection import Collection
 from mmembed.collection.contract import check_fingerprint
 from mmembed.errors import InvalidQuery
-from mmembed.streams import check_several
 from mmembed.types import Contract, Encoder, Reranker
 
 if TYPE_CHECKING:
@@ -105,11 +104,6 @@ class Search:
     diversity: float | None = None
     group_by: str | None = None
     group_size: int = GROUP_SIZE
-
-    def __post_init__(self) -> None:
-        """Raises NotAList for one text or image where several are asked for."""
-        for field in ("minus", "positive", "negative"):
-            check_several(getattr(self, field), f"`{field}`: texts and images")
 
     @property
     def parts(self) -> Mapping[str, bool]:

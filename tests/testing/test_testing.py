@@ -24,7 +24,8 @@ from sentence_transformers import SentenceTransformer
 import mmembed.testing
 from mmembed.encoders.registry import load_encoder
 from mmembed.errors import InvalidEmbedding, SettingsError, UnsupportedModality
-from mmembed.images import to_rgb, upright_rgb
+from mmembed.images import upright_rgb
+from mmembed.images.colours import to_rgb
 from mmembed.testing import (
     Check,
     EncoderReport,

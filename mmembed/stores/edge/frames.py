@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
 import msgpack
@@ -18,7 +19,7 @@ from mmembed.types import Examples, Leg, Point, SparseVector, StoreQuery
 _CLASSES: tuple[type[Any], ...] = (Point, Leg, StoreQuery, Examples)
 _FIELDS = [tuple(field.name for field in dataclasses.fields(each) if field.init) for each in _CLASSES]
 _CODES = {each: code for code, each in enumerate(_CLASSES)}
-_TUPLE, _SPARSE, _FLOATS, _ARRAY = range(len(_CLASSES), len(_CLASSES) + 4)
+_TUPLE, _SPARSE, _FLOATS, _ARRAY, _DATE, _MOMENT = range(len(_CLASSES), len(_CLASSES) + 6)
 _DTYPES = {np.dtype(kind).str for kind in ("f2", "f4", "f8", "i4", "i8", "u4", "u8", "u1", "i1", "?")}
 _FLOAT32 = np.dtype(np.float32)
 
@@ -52,6 +53,8 @@ def _packed(value: Any) -> Any:
         return msgpack.ExtType(_SPARSE, pack(list(value)))
     if isinstance(value, tuple):
         return msgpack.ExtType(_TUPLE, pack(list(value)))
+    if isinstance(value, date):  # in a filter
+        return msgpack.ExtType(_MOMENT if isinstance(value, datetime) else _DATE, pack(value.isoformat()))
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, str):  # a StrEnum, say
@@ -73,6 +76,8 @@ def _unpacked(code: int, body: bytes) -> Any:
     values = unpack(body)
     if code == _TUPLE:
         return tuple(values)
+    if code in (_DATE, _MOMENT):
+        return (datetime if code == _MOMENT else date).fromisoformat(values)
     if code == _SPARSE:
         return SparseVector(*values)
     if code == _ARRAY:

@@ -223,9 +223,12 @@ def test_limit_of_the_interpreter_is_neither_used_nor_changed(format: str, monke
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI"])
 @pytest.mark.parametrize("kept", [0.05, 0.5, 0.95])
 def test_cut_off_files_are_unreadable(format: str, kept: float) -> None:
-    """A file that ends too soon is one UnreadableImage in one line, whatever Pillow makes of it."""
+    """A file that ends too soon is one UnreadableImage in one line, but for a PNG that has most of its rows."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     content = files.encoded(noise, format)
+    if format == "PNG" and kept == 0.95:
+        assert "60 of 64 rows" in read_image(content[: int(len(content) * kept)], uri="cut").problem
+        return
     with pytest.raises(UnreadableImage, match=r"^cut: ") as caught:
         load_image(content[: int(len(content) * kept)], uri="cut")
     assert "\n" not in str(caught.value)

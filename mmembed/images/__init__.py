@@ -8,17 +8,19 @@ import threading
 import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
 from mmembed.errors import ImageTooLarge, UnreadableImage
-from mmembed.image_bounds import check_bounds
+from mmembed.images.bounds import check_bounds
+from mmembed.images.colours import managed, to_rgb
+from mmembed.images.formats import as_far_as_it_goes, mended, refuse_misread
 from mmembed.types import ImageContent
 
 MAX_PIXELS = 128_000_000
@@ -59,6 +61,7 @@ class DecodedImage:
     height: int
     taken_at: str | None  # ISO 8601, with an offset where the camera wrote one
     format: str  # "JPEG", "PNG", ...; "" of one that was in memory
+    problem: str = ""  # what is wrong with a picture that could be read all the same
 
 
 def load_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -69,8 +72,9 @@ def load_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
 def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """A file, its bytes, an image in memory or an array -> upright RGB picture with what EXIF says.
 
-    EXIF orientation is applied, transparency is laid on white, greys of more than 8 bits are
-    scaled and not clipped, of an animation the first frame is taken, ICC profiles are ignored.
+    Colours are brought to sRGB where a profile is embedded, EXIF orientation is applied, transparency is laid on
+    white, greys of more than 8 bits are scaled and not clipped, of an animation the first frame is taken. Of a JPEG or
+    PNG that ends too soon, but with three quarters of its rows, the rest is white, and `problem` says so.
 
     Raises:
         ImageTooLarge: more than `max_pixels`; no pixel has been decoded.
@@ -86,7 +90,31 @@ def read_image(source: ImageContent, *, uri: str, max_pixels: int = MAX_PIXELS) 
         return _upright(held, f"{uri}: cannot be decoded")
     with ExitStack() as stack:
         image = _open(source, uri, max_pixels, stack)
-        return _upright(image, f"{uri}: broken {image.format} picture")
+        try:
+            return _upright(image, f"{uri}: broken {image.format} picture")
+        except UnreadableImage as exc:
+            if (partial := _partial(source, uri, max_pixels, str(exc))) is None:
+                raise
+            return partial
+
+
+def _partial(source: Path | bytes, uri: str, max_pixels: int, fault: str) -> DecodedImage | None:
+    """What there is of a file that ends too soon, None where that is too little."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    with ExitStack() as stack:
+        try:
+            found = as_far_as_it_goes(lambda ending: _open(content + ending, uri, max_pixels, stack))
+        except Exception:  # as below; what is wrong with it has been said
+            return None
+        if found is None:
+            return None
+        there, rows = found
+        head = _open(content, uri, max_pixels, stack)
+        return replace(
+            _upright(there, fault),
+            format=head.format or "",
+            problem=f"{fault}: {rows} of {there.height} rows are shown",
+        )
 
 
 def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
@@ -104,10 +132,11 @@ def _of_array(array: npt.NDArray[np.uint8], uri: str) -> Image.Image:
 def _upright(image: Image.Image, fault: str) -> DecodedImage:
     """Decode it and turn it; `fault` begins the sentence about one that is broken."""
     try:
+        refuse_misread(image)
         with _without_bomb_warning(image.width * image.height):
             image.load()
         exif = _exif(image)  # after load(): TIFF turns itself and drops the tag
-        rgb = to_rgb(image)
+        rgb = to_rgb(managed(mended(image)))
     except Exception as exc:  # on broken files Pillow's decoders raise nearly anything
         raise UnreadableImage(f"{fault} ({_reason(exc)})") from exc
     turn = _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
@@ -254,44 +283,6 @@ def _taken_at(exif: Image.Exif) -> str | None:
     except ValueError:
         return None
     return moment.isoformat() + (offset if re.fullmatch(r"[+-]\d\d:\d\d|Z", offset) else "")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. Before resizing: palettes, bits and transparency do not interpolate."""
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image)
-        rgb = Image.fromarray(((grey + np.uint32(128)) // 257).astype(np.uint8)).convert("RGB")
-        clear = image.info.get("transparency")  # in a 16-bit PNG, the one grey that is see-through
-        if isinstance(clear, int):
-            rgb.paste("white", mask=Image.fromarray(grey == clear))
-        return rgb
-    if image.mode in ("I", "F"):
-        whites = (65535,) if image.mode == "I" else (1, 255, 65535)
-        return Image.fromarray(_scaled(np.asarray(image), whites=whites)).convert("RGB")
-    if image.mode in ("La", "RGBa"):  # premultiplied
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.has_transparency_data:
-        pixels = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(pixels, mask=pixels)
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scaled(values: npt.NDArray[Any], *, whites: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Grey values `(height, width)` -> uint8, not clipped.
-
-    White is the first of `whites` that no value exceeds. Where there is none, or values are negative,
-    the least value becomes black and the greatest white. Infinities count as these, not-a-number as black.
-    """
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    white = next((w for w in whites if low >= 0 and high <= w), None)
-    black, span = (low, (high - low) or 1.0) if white is None else (0.0, float(white))
-    grey = np.nan_to_num(values.astype(np.float64), copy=False, nan=black, posinf=high, neginf=low)
-    grey -= black
-    grey *= 255 / span
-    return np.rint(grey, out=grey).astype(np.uint8)
 
 
 def _reason(exc: Exception) -> str:
