@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, replace
 from typing import Any, cast
 from urllib.parse import quote
@@ -65,7 +65,8 @@ async def post_search(collection: str, query: SearchRequest, request: Request, s
     """Search one collection: by words, by a picture, by both less something, by a stored point, or by a vector."""
     started = time.perf_counter()
     search = await _with_files(query, files_of(request), service)
-    return await _in_time(service, service.threads.run(_search_one, service, collection, query, search, started))
+    async with _deadline(service):
+        return await service.threads.run(_search_one, service, collection, query, search, started)
 
 
 @router.post(
@@ -78,14 +79,17 @@ async def post_search_several(query: SeveralRequest, request: Request, service: 
     """Search several collections at once; their hits are fused by rank, so that pictures and documents mix."""
     started = time.perf_counter()
     search = await _with_files(query, files_of(request), service)
-    return await _in_time(service, service.threads.run(_search_several, service, query, search, started))
+    async with _deadline(service):
+        return await service.threads.run(_search_several, service, query, search, started)
 
 
-async def _in_time(service: Service, answer: asyncio.Future[Response]) -> Response:
+@asynccontextmanager
+async def _deadline(service: Service) -> AsyncIterator[None]:
     """Raises StoreUnavailable for a search that takes too long: its client waits no longer, and nobody for him."""
     seconds = service.settings.search_seconds
     try:
-        return await asyncio.wait_for(answer, seconds)
+        async with asyncio.timeout(seconds):
+            yield
     except TimeoutError:
         raise StoreUnavailable(
             f"the search was not answered within {seconds:g} s: give it a simpler filter or a smaller limit, or raise "
