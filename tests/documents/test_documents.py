@@ -293,12 +293,10 @@ def test_main_text_of_a_page(tmp_path: Path) -> None:
 
 
 def test_a_page_is_read_whole_where_its_main_text_is_a_small_part(tmp_path: Path) -> None:
-    """An article beside what trafilatura leaves out: a question and its comments are all there."""
+    """An article beside a much longer list of ingredients that looks like a sidebar: both are there."""
     article = "<p>" + "The recipe that my grandmother left me is easy, and it never fails at home. " * 5 + "</p>"
-    rows = "".join(
-        f"<div class='comment'><p>{n} grams of flour number {n}, sieved twice by hand.</p></div>" for n in range(40)
-    )
-    page = f"<body><article>{article}</article><div id='comments' class='comments'>{rows}</div></body>"
+    rows = "".join(f"<div><p>{n} grams of flour number {n}, sieved twice by hand.</p></div>" for n in range(40))
+    page = f"<body><article>{article}</article><div class='sidebar'>{rows}</div></body>"
     text = "\n".join(section.text for section in read(tmp_path / "a.html", page).sections)
     assert "grandmother" in text
     assert "39 grams of flour" in text
