@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from mmembed.errors import EncoderRefused, InputError
+from mmembed.images import upright_rgb
 from mmembed.types import DenseArray
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def data_uri(image: Image, *, limits: Limits) -> tuple[str, int]:
 
     Raises InputError for a picture that no encoding brings under `limits.image_bytes`.
     """
+    image = upright_rgb(image)
     if image.width * image.height > limits.image_pixels:
         scale = math.sqrt(limits.image_pixels / (image.width * image.height))
         image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
