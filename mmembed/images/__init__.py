@@ -34,7 +34,6 @@ IMAGE_SUFFIXES = frozenset(
 
 # Pillow opens forty formats, some through Ghostscript or parsers that nobody fuzzes. No other is ever tried.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
-
 _SLOW = ("JPEG2000", "PPM")  # decoded under the interpreter's lock: nothing else runs meanwhile
 _SLOW_PIXELS = 500_000  # of such a file from a stranger
 _PLAIN_BYTES = 64 << 10  # of one in which the numbers are written out

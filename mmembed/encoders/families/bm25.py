@@ -18,10 +18,10 @@ from qdrant_edge import Bm25, Bm25Config, DisabledStemmer, StopwordsSet, Tokeniz
 
 from mmembed.documents.characters import matched
 from mmembed.encoders.checkpoint import fingerprint
+from mmembed.encoders.inputs import texts_in
 from mmembed.encoders.prompts import check_task
 from mmembed.encoders.registry import EncoderName
 from mmembed.encoders.text_encoder import TextEncoder
-from mmembed.encoders.tokens import characters
 from mmembed.errors import EncoderLoadError
 from mmembed.types import Embeddings, EncoderSpec, LoadOptions, Role, SparseVector
 
@@ -112,7 +112,7 @@ class Bm25Encoder(TextEncoder):
         Texts are matched by `mmembed.documents.characters.matched`, so that one word has one id however it is encoded.
         """
         check_task(self.spec.name, task)
-        return [self._encode(matched(characters(text)), role) for text in texts]
+        return [self._encode(matched(text), role) for text in texts_in(texts)]
 
     def _encode(self, text: str, role: Role) -> SparseVector:
         if not text.isascii() and (_UNSPACED.search(text) or _PAIRED.search(text)):
