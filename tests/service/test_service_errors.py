@@ -41,6 +41,7 @@ EXPECTED = {
     "InvalidTestSet": 400,
     "MissingDependency": 503,
     "MmembedError": 500,
+    "NotAList": 400,
     "Overloaded": 429,
     "PointNotFound": 404,
     "RequestTimeout": 408,
