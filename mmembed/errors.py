@@ -124,10 +124,8 @@ class DuplicateEncoder(EncoderError):
     """Two distributions register the same family: which one runs would be chance."""
 
     def __init__(self, family: str, distributions: Iterable[str]) -> None:
-        super().__init__(
-            f"encoder family {family!r} is registered by {' and by '.join(sorted(distributions))}: "
-            f"uninstall one of them"
-        )
+        names = " and by ".join(sorted(distributions))
+        super().__init__(f"encoder family {family!r} is registered by {names}: uninstall one of them")
 
 
 class EncoderLoadError(EncoderError):
@@ -145,9 +143,8 @@ class UnsupportedModality(EncoderError):
     """The encoder has no tower for this kind of input."""
 
     def __init__(self, encoder: str, modality: str, supported: Iterable[str]) -> None:
-        super().__init__(
-            f"encoder {encoder!r} cannot encode {modality}, only {' and '.join(sorted(supported))}: name one that can"
-        )
+        others = " and ".join(sorted(supported))
+        super().__init__(f"encoder {encoder!r} cannot encode {modality}, only {others}: name one that can")
 
 
 class EncoderUnavailable(EncoderError):
@@ -254,10 +251,7 @@ class CollectionNotOurs(StoreError):
     """The collection carries no contract: it is somebody else's, and nothing is written to it."""
 
     def __init__(self, collection: str) -> None:
-        super().__init__(
-            f"collection {collection!r} was not made by mmembed: it carries no contract that says what encoded its "
-            f"vectors. Choose another collection"
-        )
+        super().__init__(f"collection {collection!r} was not made by mmembed (it has no contract): choose another")
 
 
 class CollectionMismatch(StoreError):

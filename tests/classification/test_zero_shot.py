@@ -665,5 +665,5 @@ def test_a_path_may_be_a_text(tiny: Encoder, tmp_path: Path) -> None:
     as_text, as_path, missing = classify(sources, ["cat", "dog"], encoder=tiny)
     assert as_text == as_path
     assert isinstance(missing, Failure)
-    with pytest.raises(TypeError, match="several pictures, not one"):
+    with pytest.raises(TypeError, match="are wanted in a list"):
         classify(str(tmp_path / "a.png"), ["cat", "dog"], encoder=tiny)
