@@ -318,7 +318,7 @@ def test_captions_of_items(edge: Store, fake: Encoder) -> None:
 def test_sources_that_are_none(edge: Store, fake: Encoder) -> None:
     """One source in place of several, and an image without an Item around it, are TypeErrors with a sentence."""
     for one in ("folder", Path("folder"), Item("a", "image", content=png(1))):
-        with pytest.raises(TypeError, match=r"several, not one: write \[...\] around it"):
+        with pytest.raises(TypeError, match=r"wanted in a list, and a single .* was given: write \[...\] around it"):
             ingest_images(edge, "images", one, encoder=fake)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="an Item with it as its content"):
         ingest_images(edge, "images", [files.photo()], encoder=fake)  # type: ignore[list-item]
