@@ -8,8 +8,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
-from mmembed.encoders import EncoderLoadError, EncoderName, EncoderSpec, LoadOptions, Role, fingerprint, l2_normalize
-from mmembed.encoders.inputs import images_in, texts_in
+from mmembed.encoders import (
+    EncoderLoadError,
+    EncoderName,
+    EncoderSpec,
+    LoadOptions,
+    Role,
+    fingerprint,
+    images_in,
+    l2_normalize,
+    texts_in,
+)
 
 _SIDE = 32  # pixels a side; colours need no more
 
