@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING
 
 from mmembed.encoders.tokens import characters
 from mmembed.errors import InputError
-from mmembed.images import upright_rgb
 from mmembed.streams import check_several
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def texts_in(texts: Sequence[str]) -> list[str]:
@@ -23,5 +24,7 @@ def texts_in(texts: Sequence[str]) -> list[str]:
 
 def images_in(images: Sequence[Image]) -> list[Image]:
     """n images of any mode -> upright RGB, on white. Raises NotAList for a bare one, UnreadableImage for a file."""
+    from mmembed.images import upright_rgb  # and Pillow, which an encoder of texts can do without
+
     check_several(images, "images")
     return [upright_rgb(image) for image in images]

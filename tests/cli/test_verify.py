@@ -85,7 +85,7 @@ def test_a_sound_encoder_is_a_table_and_exit_code_0(folder: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "fake"
     assert "passed   text form        float32 (8, 32), norm 1" in lines
-    assert lines[-1].startswith("right, as far as was judged: 17 checks passed, ")
+    assert lines[-1].startswith("right, as far as was judged: 18 checks passed, ")
     assert "\x1b" not in done.stdout
 
 

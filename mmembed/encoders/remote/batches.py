@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from mmembed.errors import EncoderRefused, InputError
-from mmembed.images import upright_rgb
 from mmembed.types import DenseArray
 
 if TYPE_CHECKING:
@@ -120,6 +119,8 @@ def data_uri(image: Image, *, limits: Limits) -> tuple[str, int]:
 
     Raises InputError for a picture that no encoding brings under `limits.image_bytes`.
     """
+    from mmembed.images import upright_rgb  # Pillow is for encoders of images alone
+
     image = upright_rgb(image)
     if image.width * image.height > limits.image_pixels:
         scale = math.sqrt(limits.image_pixels / (image.width * image.height))
