@@ -35,7 +35,7 @@ test-server: $(STAMP)  ## the tests that a real server has, one after another: M
 	@test -n "$(MMEMBED_TEST_QDRANT_URL)" || { echo "MMEMBED_TEST_QDRANT_URL is not set: it names a Qdrant server"; exit 2; }
 	$(OFFLINE) $(BIN)/pytest -k server
 
-drills: $(STAMP)  ## kills, a full disk, hostile bodies, damaged files: held against what was acknowledged, in minutes
+drills: $(STAMP)  ## kills and damaged files by the hundred, held against what was acknowledged, in minutes
 	$(OFFLINE) $(BIN)/pytest -o python_files='drill_*.py' -v tests/drills
 
 coverage: $(STAMP)  ## all tests, and which lines they run; fails below the share in pyproject.toml

@@ -50,6 +50,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
+@pytest.fixture
+def memory() -> Iterator[Store]:
+    """An empty store in memory."""
+    from mmembed.stores import open_store
+
+    opened = open_store(":memory:")
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A real Chromium, for the tests of one file."""

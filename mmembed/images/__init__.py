@@ -34,7 +34,8 @@ IMAGE_SUFFIXES = frozenset(
 
 # Pillow opens forty formats, some through Ghostscript or parsers that nobody fuzzes. No other is ever tried.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "QOI")
-_SLOW = ("JPEG2000", "PPM")  # decoded under the interpreter's lock: nothing else runs meanwhile
+# JPEG 2000 and PPM are decoded under the interpreter's lock: nothing else runs meanwhile
+_SLOW_HEADS = (b"P", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")
 _SLOW_PIXELS = 500_000  # of such a file from a stranger
 _PLAIN_BYTES = 64 << 10  # of one in which the numbers are written out
 
@@ -168,15 +169,15 @@ def pixel_size(source: Path | bytes, *, uri: str, max_pixels: int = MAX_PIXELS) 
 
 
 def check_quick(source: Path | bytes, *, uri: str) -> None:
-    """For files of strangers: raise UnreadableImage for one that nothing else would run beside for long.
-
-    JPEG 2000 and PPM are decoded under the interpreter's lock, a second for each million pixels.
-    """
+    """For files of strangers: raise UnreadableImage for one beside which nothing runs, a second a million pixels."""
     with ExitStack() as stack:
-        image = _open(source, uri, MAX_PIXELS, stack) if _head_of(source, uri).startswith(_SLOW_HEADS) else None
-        if image is None or image.format not in _SLOW:
+        head = _head_of(source, uri)
+        if not head.startswith(_SLOW_HEADS):
             return
-        plain = image.format == "PPM" and _head_of(source, uri)[:2] in (b"P1", b"P2", b"P3")
+        image = _open(source, uri, MAX_PIXELS, stack)
+        if image.format not in ("JPEG2000", "PPM"):
+            return
+        plain = image.format == "PPM" and head[:2] in (b"P1", b"P2", b"P3")
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if image.width * image.height > _SLOW_PIXELS or (plain and size > _PLAIN_BYTES):
             most = f"{_PLAIN_BYTES >> 10} KiB" if plain else f"{_SLOW_PIXELS:,} pixels"
@@ -184,9 +185,6 @@ def check_quick(source: Path | bytes, *, uri: str) -> None:
                 f"{uri}: {image.width} x {image.height} pixels in {image.format}, of which at most {most} are taken "
                 f"from a request: send it as PNG or JPEG"
             )
-
-
-_SLOW_HEADS = (b"P", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")
 
 
 def _head_of(source: Path | bytes, uri: str) -> bytes:

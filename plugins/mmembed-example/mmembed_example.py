@@ -8,17 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor
 
-from mmembed.encoders import (
-    EncoderLoadError,
-    EncoderName,
-    EncoderSpec,
-    LoadOptions,
-    Role,
-    fingerprint,
-    images_in,
-    l2_normalize,
-    texts_in,
-)
+from mmembed.encoders import EncoderLoadError, EncoderName, EncoderSpec, LoadOptions, fingerprint, images_in, texts_in
 
 _SIDE = 32  # pixels a side; colours need no more
 
@@ -42,7 +32,7 @@ class ColoursEncoder:
         small = [image.resize((_SIDE, _SIDE), Image.Resampling.BOX) for image in images_in(images)]
         return _histograms([np.asarray(image).reshape(-1, 3) for image in small])
 
-    def encode_text(self, texts: Sequence[str], *, role: Role, task: str | None = None) -> npt.NDArray[np.float32]:
+    def encode_text(self, texts: Sequence[str], *, role: str, task: str | None = None) -> npt.NDArray[np.float32]:
         """A text is a picture of the colours it names, as a query and as a document alike."""
         return _histograms(
             [np.array([ImageColor.getrgb(name)[:3] for name in _colours(text)]) for text in texts_in(texts)]
@@ -73,4 +63,4 @@ def _histograms(images: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.flo
         pure = [r - np.maximum(g, b), g - np.maximum(r, b), b - np.maximum(r, g)]
         mixed = [np.minimum(r, g) - b, np.minimum(r, b) - g, np.minimum(g, b) - r]
         row[:] = np.maximum([black, white, *pure, *mixed], 0).mean(axis=1)  # the eight of a pixel sum to 1
-    return l2_normalize(np.sqrt(rows))
+    return np.sqrt(rows)  # of norm 1, since the shares sum to 1

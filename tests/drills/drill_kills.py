@@ -87,7 +87,7 @@ def test_thirty_kills_of_an_index_run(tmp_path: Path) -> None:
     assert thumbnails(place) == {point.id for point in points}
 
 
-class Clients(threading.Thread):
+class Client(threading.Thread):
     """Uploads and deletes by turns until the service is gone, and remembers what it was told."""
 
     def __init__(self, url: str, number: int, start: int) -> None:
@@ -149,7 +149,7 @@ def test_thirty_kills_of_the_service(tmp_path: Path) -> None:
         child = program.start("serve", "--store", f"edge:{place}", "--port", "0", "--encoder", "fake")
         url = address_of(child)
         until_ready(url)
-        clients = [Clients(url, number, 1000 * round_) for number in range(3)]
+        clients = [Client(url, number, 1000 * round_) for number in range(3)]
         for client in clients:
             client.start()
         time.sleep(chance.uniform(0.3, 2.0))
@@ -185,7 +185,7 @@ def test_kills_of_the_process_that_owns_the_store(round_: int, tmp_path: Path) -
     try:
         url = address_of(child)
         until_ready(url)
-        clients = Clients(url, round_, 0)
+        clients = Client(url, round_, 0)
         clients.start()
         time.sleep(0.5 + round_ / 10)
         owners = [

@@ -32,13 +32,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-@pytest.fixture
-def memory() -> Iterator[Store]:
-    opened = open_store(":memory:")
-    yield opened
-    opened.close()
-
-
 def paint(folder: Path, *names: str) -> Path:
     """Small pictures, each unlike the others."""
     for name in names:
